@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <list>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -142,7 +143,6 @@ class Graph {
  private:
   friend class Node;
   Value* new_value();
-  void infer(Node* node);
 
   std::vector<Value*> inputs_, outputs_;
   std::list<std::unique_ptr<Node>> nodes_;
@@ -157,10 +157,6 @@ void for_each_graph(Graph& graph, const F& f) {
   for (const auto& node : graph.nodes())
     for (const auto& sub : node->subgraphs) for_each_graph(*sub, f);
 }
-
-// Recomputes types and known integers of every value from the inputs' types; narrows, never widens, declared types.
-// Throws Error naming the first node whose inputs do not fit.
-void infer_types(Graph& graph);
 
 // Structure: SSA, order, uses, arity, op attributes known, types consistent. Throws Internal naming what is wrong.
 void verify(const Graph& graph);
