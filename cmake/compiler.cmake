@@ -12,6 +12,18 @@ if(TOKAMAK_SANITIZE)
   add_link_options(-fsanitize=${sanitizers})
 endif()
 
+if(TOKAMAK_FUZZ)
+  # Coverage for libFuzzer and both sanitizers in every library; the targets alone link libFuzzer's main.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
+# lld links several times faster than the default linker.
+find_program(TOKAMAK_LLD NAMES ld.lld)
+if(TOKAMAK_LLD)
+  add_link_options(-fuse-ld=lld)
+endif()
+
 set(TOKAMAK_AVX2 -mavx2 -mfma -mf16c -mbmi2)
 set(TOKAMAK_AVX512 ${TOKAMAK_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 
