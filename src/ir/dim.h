@@ -1,6 +1,7 @@
 #pragma once
 // A dimension: an integer or an expression over named symbols ("batch", "seq*12", "floordiv(h+1,2)"). Kept in one canonical form, a
-// polynomial with integer coefficients over atoms (symbols and floordiv/mod/min/max terms), so equality is equality of text.
+// polynomial with integer coefficients over atoms (symbols and floordiv/mod/min/max terms), so equality is equality of text. Characters of a
+// name outside [A-Za-z0-9_.] print as $XX (hex), so text never needs quotes. Sizes are bounded: expressions that grow past them throw OutOfRange.
 
 #include <cstdint>
 #include <functional>
@@ -38,6 +39,12 @@ class Dim {
   static Dim min(const Dim& a, const Dim& b);
   static Dim max(const Dim& a, const Dim& b);
 
+  // Bounds that hold for every binding; symbols are sizes, so they are at least 0. nullopt: unbounded.
+  std::optional<int64_t> lower_bound() const;
+  std::optional<int64_t> upper_bound() const;
+  // Whether a >= b for every binding, as far as bounds can tell. Never throws.
+  static bool known_ge(const Dim& a, const Dim& b);
+
   using Bindings = std::unordered_map<std::string, int64_t>;
   // Replaces bound symbols; the result is constant when all of them are bound.
   Dim substitute(const Bindings& bindings) const;
@@ -48,11 +55,16 @@ class Dim {
   struct Atom;
   struct Term;
   struct Terms;
+  struct Range;
   static Dim from_terms(Terms terms);
   Terms terms() const;
   static Dim atom(std::shared_ptr<const Atom> a);
   static Dim opaque(int kind, const Dim& a, const Dim& b);
+  static Dim extreme(int kind, const Dim& a, const Dim& b);
+  static std::optional<Dim> exact_quotient(const Dim& a, const Dim& b);
+  static Dim floordiv_by_constant(const Dim& a, int64_t c);
   Dim map_atoms(const std::function<Dim(const Atom&)>& f) const;
+  Range range() const;
 
   int64_t constant_ = 0;
   std::shared_ptr<const Terms> terms_;  // null when constant
@@ -60,5 +72,7 @@ class Dim {
 
 using Dims = std::vector<Dim>;
 std::string to_string(const Dims& dims);  // "batch,seq,64"
+// The reverse, splitting at commas outside parentheses. Throws InvalidArgument.
+Dims parse_dims(std::string_view text);
 
 }  // namespace tokamak::ir
