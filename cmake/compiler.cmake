@@ -25,7 +25,8 @@ if(TOKAMAK_LLD)
 endif()
 
 set(TOKAMAK_AVX2 -mavx2 -mfma -mf16c -mbmi2)
-set(TOKAMAK_AVX512 ${TOKAMAK_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+# g++ 12 warns about its own AVX-512 headers (undefined pass-through operands).
+set(TOKAMAK_AVX512 ${TOKAMAK_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -Wno-maybe-uninitialized)
 
 function(tokamak_set_isa_flags)
   foreach(source ${ARGN})
