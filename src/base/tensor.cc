@@ -97,6 +97,14 @@ Tensor Tensor::reshaped(Shape shape) const {
   return t;
 }
 
+void Tensor::share_storage(const Tensor& from) {
+  CHECK(from.dtype_ == dtype_ && from.count_ == count_);
+  data_ = from.data_;
+  owner_ = from.owner_;
+  strings_ = from.strings_;
+  size_bytes_ = from.size_bytes_;
+}
+
 int64_t Tensor::int_at(int64_t i) const {
   switch (dtype_) {
     case DType::I64: return data<int64_t>()[i];

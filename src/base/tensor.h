@@ -68,6 +68,8 @@ class Tensor {
   Tensor clone() const;
   // Same storage, another shape of the same count. Throws InvalidArgument otherwise.
   Tensor reshaped(Shape shape) const;
+  // Takes over the storage of `from` (same dtype and count) and keeps its own shape. Never allocates.
+  void share_storage(const Tensor& from);
 
   // Element i as an integer or a double, whatever the dtype; for shape arithmetic, tests and reports, not for kernels.
   int64_t int_at(int64_t i) const;

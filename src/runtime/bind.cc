@@ -1,0 +1,204 @@
+#include "runtime/bind.h"
+
+#include <fmt/ranges.h>
+
+#include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/thread_pool.h"
+
+namespace tokamak {
+namespace {
+
+ir::Dims to_dims(const Shape& shape) { return ir::Dims(shape.begin(), shape.end()); }
+
+// Integer contents that are all numbers, as a tensor.
+std::optional<Tensor> tensor_of(const ir::ValueInfo& info) {
+  if (!info.ints || !info.type.is_static() || !(is_integer(info.type.dtype) || info.type.dtype == DType::Bool)) return std::nullopt;
+  const Shape shape = info.type.static_shape();
+  if (num_elements(shape) != static_cast<int64_t>(info.ints->size())) return std::nullopt;
+  for (const ir::Dim& d : *info.ints)
+    if (!d.is_const()) return std::nullopt;
+  Tensor t = Tensor::empty(info.type.dtype, shape);
+  for (size_t i = 0; i < info.ints->size(); ++i) {
+    const int64_t v = (*info.ints)[i].value();
+    switch (info.type.dtype) {
+      case DType::I64: t.data<int64_t>()[i] = v; break;
+      case DType::I32: t.data<int32_t>()[i] = static_cast<int32_t>(v); break;
+      case DType::Bool: t.data<uint8_t>()[i] = v != 0; break;
+      default: return std::nullopt;
+    }
+  }
+  return t;
+}
+
+int64_t output_bytes(const ir::ValueInfo& info) {
+  if (info.type.dtype == DType::String) return num_elements(info.type.static_shape()) * 32;
+  return bytes_of(info.type.dtype, num_elements(info.type.static_shape()));
+}
+
+// Runs a node whose inputs are all known; false when something stands against it.
+bool evaluate(const ir::Node& node, Binding& binding, int64_t max_bytes) {
+  if (!node.op().is_pure() || node.op().has(ir::kControlFlow) || node.op().has(ir::kDataDependentShape)) return false;
+  std::vector<Tensor> inputs, outputs;
+  for (const ir::Value* v : node.inputs()) {
+    if (v && !binding.at(v).info.constant.defined()) return false;
+    inputs.push_back(v ? binding.at(v).info.constant : Tensor());
+    if (v && !inputs.back().layout().empty()) return false;
+  }
+  for (const ir::Value* v : node.outputs()) {
+    const BoundValue& bound = binding.at(v);
+    if (!bound.is_static() || output_bytes(bound.info) > max_bytes) return false;
+    outputs.push_back(Tensor::empty(bound.info.type.dtype, bound.info.type.static_shape()));
+  }
+  if (node.op().has(ir::kView)) {
+    binding.values.at(node.output(0)).info.constant = inputs[0].reshaped(outputs[0].shape());
+    return true;
+  }
+  const NodeView view = make_view(node, binding, 1);
+  const Selection selection = select_kernel(view);
+  const auto kernel = selection.def->make(view, selection.tactic);
+  const Tensor workspace = Tensor::empty(DType::U8, {kernel->workspace_bytes()});
+  static ThreadPool pool(1);
+  kernel->run({inputs, outputs, const_cast<void*>(workspace.raw()), &pool});
+  for (int i = 0; i < node.num_outputs(); ++i) binding.values.at(node.output(i)).info.constant = outputs[i];
+  return true;
+}
+
+}  // namespace
+
+void bind_symbols(const std::string& name, const ir::TensorType& type, const Shape& shape, ir::Dim::Bindings& symbols) {
+  if (!type.ranked) return;
+  if (type.rank() != static_cast<int64_t>(shape.size()))
+    fail(ErrorCode::InvalidArgument, "input \"{}\": expected {} ({} dimensions), found a shape {} of {}", name, to_string(type), type.rank(), to_string(shape),
+         shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) {
+    const ir::Dim& dim = type.dims[i];
+    if (shape[i] < 0) fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is negative ({})", name, i, shape[i]);
+    int64_t expected = shape[i];
+    if (dim.is_const()) {
+      expected = dim.value();
+    } else if (const auto symbol = dim.as_symbol()) {
+      expected = symbols.emplace(*symbol, shape[i]).first->second;
+    }
+    if (expected != shape[i])
+      fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is {} in the shape {}, expected {} ({})", name, i, shape[i], to_string(shape), expected,
+           to_string(type));
+  }
+}
+
+NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads) {
+  NodeView view;
+  view.node = &node;
+  view.bindings = binding.symbols;
+  view.num_threads = num_threads;
+  for (const ir::Value* v : node.inputs()) {
+    if (v == nullptr) {
+      view.input_dtypes.push_back(DType::F32);
+      view.input_shapes.emplace_back();
+      view.constants.push_back(nullptr);
+      continue;
+    }
+    const BoundValue& bound = binding.at(v);
+    view.input_dtypes.push_back(bound.info.type.dtype);
+    view.input_shapes.push_back(bound.info.type.static_shape());
+    view.constants.push_back(bound.info.constant.defined() ? &bound.info.constant : nullptr);
+  }
+  for (const ir::Value* v : node.outputs()) {
+    const BoundValue& bound = binding.at(v);
+    view.output_dtypes.push_back(bound.info.type.dtype);
+    view.output_shapes.push_back(bound.info.type.static_shape());
+  }
+  return view;
+}
+
+NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads, std::vector<bool>& dynamic) {
+  NodeView view;
+  view.node = &node;
+  view.bindings = symbols;
+  view.num_threads = num_threads;
+  std::vector<ir::ValueInfo> infos;
+  for (const Tensor& t : inputs) {
+    ir::ValueInfo info;
+    if (t.defined()) info = {ir::TensorType::of(t), std::nullopt, t};
+    view.input_dtypes.push_back(t.defined() ? t.dtype() : DType::F32);
+    view.input_shapes.push_back(t.defined() ? t.shape() : Shape{});
+    infos.push_back(std::move(info));
+  }
+  for (int i = 0; i < node.num_inputs(); ++i) {
+    const bool constant = node.input(i) && node.input(i)->is_constant();
+    view.constants.push_back(constant ? &node.input(i)->constant : nullptr);
+  }
+  int64_t next = 0;
+  ir::InferContext context(node, std::move(infos), node.num_outputs(), [&next] { return ir::Dim::symbol("_run" + std::to_string(next++)); }, &symbols);
+  node.op().infer(context);
+  dynamic.clear();
+  for (const ir::ValueInfo& out : context.outputs()) {
+    dynamic.push_back(!out.type.is_static());
+    view.output_dtypes.push_back(out.type.dtype);
+    view.output_shapes.push_back(out.type.is_static() ? out.type.static_shape() : Shape{});
+  }
+  return view;
+}
+
+Selection select_kernel(const NodeView& view) {
+  Selection selection;
+  if (!view.node->kernel.empty()) {
+    const KernelDef* def = cpu::find_kernel(view.node->kernel);
+    if (def == nullptr)
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine", view.node->op().name,
+           view.node->label(), view.node->kernel);
+    const Support support = def->supports(view);
+    if (support) return {def, view.node->tactic, ""};
+    selection.fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
+  }
+  std::string reasons;
+  for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
+    const Support support = def->supports(view);
+    if (support) {
+      selection.def = def;
+      selection.tactic = def->tactics(view).front();
+      return selection;
+    }
+    reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+  }
+  std::string types;
+  for (size_t i = 0; i < view.input_shapes.size(); ++i)
+    types += fmt::format("{}{}{}", i ? ", " : "", to_string(view.input_dtypes[i]), to_string(view.input_shapes[i]));
+  fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", view.node->op().name, view.node->label(), types,
+       reasons.empty() ? " the CPU backend has none for this operator" : reasons);
+}
+
+Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shapes, int num_threads, int64_t max_evaluated_bytes) {
+  (void)num_threads;
+  Binding binding;
+  CHECK(input_shapes.size() == graph.inputs().size());
+  for (size_t i = 0; i < input_shapes.size(); ++i) {
+    const ir::Value* v = graph.inputs()[i];
+    bind_symbols(v->name, v->type, input_shapes[i], binding.symbols);
+    binding.values[v].info.type = ir::TensorType(v->type.dtype, to_dims(input_shapes[i]));
+  }
+  for (const ir::Value* v : graph.constants()) binding.values[v].info = {v->type, std::nullopt, v->constant};
+  int64_t next = 0;
+  for (const auto& node : graph.nodes()) {
+    if (node->op().has(ir::kControlFlow)) binding.is_static = false;
+    if (!binding.is_static) return binding;  // the rest is inferred while running
+    std::vector<ir::ValueInfo> inputs;
+    for (const ir::Value* v : node->inputs()) inputs.push_back(v ? binding.at(v).info : ir::ValueInfo{});
+    ir::InferContext context(*node, std::move(inputs), node->num_outputs(), [&next] { return ir::Dim::symbol("_bind" + std::to_string(next++)); },
+                             &binding.symbols);
+    node->op().infer(context);
+    for (int i = 0; i < node->num_outputs(); ++i) {
+      BoundValue& bound = binding.values[node->output(i)];
+      bound.info = std::move(context.outputs()[i]);
+      if (!bound.is_static()) binding.is_static = false;
+      else if (!bound.info.constant.defined())
+        if (auto known = tensor_of(bound.info)) bound.info.constant = std::move(*known);
+    }
+    if (!binding.is_static) return binding;
+    bool all_known = true;
+    for (const ir::Value* v : node->outputs()) all_known &= binding.at(v).info.constant.defined();
+    if (!all_known) evaluate(*node, binding, max_evaluated_bytes);
+  }
+  return binding;
+}
+
+}  // namespace tokamak

@@ -1,0 +1,47 @@
+#pragma once
+// Shapes made concrete: the ops' own inference, run over a graph with the input shapes known.
+
+#include <unordered_map>
+
+#include "ir/op.h"
+#include "runtime/kernel.h"
+
+namespace tokamak {
+
+// What is known about one value once the inputs' shapes are.
+struct BoundValue {
+  ir::ValueInfo info;               // type (constant dims unless data-dependent), known integers, known contents
+  bool is_static() const { return info.type.is_static(); }
+};
+
+struct Binding {
+  std::unordered_map<const ir::Value*, BoundValue> values;
+  ir::Dim::Bindings symbols;
+  bool is_static = true;            // every shape is known and there is no control flow: the graph can be planned
+
+  const BoundValue& at(const ir::Value* value) const { return values.at(value); }
+};
+
+// Matches concrete shapes against the graph's symbolic inputs and infers everything else. `evaluate` computes nodes whose inputs are all known
+// (position ids, masks, rotary tables) with the kernels of the CPU, once; results above `max_evaluated_bytes` stay ordinary nodes.
+// Throws InvalidArgument or OutOfRange naming the input or node that does not fit.
+Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shapes, int num_threads, int64_t max_evaluated_bytes = int64_t{64} << 20);
+
+// Binds the symbols of one input's type to a shape. Throws InvalidArgument on rank, OutOfRange on a dim that contradicts.
+void bind_symbols(const std::string& name, const ir::TensorType& type, const Shape& shape, ir::Dim::Bindings& symbols);
+
+// The concrete view of one node. All its inputs and outputs must be bound to static types.
+NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads);
+// The same from actual tensors, for node-by-node execution; outputs are inferred. Output shapes that only the kernel can tell are empty and
+// `dynamic[i]` is true.
+NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads, std::vector<bool>& dynamic);
+
+struct Selection {
+  const KernelDef* def = nullptr;
+  std::string tactic;
+  std::string fallback_reason;      // why the node's own kernel was not taken, empty when it was or when none was chosen yet
+};
+// The node's chosen kernel if it accepts these shapes, else the first of the op's list that does. Throws Unsupported with every kernel's reason.
+Selection select_kernel(const NodeView& view);
+
+}  // namespace tokamak

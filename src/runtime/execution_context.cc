@@ -1,0 +1,195 @@
+#include "runtime/execution_context.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#include "backends/cpu/thread_pool.h"
+#include "runtime/interpreter.h"
+#include "runtime/plan.h"
+
+namespace tokamak {
+namespace {
+
+constexpr size_t kMaxPlans = 32;   // shape sets kept per context; the least recently used goes first
+
+std::shared_ptr<ThreadPool> shared_pool(int width) {
+  static std::mutex mutex;
+  static std::map<int, std::weak_ptr<ThreadPool>> pools;
+  const std::lock_guard lock(mutex);
+  auto pool = pools[width].lock();
+  if (!pool) pools[width] = pool = std::make_shared<ThreadPool>(width);
+  return pool;
+}
+
+struct Arena {
+  std::byte* data = nullptr;
+  int64_t size_bytes = 0;
+  ~Arena() { std::free(data); }
+  void grow(int64_t bytes) {
+    if (bytes <= size_bytes) return;
+    std::free(data);
+    size_bytes = 0;
+    data = static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(bytes + 63) / 64 * 64));
+    if (data == nullptr) fail(ErrorCode::ResourceExhausted, "cannot allocate {} bytes for activations and workspace", bytes);
+    size_bytes = bytes;
+  }
+};
+
+}  // namespace
+
+struct ExecutionContext::Impl {
+  std::shared_ptr<const Engine> engine;
+  ContextOptions options;
+  std::shared_ptr<ThreadPool> pool;
+  Profiler* profiler = nullptr;
+  std::vector<Tensor> inputs;
+  std::vector<std::unique_ptr<Plan>> plans;   // most recently used first
+  Plan* current = nullptr;                    // plan for `inputs`, null when it must be found
+  bool is_dynamic = false;                    // this graph runs node by node
+  std::unique_ptr<Interpreter> interpreter;
+  std::vector<Tensor> dynamic_outputs;
+  Arena arena;
+  bool has_run = false;
+
+  int64_t memory_limit() const { return options.memory_limit_bytes ? options.memory_limit_bytes : engine->info().workspace_limit_bytes; }
+
+  const ShapeRange* range_of(const std::string& name) const {
+    const auto& profiles = engine->info().profiles;
+    if (profiles.empty()) return nullptr;
+    for (const ShapeRange& range : profiles[options.profile])
+      if (range.input == name) return &range;
+    return nullptr;
+  }
+
+  bool matches(const Plan& plan) const {
+    for (size_t i = 0; i < inputs.size(); ++i)
+      if (inputs[i].shape() != plan.input_shapes()[i]) return false;
+    return true;
+  }
+
+  void find_plan() {
+    if (current && matches(*current)) return;
+    current = nullptr;
+    for (size_t i = 0; i < plans.size(); ++i) {
+      if (!matches(*plans[i])) continue;
+      std::rotate(plans.begin(), plans.begin() + static_cast<std::ptrdiff_t>(i), plans.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      current = plans[0].get();
+      return;
+    }
+    std::vector<Shape> shapes;
+    for (const Tensor& t : inputs) shapes.push_back(t.shape());
+    Binding binding = bind_shapes(engine->graph(), shapes, pool->width());
+    if (!binding.is_static) {
+      is_dynamic = true;
+      if (!interpreter) interpreter = std::make_unique<Interpreter>(pool->width(), *pool);
+      return;
+    }
+    auto plan = std::make_unique<Plan>(engine->graph(), std::move(binding), pool->width());
+    if (memory_limit() > 0 && plan->arena_bytes() > memory_limit())
+      fail(ErrorCode::ResourceExhausted, "these shapes need {} bytes of activations and workspace, the limit is {}; a limit of {} would do", plan->arena_bytes(),
+           memory_limit(), plan->arena_bytes());
+    if (plans.size() == kMaxPlans) plans.pop_back();
+    plans.insert(plans.begin(), std::move(plan));
+    current = plans[0].get();
+  }
+
+  void prepare() {
+    for (size_t i = 0; i < inputs.size(); ++i)
+      if (!inputs[i].defined()) fail(ErrorCode::InvalidArgument, "input \"{}\" ({}) was not set", engine->inputs()[i].name, to_string(engine->inputs()[i].type));
+    if (is_dynamic) return;
+    find_plan();
+    if (is_dynamic) return;
+    arena.grow(std::max<int64_t>(current->arena_bytes(), 64));
+    if (current->placed_at() != arena.data) current->place(arena.data);
+    for (size_t i = 0; i < inputs.size(); ++i) current->set_input(static_cast<int>(i), inputs[i]);
+  }
+};
+
+ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, ContextOptions options) : impl_(std::make_unique<Impl>()) {
+  const auto num_profiles = static_cast<int>(std::max<size_t>(engine->info().profiles.size(), 1));
+  if (options.profile < 0 || options.profile >= num_profiles)
+    fail(ErrorCode::OutOfRange, "optimization profile {} does not exist; the engine has {} (0 to {})", options.profile, num_profiles, num_profiles - 1);
+  impl_->pool = options.pool ? options.pool : shared_pool(std::clamp(engine->info().num_threads, 1, available_threads()));
+  impl_->inputs.resize(engine->inputs().size());
+  impl_->engine = std::move(engine);
+  impl_->options = std::move(options);
+}
+
+ExecutionContext::~ExecutionContext() = default;
+
+void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
+  const auto& infos = impl_->engine->inputs();
+  for (size_t i = 0; i < infos.size(); ++i) {
+    const TensorInfo& info = infos[i];
+    if (info.name != name) continue;
+    if (!tensor.defined()) fail(ErrorCode::InvalidArgument, "input \"{}\": the tensor is empty", name);
+    if (tensor.dtype() != info.dtype)
+      fail(ErrorCode::InvalidArgument, "input \"{}\": expected elements of {}, found {}", name, to_string(info.dtype), to_string(tensor.dtype()));
+    if (!impl_->inputs[i].defined() || impl_->inputs[i].shape() != tensor.shape()) {
+      ir::Dim::Bindings symbols;
+      bind_symbols(info.name, info.type, tensor.shape(), symbols);
+      if (const ShapeRange* range = impl_->range_of(info.name)) {
+        for (int64_t d = 0; d < tensor.rank(); ++d)
+          if (tensor.shape()[d] < range->min[d] || tensor.shape()[d] > range->max[d])
+            fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is {} in {}, but the engine's profile {} accepts {} to {} (min {}, max {})", name, d,
+                 tensor.shape()[d], to_string(tensor.shape()), impl_->options.profile, range->min[d], range->max[d], to_string(range->min), to_string(range->max));
+      }
+      impl_->current = nullptr;
+    }
+    impl_->inputs[i] = std::move(tensor);
+    return;
+  }
+  std::string known;
+  for (const TensorInfo& info : infos) known += (known.empty() ? "" : ", ") + info.name;
+  fail(ErrorCode::NotFound, "there is no input named \"{}\"; the inputs are: {}", name, known);
+}
+
+void ExecutionContext::prepare() { impl_->prepare(); }
+
+void ExecutionContext::run() {
+  impl_->prepare();
+  if (impl_->is_dynamic) {
+    ir::Dim::Bindings symbols;
+    for (size_t i = 0; i < impl_->inputs.size(); ++i)
+      bind_symbols(impl_->engine->inputs()[i].name, impl_->engine->inputs()[i].type, impl_->inputs[i].shape(), symbols);
+    impl_->dynamic_outputs = impl_->interpreter->run(impl_->engine->graph(), impl_->inputs, symbols, impl_->profiler);
+  } else {
+    impl_->current->run(*impl_->pool, impl_->profiler);
+  }
+  impl_->has_run = true;
+}
+
+const Tensor& ExecutionContext::output(int index) const {
+  if (index < 0 || index >= static_cast<int>(impl_->engine->outputs().size()))
+    fail(ErrorCode::NotFound, "there is no output {}; the engine has {}", index, impl_->engine->outputs().size());
+  if (!impl_->has_run) fail(ErrorCode::InvalidArgument, "output {} was asked for before run()", index);
+  return impl_->is_dynamic ? impl_->dynamic_outputs[index] : impl_->current->output(index);
+}
+
+const Tensor& ExecutionContext::output(std::string_view name) const {
+  const auto& infos = impl_->engine->outputs();
+  for (size_t i = 0; i < infos.size(); ++i)
+    if (infos[i].name == name) return output(static_cast<int>(i));
+  std::string known;
+  for (const TensorInfo& info : infos) known += (known.empty() ? "" : ", ") + info.name;
+  fail(ErrorCode::NotFound, "there is no output named \"{}\"; the outputs are: {}", name, known);
+}
+
+void ExecutionContext::set_profiler(Profiler* profiler) { impl_->profiler = profiler; }
+
+MemoryStats ExecutionContext::memory() const {
+  MemoryStats stats;
+  stats.weights_bytes = impl_->engine->weights_bytes();
+  if (impl_->current) {
+    stats.arena_bytes = impl_->current->arena_bytes();
+    stats.lower_bound_bytes = impl_->current->lower_bound_bytes();
+    stats.shape_constant_bytes = impl_->current->shape_constant_bytes();
+  }
+  return stats;
+}
+
+const Engine& ExecutionContext::engine() const { return *impl_->engine; }
+
+}  // namespace tokamak

@@ -1,0 +1,52 @@
+#pragma once
+// Runs a graph node by node, inferring each shape from the actual tensors: for data-dependent shapes and control flow.
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/bind.h"
+
+namespace tokamak {
+
+class Profiler;
+
+// Belongs to one context. Keeps the last kernel of each node, so that a loop body whose shapes repeat makes its kernels once.
+class Interpreter {
+ public:
+  Interpreter(int num_threads, ThreadPool& pool) : num_threads_(num_threads), pool_(pool) {}
+
+  // `inputs` in the graph's order. Throws Error naming the node that fails.
+  std::vector<Tensor> run(const ir::Graph& graph, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, Profiler* profiler);
+
+ private:
+  // Values of the graph being run and of the graphs around it.
+  struct Frame {
+    const Frame* outer = nullptr;
+    std::unordered_map<const ir::Value*, Tensor> values;
+    Tensor find(const ir::Value* value) const;
+  };
+  struct Cached {
+    std::vector<DType> dtypes;
+    std::vector<Shape> shapes, output_shapes;
+    std::vector<DType> output_dtypes;
+    std::vector<bool> dynamic;
+    std::unique_ptr<Kernel> kernel;
+  };
+
+  std::vector<Tensor> run_graph(const ir::Graph& graph, std::span<const Tensor> inputs, const Frame* outer);
+  void run_node(const ir::Node& node, Frame& frame);
+  std::vector<Tensor> run_kernel(const ir::Node& node, std::span<const Tensor> inputs);
+  std::vector<Tensor> run_if(const ir::Node& node, std::span<const Tensor> inputs, const Frame& frame);
+  std::vector<Tensor> run_loop(const ir::Node& node, std::span<const Tensor> inputs, const Frame& frame);
+  std::vector<Tensor> run_scan(const ir::Node& node, std::span<const Tensor> inputs, const Frame& frame);
+
+  int num_threads_;
+  ThreadPool& pool_;
+  ir::Dim::Bindings symbols_;
+  Profiler* profiler_ = nullptr;
+  std::unordered_map<const ir::Node*, Cached> cache_;
+  std::vector<std::byte> workspace_;
+};
+
+}  // namespace tokamak

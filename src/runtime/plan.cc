@@ -1,0 +1,165 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <unordered_set>
+
+#include "backends/cpu/thread_pool.h"
+#include "runtime/execution_context.h"
+
+namespace tokamak {
+namespace {
+
+int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+}  // namespace
+
+Plan::Plan(const ir::Graph& graph, Binding binding, int num_threads) : graph_(graph), binding_(std::move(binding)) {
+  CHECK(binding_.is_static);
+  for (const ir::Value* v : graph.inputs()) input_shapes_.push_back(binding_.at(v).info.type.static_shape());
+  build_steps(graph, num_threads);
+  plan_memory(graph);
+}
+
+int Plan::slot_of(const ir::Value* value) {
+  const auto [found, fresh] = slot_index_.emplace(value, static_cast<int>(slots_.size()));
+  if (fresh) slots_.emplace_back();
+  return found->second;
+}
+
+void Plan::build_steps(const ir::Graph& graph, int num_threads) {
+  for (size_t i = 0; i < graph.inputs().size(); ++i) slots_[slot_of(graph.inputs()[i])].graph_input = static_cast<int>(i);
+  for (const auto& node : graph.nodes()) {
+    bool known = true;
+    for (const ir::Value* v : node->outputs()) known &= binding_.at(v).info.constant.defined();
+    if (known) {
+      for (const ir::Value* v : node->outputs()) {
+        slots_[slot_of(v)].constant = binding_.at(v).info.constant;
+        if (!v->uses().empty() && !node->op().has(ir::kView)) shape_constant_bytes_ += binding_.at(v).info.constant.size_bytes();
+      }
+      continue;
+    }
+    if (node->op().has(ir::kView)) {  // the same bytes: no step
+      const ir::Value* source = node->input(0);
+      if (source->is_constant()) slots_[slot_of(source)].constant = source->constant;
+      slot_index_[node->output(0)] = slot_of(source);
+      continue;
+    }
+    const NodeView view = make_view(*node, binding_, num_threads);
+    const Selection selection = select_kernel(view);
+    if (!selection.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + selection.fallback_reason);
+    Step step;
+    step.node = node.get();
+    step.kernel = selection.def->make(view, selection.tactic);
+    for (const ir::Value* v : node->inputs()) {
+      if (v == nullptr) {
+        step.input_slots.push_back(-1);
+        continue;
+      }
+      const int slot = slot_of(v);
+      if (const Tensor& constant = binding_.at(v).info.constant; constant.defined()) slots_[slot].constant = constant;
+      step.input_slots.push_back(slot);
+    }
+    for (const ir::Value* v : node->outputs()) step.output_slots.push_back(slot_of(v));
+    steps_.push_back(std::move(step));
+  }
+  for (const ir::Value* v : graph.outputs()) {
+    const int slot = slot_of(v);
+    if (const Tensor& constant = binding_.at(v).info.constant; constant.defined()) slots_[slot].constant = constant;
+    output_slots_.push_back(slot);
+  }
+}
+
+void Plan::plan_memory(const ir::Graph& graph) {
+  const int end = num_steps();
+  std::vector<int> last_use(slots_.size(), -1);
+  for (int s = 0; s < end; ++s)
+    for (int slot : steps_[s].input_slots)
+      if (slot >= 0) last_use[slot] = s;
+  for (int slot : output_slots_) last_use[slot] = end;
+
+  const auto in_arena = [&](int slot) { return slots_[slot].lifetime >= 0; };
+  for (int s = 0; s < end; ++s) {
+    Step& step = steps_[s];
+    std::unordered_set<int> taken;
+    for (size_t o = 0; o < step.output_slots.size(); ++o) {
+      const int slot = step.output_slots[o];
+      const ir::Value* value = step.node->output(static_cast<int>(o));
+      const ir::TensorType& type = binding_.at(value).info.type;
+      if (type.dtype == DType::String) continue;  // lives in its own tensor
+      const int64_t size = bytes_of(type.dtype, num_elements(type.static_shape()));
+      const int last = std::max(last_use[slot], s);
+      // In place: the input dies here, nobody else reads its bytes, and the kernel works element by element.
+      for (size_t i = 0; i < step.input_slots.size() && slots_[slot].lifetime < 0; ++i) {
+        const int source = step.input_slots[i];
+        if (source < 0 || !in_arena(source) || last_use[source] != s || taken.contains(source)) continue;
+        if (std::count(step.input_slots.begin(), step.input_slots.end(), source) != 1) continue;
+        memory::Lifetime& lifetime = lifetimes_[slots_[source].lifetime];
+        if (lifetime.last != s || lifetime.size_bytes != size || !step.kernel->can_alias(static_cast<int>(o), static_cast<int>(i))) continue;
+        slots_[slot].lifetime = slots_[source].lifetime;
+        lifetime.last = last;
+        taken.insert(source);
+      }
+      if (slots_[slot].lifetime >= 0) continue;
+      slots_[slot].lifetime = static_cast<int>(lifetimes_.size());
+      lifetimes_.push_back({size, s, last});
+    }
+    if (const int64_t bytes = step.kernel->workspace_bytes(); bytes > 0) {
+      step.workspace_lifetime = static_cast<int>(lifetimes_.size());
+      lifetimes_.push_back({bytes, s, s});
+    }
+  }
+  layout_ = memory::plan(lifetimes_);
+
+  // Tensors exist from here on; place() only moves their pointers.
+  input_refs_.resize(graph.inputs().size());
+  outputs_.resize(output_slots_.size());
+}
+
+Tensor Plan::tensor_at(int slot, DType dtype, const Shape& shape) const {
+  const Slot& s = slots_[slot];
+  if (s.constant.defined()) return s.constant.layout().empty() && s.constant.shape() != shape ? s.constant.reshaped(shape) : s.constant;
+  // Strings and graph inputs get their storage elsewhere; until then only shape and dtype count.
+  if (dtype == DType::String) return Tensor::empty(dtype, shape);
+  return Tensor::view(dtype, shape, s.graph_input >= 0 ? nullptr : arena_ + layout_.offsets[s.lifetime]);
+}
+
+void Plan::place(std::byte* arena) {
+  arena_ = arena;
+  for (auto& refs : input_refs_) refs.clear();
+  std::unordered_map<int, Tensor> strings;  // a string value keeps one storage for its producer and its users
+  const auto make = [&](int slot, const ir::Value* value, Tensor& out) {
+    const ir::TensorType& type = binding_.at(value).info.type;
+    out = tensor_at(slot, type.dtype, type.static_shape());
+    if (slots_[slot].constant.defined()) return;
+    if (const int input = slots_[slot].graph_input; input >= 0) {
+      input_refs_[input].push_back(&out);
+    } else if (type.dtype == DType::String) {
+      const auto [found, fresh] = strings.emplace(slot, out);
+      if (!fresh) out.share_storage(found->second);
+    }
+  };
+  for (Step& step : steps_) {
+    step.inputs.assign(step.input_slots.size(), Tensor());
+    step.outputs.assign(step.output_slots.size(), Tensor());
+    for (size_t i = 0; i < step.input_slots.size(); ++i)
+      if (step.input_slots[i] >= 0) make(step.input_slots[i], step.node->input(static_cast<int>(i)), step.inputs[i]);
+    for (size_t o = 0; o < step.output_slots.size(); ++o) make(step.output_slots[o], step.node->output(static_cast<int>(o)), step.outputs[o]);
+    step.workspace = step.workspace_lifetime >= 0 ? arena_ + layout_.offsets[step.workspace_lifetime] : nullptr;
+  }
+  for (size_t i = 0; i < output_slots_.size(); ++i) make(output_slots_[i], graph_.outputs()[i], outputs_[i]);
+}
+
+void Plan::set_input(int index, const Tensor& tensor) {
+  for (Tensor* ref : input_refs_[index]) ref->share_storage(tensor);
+}
+
+void Plan::run(ThreadPool& pool, Profiler* profiler) {
+  for (Step& step : steps_) {
+    const int64_t start = profiler ? now_ns() : 0;
+    step.kernel->run({step.inputs, step.outputs, step.workspace, &pool});
+    if (profiler) profiler->on_node(*step.node, start, now_ns());
+  }
+}
+
+}  // namespace tokamak
