@@ -151,8 +151,8 @@ class Graph {
 };
 
 // Calls f(graph) for the graph and every subgraph, outermost first.
-template <class F>
-void for_each_graph(Graph& graph, const F& f) {
+template <class G, class F>
+void for_each_graph(G& graph, const F& f) {
   f(graph);
   for (const auto& node : graph.nodes())
     for (const auto& sub : node->subgraphs) for_each_graph(*sub, f);

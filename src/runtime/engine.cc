@@ -1,0 +1,55 @@
+#include "runtime/engine.h"
+
+#include <unordered_set>
+
+#include "engine/engine_file.h"
+#include "ir/op.h"
+
+namespace tokamak {
+namespace {
+
+int count_kernels(const ir::Graph& graph) {
+  int count = 0;
+  for (const auto& node : graph.nodes()) {
+    if (!node->op().has(ir::kView)) ++count;
+    for (const auto& sub : node->subgraphs) count += count_kernels(*sub);
+  }
+  return count;
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info) : graph_(std::move(graph)), info_(std::move(info)) {
+  for (const ir::Value* v : graph_->inputs()) inputs_.push_back({v->name, v->type.dtype, v->type});
+  for (const ir::Value* v : graph_->outputs()) outputs_.push_back({v->name, v->type.dtype, v->type});
+  for (const OptimizationProfile& profile : info_.profiles) {
+    for (const ShapeRange& range : profile) {
+      bool fits = false;
+      for (const TensorInfo& input : inputs_) fits |= input.name == range.input && (!input.type.ranked || input.type.rank() == static_cast<int64_t>(range.min.size()));
+      if (!fits) fail(ErrorCode::InvalidArgument, "optimization profile: no input \"{}\" with {} dimensions", range.input, range.min.size());
+    }
+  }
+}
+
+Engine::~Engine() = default;
+
+std::shared_ptr<const Engine> Engine::load(const std::string& path) {
+  engine::Contents contents = engine::read(path);
+  return std::make_shared<const Engine>(std::move(contents.graph), std::move(contents.info));
+}
+
+void Engine::save(const std::string& path) const { engine::write(path, *graph_, info_); }
+
+int Engine::num_kernels() const { return count_kernels(*graph_); }
+
+int64_t Engine::weights_bytes() const {
+  std::unordered_set<const void*> seen;
+  int64_t total = 0;
+  ir::for_each_graph(*graph_, [&](const ir::Graph& g) {
+    for (const ir::Value* v : g.constants())
+      if (seen.insert(v->constant.raw()).second) total += v->constant.size_bytes();
+  });
+  return total;
+}
+
+}  // namespace tokamak
