@@ -1,0 +1,21 @@
+// See gemm_microkernel.h and gemm_tile.inc.
+#include "backends/cpu/kernels/gemm_microkernel.h"
+#include "backends/cpu/kernels/simd_math_avx2.h"
+
+namespace tokamak::cpu {
+namespace {
+
+constexpr int kMaxVectors = 2;
+constexpr int kMaxRows[] = {0, 12, 6};   // by vectors
+constexpr int kPrefetchFloats = 256;
+
+#include "backends/cpu/kernels/gemm_tile.inc"
+
+}  // namespace
+
+const GemmIsa& gemm_avx2() {
+  static constexpr GemmIsa isa = {kLanes, kMaxVectors, max_rows, find_tile, activate};
+  return isa;
+}
+
+}  // namespace tokamak::cpu
