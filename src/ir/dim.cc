@@ -469,6 +469,17 @@ bool Dim::known_ge(const Dim& a, const Dim& b) {
   if (a.is_const() && b.is_const()) return a.constant_ >= b.constant_;
   const Range x = a.range(), y = b.range();
   if (x.lo != kNegInf && y.hi != kInf && x.lo >= y.hi) return true;
+  // max(p,q) >= b when either operand is, a >= min(p,q) likewise; min(p,q) >= b and a >= max(p,q) need both.
+  const auto extreme_of = [](const Dim& d) -> const Atom* {
+    if (!d.terms_ || d.terms_->list.size() != 1) return nullptr;
+    const Term& t = d.terms_->list[0];
+    if (t.coefficient != 1 || t.factors.size() != 1) return nullptr;
+    return t.factors[0]->kind == kMin || t.factors[0]->kind == kMax ? t.factors[0].get() : nullptr;
+  };
+  if (const Atom* m = extreme_of(b))
+    if (m->kind == kMin ? known_ge(a, m->a) || known_ge(a, m->b) : known_ge(a, m->a) && known_ge(a, m->b)) return true;
+  if (const Atom* m = extreme_of(a))
+    if (m->kind == kMax ? known_ge(m->a, b) || known_ge(m->b, b) : known_ge(m->a, b) && known_ge(m->b, b)) return true;
   try {
     const Dim difference = a - b;
     return difference.range().lo >= 0;

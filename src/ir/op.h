@@ -41,6 +41,9 @@ class InferContext {
   const Tensor* constant(int i) const { return has_input(i) && inputs_[i].constant.defined() ? &inputs_[i].constant : nullptr; }
   // An attribute of dims, symbols replaced when binding.
   Dims dims_attr(std::string_view name) const;
+  // A dimension or a type with symbols replaced when binding (a subgraph's types are symbolic even then).
+  Dim bind(const Dim& dim) const;
+  TensorType bind(const TensorType& type) const;
   Dim fresh_symbol() { return fresh_symbol_(); }
 
   int num_outputs() const { return static_cast<int>(outputs_.size()); }

@@ -1,0 +1,57 @@
+// Matrix products.
+
+#include "ir/ops/helpers.h"
+
+namespace tokamak::ir::ops {
+namespace {
+
+// NumPy's matmul: 1-D operands act as a row (a) or a column (b) that leaves no dimension; leading dimensions broadcast.
+void infer_product(InferContext& ctx, DType dtype) {
+  require_rank(ctx, 0, "a", 1, kMaxInferredRank);
+  require_rank(ctx, 1, "b", 1, kMaxInferredRank);
+  if (!ctx.ranked(0) || !ctx.ranked(1)) return ctx.set_unranked(0, dtype);
+  const bool row = ctx.rank(0) == 1, column = ctx.rank(1) == 1;
+  const bool trans_a = !row && ctx.attrs().get_bool("trans_a", false), trans_b = !column && ctx.attrs().get_bool("trans_b", false);
+  const Dim& ka = ctx.dim(0, trans_a ? -2 : -1);
+  const Dim& kb = ctx.dim(1, column || trans_b ? -1 : -2);
+  require_equal(ctx, ka, kb, "k");
+  const Dims& a = ctx.type(0).dims;
+  const Dims& b = ctx.type(1).dims;
+  Dims out = ctx.broadcast(Dims(a.begin(), a.end() - (row ? 1 : 2)), Dims(b.begin(), b.end() - (column ? 1 : 2)));
+  if (!row) out.push_back(ctx.dim(0, trans_a ? -1 : -2));
+  if (!column) out.push_back(ctx.dim(1, trans_b ? -2 : -1));
+  ctx.set_type(0, dtype, std::move(out));
+}
+
+void infer_matmul(InferContext& ctx) {
+  if (!is_float(ctx.dtype(0)) || !is_float(ctx.dtype(1))) require_same_dtype(ctx, 0, 1);
+  infer_product(ctx, ctx.dtype(0));
+}
+
+void infer_matmul_integer(InferContext& ctx) {
+  require_integer(ctx, 0);
+  require_integer(ctx, 1);
+  infer_product(ctx, DType::I32);
+}
+
+}  // namespace
+
+std::span<const OpDef> matmul() {
+  constexpr AttrKind I = AttrKind::Int;
+  static const std::vector<OpDef> table = {
+      {.name = "matmul",
+       .doc = "(a, b, extra...){trans_a=0, trans_b=0, alpha=1.0, epilogue, epilogue_input}: NumPy matrix product, in a's dtype",
+       .min_inputs = 2,
+       .max_inputs = -1,
+       .attrs = {{"trans_a", I}, {"trans_b", I}, {"alpha", AttrKind::Float}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
+       .infer = infer_matmul},
+      {.name = "matmul_integer",
+       .doc = "(a, b, a_zero?, b_zero?): i32 product of 8-bit matrices after subtracting their zero points",
+       .min_inputs = 2,
+       .max_inputs = 4,
+       .infer = infer_matmul_integer},
+  };
+  return table;
+}
+
+}  // namespace tokamak::ir::ops
