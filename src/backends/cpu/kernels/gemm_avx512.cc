@@ -2,6 +2,10 @@
 #include "backends/cpu/kernels/gemm_microkernel.h"
 #include "backends/cpu/kernels/simd_math_avx512.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-slp-vectorize")  // it would keep the row pointers of a tile in vectors
+#endif
+
 namespace tokamak::cpu {
 namespace {
 

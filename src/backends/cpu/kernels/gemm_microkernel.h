@@ -23,8 +23,7 @@ struct GemmEpilogue {
 //   Pointers: a_rows[i] + r * run_stride
 // A matrix row is one run of K floats; a convolution over channels-last data has a run per kernel row (kernel width x channels). Row r * run_length
 // + k of B multiplies element k of run r:
-//   packed B: `b` + row * (vectors * lanes), 64-byte aligned, columns past `cols` zero
-//   DirectB:  `b` + row * b_stride, only `cols` columns are touched
+//   b + row * b_stride; all vectors * lanes columns of packed B are read, only `cols` of them with DirectB
 struct GemmTile {
   const float* a = nullptr;
   int64_t a_stride = 0;
