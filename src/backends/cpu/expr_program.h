@@ -21,11 +21,16 @@ struct TileOutput {
   void* data = nullptr;
   DType dtype = DType::F32;      // F32, F16, BF16, Bool
   int64_t row_stride = 0;        // in elements; columns are contiguous
+  bool one_column = false;       // only column 0 of each row is stored (an output that `reduced` marks)
 };
+
+struct ExprIsa;
 
 class ExprProgram {
  public:
+  // Throws Unsupported on a CPU without AVX2. The second form forces an instruction set (expr_isa.h), which the CPU must have.
   explicit ExprProgram(const ir::Expr& expr);
+  ExprProgram(const ir::Expr& expr, const ExprIsa& isa);
 
   // Scratch that run() needs per thread, in bytes, for tiles of up to `cols` columns (rows are processed one at a time or in strips).
   int64_t scratch_bytes(int64_t cols) const;
@@ -38,7 +43,7 @@ class ExprProgram {
 
   // The forms that a GEMM or convolution applies in registers, without a tile pass:
   //   y = act(acc + bias[col]) (+ residual before or after act)
-  enum class Activation { None, Relu, Relu6, Gelu, GeluTanh, Silu, Sigmoid, Tanh, HardSwish, HardSigmoid };
+  enum class Activation { None, Relu, Relu6, Gelu, GeluTanh, Silu, Sigmoid, Tanh, HardSwish, HardSigmoid };  // HardSigmoid: alpha 1/6, beta 1/2
   struct Simple {
     int bias = -1;               // which expression input is a per-column bias, -1 none (the caller checks that it varies by column only)
     int residual = -1;           // which input has the output's full shape, -1 none

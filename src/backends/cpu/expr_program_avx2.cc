@@ -1,0 +1,7 @@
+#include "backends/cpu/expr_loops.h"
+
+namespace tokamak::cpu {
+
+const ExprIsa& expr_isa_avx2() { return kIsa; }
+
+}  // namespace tokamak::cpu
