@@ -168,14 +168,7 @@ class Printer {
     out_ += " = " + std::string(node.op().name) + "(";
     for (int i = 0; i < node.num_inputs(); ++i) out_ += (i ? ", " : "") + ref(node.input(i));
     out_ += ")";
-    if (!node.attrs.empty()) {
-      bool first = true;
-      for (const auto& [name, value] : node.attrs) {
-        out_ += (first ? " {" : ", ") + name + "=" + attr_text(value);
-        first = false;
-      }
-      out_ += "}";
-    }
+    out_ += print_attrs(node.attrs);
     for (const auto& sub : node.subgraphs) {
       out_ += "\n" + pad + "  with ";
       graph_text(*sub, indent + 4);
@@ -194,6 +187,12 @@ class Printer {
 };
 
 }  // namespace
+
+std::string print_attrs(const Attrs& attrs) {
+  std::string out;
+  for (const auto& [name, value] : attrs) out += (out.empty() ? " {" : ", ") + name + "=" + attr_text(value);
+  return out.empty() ? out : out + "}";
+}
 
 std::string print(const Graph& graph, const PrintOptions& options) { return Printer(options).run(graph); }
 

@@ -34,6 +34,9 @@ struct PrintOptions {
 
 std::string print(const Graph& graph, const PrintOptions& options = {});
 
+// The attribute dictionary as it stands in a node's text: " {axis=1, ...}", empty when there are none.
+std::string print_attrs(const Attrs& attrs);
+
 struct ParseOptions {
   // Gives the tensor of a table entry; `declared` holds dtype, shape and layout. Absent: `@n` is an error.
   std::function<Tensor(int64_t entry, DType dtype, const Shape& shape, const std::string& layout)> constant;

@@ -53,6 +53,7 @@ class Engine {
   const std::vector<TensorInfo>& outputs() const { return outputs_; }
   const ir::Graph& graph() const { return *graph_; }
   const EngineInfo& info() const { return info_; }
+  void set_report(std::string json) { info_.report = std::move(json); }
   int num_kernels() const;             // nodes that run at inference, subgraphs included
   int64_t weights_bytes() const;
 

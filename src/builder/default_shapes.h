@@ -1,0 +1,14 @@
+#pragma once
+// Shapes to tune for when the user gave no profile.
+
+#include <vector>
+
+#include "runtime/bind.h"
+
+namespace tokamak {
+
+// Concrete shapes for the graph's inputs that satisfy its inference: leading symbols (batch) 1, others of a middling length; a small search
+// over other lengths when those contradict each other (past + new = total). Empty when nothing fits.
+std::vector<Shape> default_shapes(const ir::Graph& graph, int num_threads);
+
+}  // namespace tokamak
