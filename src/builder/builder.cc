@@ -7,7 +7,7 @@
 #include "backends/cpu/thread_pool.h"
 #include "builder/default_shapes.h"
 #include "builder/report_json.h"
-#include "builder/version.h"
+#include "base/version.h"
 #include "import/onnx/import.h"
 #include "ir/infer.h"
 #include "passes/pipeline.h"

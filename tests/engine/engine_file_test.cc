@@ -1,0 +1,127 @@
+#include "engine/engine_file.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "backends/cpu/cpu_features.h"
+#include "ir/text.h"
+#include "runtime/execution_context.h"
+
+namespace tokamak {
+namespace {
+
+std::string temporary(const std::string& name) { return (std::filesystem::temp_directory_path() / ("tokamak_" + std::to_string(::getpid()) + "_" + name)).string(); }
+
+std::shared_ptr<Engine> small_engine() {
+  auto graph = ir::parse("graph main(%x: f32[n,32]) {\n %b = const f32[2] {1, 2}\n %y = add(%x, %x)\n %r = reduce_sum(%y) {axes=[1], keepdims=0}\n return %y, %r\n}");
+  Tensor weight = Tensor::empty(DType::F32, {32, 32});
+  std::mt19937 random(3);
+  for (int i = 0; i < 1024; ++i) weight.data<float>()[i] = static_cast<float>(random() % 100) / 10;
+  ir::Value* w = graph->add_constant(weight, "w");
+  ir::Value* y = graph->build("matmul", {graph->outputs()[0], w});
+  y->name = "z";
+  graph->set_outputs({y, graph->outputs()[1]});
+  EngineInfo info;
+  info.model_name = "a\\b\nc";
+  info.target = "avx2";
+  info.report = "{\"k\":1}";
+  info.profiles = {{{"x", {1, 32}, {2, 32}, {8, 32}}}};
+  return std::make_shared<Engine>(std::move(graph), info);
+}
+
+std::string bytes_of_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+engine::Contents read_bytes(const std::string& bytes) {
+  return engine::read(std::as_bytes(std::span(bytes)), nullptr, "test");
+}
+
+TEST(EngineFile, RoundTripRunsAndIsReproducible) {
+  const std::string a = temporary("a.engine"), b = temporary("b.engine");
+  const auto engine = small_engine();
+  engine->save(a);
+  const auto loaded = Engine::load(a);
+  loaded->save(b);
+  EXPECT_EQ(bytes_of_file(a), bytes_of_file(b));
+  EXPECT_EQ(loaded->info().model_name, "a\\b\nc");
+  EXPECT_EQ(loaded->info().report, "{\"k\":1}");
+  ASSERT_EQ(loaded->info().profiles.size(), 1u);
+  EXPECT_EQ(loaded->info().profiles[0][0].max, (Shape{8, 32}));
+  Tensor x = Tensor::zeros(DType::F32, {3, 32});
+  for (int i = 0; i < 96; ++i) x.data<float>()[i] = static_cast<float>(i % 7);
+  std::vector<Tensor> results;
+  for (const auto& e : {std::shared_ptr<const Engine>(engine), loaded}) {
+    ExecutionContext context(e);
+    context.set_input("x", x);
+    context.run();
+    results.push_back(context.output("z").clone());
+  }
+  EXPECT_TRUE(same_bytes(results[0], results[1]));
+  std::filesystem::remove(a);
+  std::filesystem::remove(b);
+}
+
+TEST(EngineFile, AnyChangedByteIsFound) {
+  const std::string path = temporary("c.engine");
+  small_engine()->save(path);
+  const std::string good = bytes_of_file(path);
+  std::filesystem::remove(path);
+  ASSERT_NO_THROW(read_bytes(good));
+  for (size_t i = 0; i < good.size(); ++i) {
+    std::string bad = good;
+    bad[i] = static_cast<char>(bad[i] ^ 0x20);
+    try {
+      read_bytes(bad);
+      FAIL() << "byte " << i << " was changed and nobody noticed";
+    } catch (const Error& e) {
+      EXPECT_TRUE(e.code() == ErrorCode::Corrupt || e.code() == ErrorCode::Unsupported) << e.what();
+    }
+  }
+}
+
+TEST(EngineFile, AnyTruncationIsFound) {
+  const std::string path = temporary("d.engine");
+  small_engine()->save(path);
+  const std::string good = bytes_of_file(path);
+  std::filesystem::remove(path);
+  for (size_t size = 0; size < good.size(); size += size < 400 ? 1 : 37) EXPECT_THROW(read_bytes(good.substr(0, size)), Error) << size;
+  EXPECT_THROW(read_bytes(good + std::string(64, '\0')), Error);
+}
+
+TEST(EngineFile, NewerFormatAndOtherCpuSaySo) {
+  const std::string path = temporary("e.engine");
+  small_engine()->save(path);
+  std::string newer = bytes_of_file(path);
+  const uint32_t version = engine::kFormatVersion + 1;
+  std::memcpy(newer.data() + 8, &version, sizeof(version));
+  try {
+    read_bytes(newer);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::Unsupported);
+    EXPECT_NE(std::string(e.what()).find("newer"), std::string::npos);
+  }
+  auto engine = small_engine();
+  EngineInfo info = engine->info();
+  info.target = "avx2+avx512+vnni+bf16+amx_int8+amx_bf16";
+  if (!cpu_features().covers(CpuFeatures::parse(info.target))) {
+    Engine(engine->graph().clone(), info).save(path);
+    try {
+      Engine::load(path);
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::Unsupported);
+      EXPECT_NE(std::string(e.what()).find("build the engine again"), std::string::npos);
+    }
+  }
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace tokamak

@@ -1,0 +1,160 @@
+#include "runtime/execution_context.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <functional>
+#include <thread>
+
+#include "backends/cpu/thread_pool.h"
+#include "ir/text.h"
+#include "tokamak/c_api.h"
+
+// Counts allocations of the whole test binary; the steady state of an inference must make none.
+namespace {
+std::atomic<int64_t> allocations{0};
+}
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define TOKAMAK_COUNTS_ALLOCATIONS 1
+void* operator new(size_t size) {
+  ++allocations;
+  if (void* p = std::malloc(size)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+#endif
+
+namespace tokamak {
+namespace {
+
+std::shared_ptr<const Engine> engine_of(const char* text, EngineInfo info = {}) { return std::make_shared<Engine>(ir::parse(text), std::move(info)); }
+
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+constexpr const char* kNet =
+    "graph main(%x: f32[n,4]) {\n"
+    " %w = const f32[4,3] {1,2,3,4,5,6,7,8,9,10,11,12}\n"
+    " %a = matmul(%x, %w)\n %b = relu(%a)\n %s = reshape(%b) {shape=<n,3,1>}\n %c = add(%b, %a)\n return %c, %s\n}";
+
+TEST(ExecutionContext, RunsSeveralShapesAndKeepsPlans) {
+  ExecutionContext context(engine_of(kNet));
+  for (int64_t n : {1, 3, 1, 2, 3}) {
+    Tensor x = Tensor::zeros(DType::F32, {n, 4});
+    for (int64_t i = 0; i < n * 4; ++i) x.data<float>()[i] = static_cast<float>(i % 5 - 2);
+    context.set_input("x", x);
+    context.run();
+    const Tensor& c = context.output(0);
+    ASSERT_EQ(c.shape(), (Shape{n, 3}));
+    EXPECT_EQ(context.output(1).shape(), (Shape{n, 3, 1}));
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < 3; ++j) {
+        float a = 0;
+        for (int64_t k = 0; k < 4; ++k) a += x.data<float>()[i * 4 + k] * static_cast<float>(k * 3 + j + 1);
+        EXPECT_FLOAT_EQ(c.data<float>()[i * 3 + j], std::max(a, 0.0f) + a);
+      }
+  }
+}
+
+TEST(ExecutionContext, ErrorsSayWhatWasExpected) {
+  EngineInfo info;
+  info.profiles = {{{"x", {1, 4}, {2, 4}, {8, 4}}}};
+  ExecutionContext context(engine_of(kNet, info));
+  EXPECT_NE(message_of([&] { context.run(); }).find("input \"x\" (f32[n,4]) was not set"), std::string::npos);
+  EXPECT_NE(message_of([&] { context.output(0); }).find("before run"), std::string::npos);
+  EXPECT_NE(message_of([&] { context.set_input("y", Tensor::zeros(DType::F32, {1, 4})); }).find("the inputs are: x"), std::string::npos);
+  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F64, {1, 4})); }).find("expected elements of f32, found f64"), std::string::npos);
+  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {4})); }).find("expected f32[n,4] (2 dimensions)"), std::string::npos);
+  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {1, 5})); }).find("dimension 1 is 5"), std::string::npos);
+  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {9, 4})); }).find("accepts 1 to 8"), std::string::npos);
+  EXPECT_NE(message_of([&] { ExecutionContext c(engine_of(kNet), {.profile = 2}); }).find("profile 2 does not exist"), std::string::npos);
+}
+
+TEST(ExecutionContext, MemoryLimitIsRefusedWithTheNumberThatWouldDo) {
+  ExecutionContext context(engine_of(kNet), {.memory_limit_bytes = 64});
+  context.set_input("x", Tensor::zeros(DType::F32, {100, 4}));
+  const std::string message = message_of([&] { context.run(); });
+  const size_t at = message.find("a limit of ");
+  ASSERT_NE(at, std::string::npos) << message;
+  const int64_t enough = std::stoll(message.substr(at + 11));
+  ExecutionContext roomy(engine_of(kNet), {.memory_limit_bytes = enough});
+  roomy.set_input("x", Tensor::zeros(DType::F32, {100, 4}));
+  roomy.run();
+  EXPECT_EQ(roomy.memory().arena_bytes, enough);
+}
+
+TEST(ExecutionContext, SteadyStateAllocatesNothing) {
+#ifndef TOKAMAK_COUNTS_ALLOCATIONS
+  GTEST_SKIP() << "the sanitizer owns the allocator";
+#endif
+  ExecutionContext context(engine_of(kNet));
+  const Tensor x = Tensor::zeros(DType::F32, {5, 4}), y = Tensor::zeros(DType::F32, {5, 4});
+  for (int i = 0; i < 3; ++i) {
+    context.set_input("x", i & 1 ? x : y);
+    context.run();
+  }
+  const int64_t before = allocations;
+  for (int i = 0; i < 100; ++i) context.run();
+  EXPECT_EQ(allocations - before, 0);
+}
+
+TEST(ExecutionContext, TwoContextsOnTwoThreads) {
+  const auto engine = engine_of(kNet);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      ExecutionContext context(engine);
+      for (int round = 0; round < 200; ++round) {
+        Tensor x = Tensor::zeros(DType::F32, {1 + round % 3, 4});
+        x.data<float>()[0] = static_cast<float>(t + 1);
+        context.set_input("x", x);
+        context.run();
+        if (context.output(0).data<float>()[2] != 6.0f * static_cast<float>(t + 1)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(ExecutionContext, DataDependentShapesAndControlFlow) {
+  ExecutionContext context(engine_of(
+      "graph main(%x: f32[n], %k: i64[]) {\n"
+      " %nz = nonzero(%x)\n"
+      " %zero = const f32[] {0}\n %yes = const bool[] {1}\n"
+      " %sum: f32[], %all: f32[_0] = loop(%k, %yes, %zero)\n"
+      "  with graph body(%i: i64[], %c: bool[], %acc: f32[]) {\n"
+      "   %f: f32[] = cast(%i) {to=f32}\n   %next: f32[] = add(%acc, %f)\n   return %c, %next, %next\n  }\n"
+      " return %nz, %sum, %all\n}"));
+  context.set_input("x", Tensor::of<float>({4}, {0, 2, 0, 3}));
+  for (int64_t k : {4, 0, 2}) {
+    context.set_input("k", Tensor::scalar<int64_t>(k));
+    context.run();
+    EXPECT_EQ(context.output(0).to_ints(), (std::vector<int64_t>{1, 3}));
+    EXPECT_FLOAT_EQ(context.output(1).data<float>()[0], static_cast<float>(k * (k - 1) / 2));
+    EXPECT_EQ(context.output(2).shape(), (Shape{k}));
+  }
+}
+
+TEST(CApi, StatusAndMessage) {
+  tk_engine* engine = nullptr;
+  EXPECT_EQ(tk_engine_load("/no/such/file.engine", &engine), TK_NOT_FOUND);
+  EXPECT_NE(std::string(tk_last_error()).find("/no/such/file.engine"), std::string::npos);
+  EXPECT_EQ(tk_engine_load(nullptr, &engine), TK_INVALID_ARGUMENT);
+  EXPECT_EQ(engine, nullptr);
+  tk_engine_free(nullptr);
+  tk_context_free(nullptr);
+}
+
+}  // namespace
+}  // namespace tokamak
