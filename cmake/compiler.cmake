@@ -32,7 +32,7 @@ set(TOKAMAK_AVX2 -mavx2 -mfma -mf16c -mbmi2)
 # g++ 12 warns about its own AVX-512 headers (undefined pass-through operands).
 set(TOKAMAK_AVX512 ${TOKAMAK_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
-  list(APPEND TOKAMAK_AVX512 -Wno-maybe-uninitialized -Wno-uninitialized)
+  list(APPEND TOKAMAK_AVX512 -Wno-maybe-uninitialized -Wno-uninitialized -Wno-uninitialized)
 endif()
 
 function(tokamak_set_isa_flags)
