@@ -62,6 +62,6 @@ RunFunction prepare_clip(const NodeView& node) {
 
 }  // namespace
 
-KernelList select_kernels() { return {define("where", prepare_where, kInPlace), define("clip", prepare_clip, kNoAlias)}; }
+KernelList select_kernels() { return {define("where", prepare_where, kInPlace), define("clip", prepare_clip, kInPlace)}; }
 
 }  // namespace tokamak::cpu::ref
