@@ -1,0 +1,134 @@
+// matmul with every broadcast, transposes, scale and epilogue; matmul_integer.
+
+#include "backends/cpu/kernels/ref/expr_ref.h"
+#include "backends/cpu/kernels/ref/ref.h"
+
+namespace tokamak::cpu::ref {
+namespace {
+
+// The sizes and strides of one product. 1-D operands are a row (a) or a column (b).
+struct Product {
+  int64_t m = 1, n = 1, k = 1;
+  int64_t a_row, a_col, b_row, b_col;  // strides in elements
+  Shape batch;                         // of the output
+  std::vector<int64_t> a_batch, b_batch;
+
+  explicit Product(const NodeView& node) {
+    Shape a = node.input_shapes[0], b = node.input_shapes[1];
+    const bool trans_a = node.attrs().get_bool("trans_a", false), trans_b = node.attrs().get_bool("trans_b", false);
+    if (a.empty() || b.empty()) fail_node(node, ErrorCode::InvalidArgument, "a scalar operand: {} and {}", to_string(a), to_string(b));
+    if (a.size() == 1) a.insert(a.begin(), 1);
+    if (b.size() == 1) b.push_back(1);
+    const bool flip_a = trans_a && node.input_shapes[0].size() > 1, flip_b = trans_b && node.input_shapes[1].size() > 1;
+    const int64_t a_rows = a[a.size() - 2], a_cols = a.back(), b_rows = b[b.size() - 2], b_cols = b.back();
+    m = flip_a ? a_cols : a_rows;
+    k = flip_a ? a_rows : a_cols;
+    n = flip_b ? b_rows : b_cols;
+    if (k != (flip_b ? b_cols : b_rows))
+      fail_node(node, ErrorCode::InvalidArgument, "inner sizes differ: {} and {}", to_string(node.input_shapes[0]), to_string(node.input_shapes[1]));
+    a_row = flip_a ? 1 : a_cols;
+    a_col = flip_a ? a_cols : 1;
+    b_row = flip_b ? 1 : b_cols;
+    b_col = flip_b ? b_cols : 1;
+    const Shape a_lead(a.begin(), a.end() - 2), b_lead(b.begin(), b.end() - 2);
+    const size_t rank = std::max(a_lead.size(), b_lead.size());
+    batch.assign(rank, 1);
+    for (const Shape* lead : {&a_lead, &b_lead})
+      for (size_t i = 0; i < lead->size(); ++i)
+        if ((*lead)[i] != 1) batch[rank - lead->size() + i] = (*lead)[i];
+    a_batch = broadcast_strides(a_lead, batch);
+    b_batch = broadcast_strides(b_lead, batch);
+    for (int64_t& s : a_batch) s *= a_rows * a_cols;
+    for (int64_t& s : b_batch) s *= b_rows * b_cols;
+  }
+
+  // f(a offset, b offset, index of the product)
+  template <class F>
+  void for_each_batch(const F& f) const {
+    int64_t i = 0;
+    for_each_row(batch, std::array<std::vector<int64_t>, 2>{a_batch, b_batch}, [&](const auto& at, const auto& step, int64_t count) {
+      for (int64_t c = 0; c < count; ++c) f(at[0] + c * step[0], at[1] + c * step[1], i++);
+    });
+  }
+};
+
+// Row by row so that b is read along its rows; acc is [n].
+template <class W, class T, class U>
+void multiply(const Product& p, const T* a, const U* b, int64_t row, std::vector<W>& acc) {
+  std::fill(acc.begin(), acc.end(), W(0));
+  if (p.b_col == 1) {
+    for (int64_t k = 0; k < p.k; ++k) {
+      const W left = static_cast<W>(a[row * p.a_row + k * p.a_col]);
+      const U* line = b + k * p.b_row;
+      for (int64_t j = 0; j < p.n; ++j) acc[j] += left * static_cast<W>(line[j]);
+    }
+  } else {
+    for (int64_t j = 0; j < p.n; ++j) {
+      W sum = 0;
+      for (int64_t k = 0; k < p.k; ++k) sum += static_cast<W>(a[row * p.a_row + k * p.a_col]) * static_cast<W>(b[k * p.b_row + j * p.b_col]);
+      acc[j] = sum;
+    }
+  }
+}
+
+RunFunction prepare_matmul(const NodeView& node) {
+  const Product product(node);
+  const double alpha = node.attrs().get_float("alpha", 1);
+  const Epilogue epilogue(node);
+  return [=](const RunArgs& args) {
+    visit_number(args.inputs[0].dtype(), "matmul", [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      using W = Accumulator<T>;
+      std::vector<W> acc(product.n);
+      std::vector<float> all(epilogue ? args.outputs[0].count() : 0);
+      product.for_each_batch([&](int64_t a_at, int64_t b_at, int64_t batch) {
+        for (int64_t i = 0; i < product.m; ++i) {
+          multiply(product, args.inputs[0].data<T>() + a_at, args.inputs[1].data<T>() + b_at, i, acc);
+          const int64_t at = (batch * product.m + i) * product.n;
+          for (int64_t j = 0; j < product.n; ++j) {
+            if constexpr (kIsFloat<T>) acc[j] *= alpha;
+            if (epilogue) all[at + j] = static_cast<float>(acc[j]);
+            else args.outputs[0].data<T>()[at + j] = static_cast<T>(static_cast<Compute<T>>(acc[j]));
+          }
+        }
+      });
+      if (!epilogue) return;
+      epilogue.apply(all, args);
+      visit_number(args.outputs[0].dtype(), "matmul", [&](auto out_tag) {
+        using Out = typename decltype(out_tag)::type;
+        for (size_t i = 0; i < all.size(); ++i) args.outputs[0].data<Out>()[i] = store<Out>(all[i]);
+      });
+    });
+  };
+}
+
+// Zero points: a's is one value or one a row, b's one value or one a column.
+RunFunction prepare_matmul_integer(const NodeView& node) {
+  const Product product(node);
+  return [=](const RunArgs& args) {
+    const auto zero_points = [&](size_t i) { return args.inputs.size() > i && args.inputs[i].defined() ? args.inputs[i].to_ints() : std::vector<int64_t>{0}; };
+    const std::vector<int64_t> a_zero = zero_points(2), b_zero = zero_points(3);
+    const std::vector<int64_t> a = args.inputs[0].to_ints(), b = args.inputs[1].to_ints();
+    std::vector<int64_t> acc(product.n);
+    product.for_each_batch([&](int64_t a_at, int64_t b_at, int64_t batch) {
+      std::vector<int64_t> right(b.begin() + b_at, b.begin() + b_at + product.k * product.n);
+      for (int64_t k = 0; k < product.k; ++k)
+        for (int64_t j = 0; j < product.n; ++j) right[k * product.b_row + j * product.b_col] -= b_zero[b_zero.size() == 1 ? 0 : j];
+      for (int64_t i = 0; i < product.m; ++i) {
+        std::vector<int64_t> left(product.k);
+        for (int64_t k = 0; k < product.k; ++k) left[k] = a[a_at + i * product.a_row + k * product.a_col] - a_zero[a_zero.size() == 1 ? 0 : i];
+        for (int64_t j = 0; j < product.n; ++j) {
+          int64_t sum = 0;
+          for (int64_t k = 0; k < product.k; ++k) sum += left[k] * right[k * product.b_row + j * product.b_col];
+          args.outputs[0].data<int32_t>()[(batch * product.m + i) * product.n + j] = static_cast<int32_t>(sum);
+        }
+      }
+    });
+  };
+}
+
+}  // namespace
+
+KernelList matmul_kernels() { return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer)}; }
+
+}  // namespace tokamak::cpu::ref
