@@ -12,7 +12,10 @@ constexpr int64_t kMaxKnownInts = 64;
 
 InferContext::InferContext(const Node& node, std::vector<ValueInfo> inputs, int num_outputs, std::function<Dim()> fresh_symbol,
                            const Dim::Bindings* bindings)
-    : node_(node), inputs_(std::move(inputs)), outputs_(num_outputs), fresh_symbol_(std::move(fresh_symbol)), bindings_(bindings) {}
+    : node_(node), inputs_(std::move(inputs)), outputs_(num_outputs), fresh_symbol_(std::move(fresh_symbol)), bindings_(bindings) {
+  for (int i = 0; i < node.op().min_inputs; ++i)
+    if (i >= num_inputs() || !has_input(i)) fail("input {} is absent", i);
+}
 
 const Dim& InferContext::dim(int i, int64_t axis) const {
   const Dims& dims = inputs_[i].type.dims;
