@@ -10,7 +10,7 @@ namespace tokamak::cpu {
 namespace {
 
 constexpr int kMaxVectors = 2;
-constexpr int kMaxRows[] = {0, 12, 6};   // by vectors
+constexpr int kMaxRows[] = {0, 12, 6};  // by vectors
 constexpr int kPrefetchFloats = 256;
 
 #include "backends/cpu/kernels/gemm_tile.inc"

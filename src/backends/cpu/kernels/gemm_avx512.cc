@@ -10,7 +10,7 @@ namespace tokamak::cpu {
 namespace {
 
 constexpr int kMaxVectors = 4;
-constexpr int kMaxRows[] = {0, 14, 14, 9, 6};   // by vectors
+constexpr int kMaxRows[] = {0, 14, 14, 9, 6};  // by vectors
 constexpr int kPrefetchFloats = 1024;
 
 #include "backends/cpu/kernels/gemm_tile.inc"

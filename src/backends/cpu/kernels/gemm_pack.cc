@@ -4,7 +4,8 @@
 
 namespace tokamak::cpu {
 
-void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, int64_t col_stride, float* packed, int64_t first, int64_t last) {
+void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, int64_t col_stride, float* packed, int64_t first,
+                 int64_t last) {
   for (int64_t p = first; p < last; ++p) {
     const int cols = panels.cols(p), width = panels.width(p);
     float* out = packed + panels.offset(p);
