@@ -6,9 +6,11 @@
 namespace tokamak::cpu {
 namespace {
 
-// COLS output pixels of one row whose whole kernel width lies inside the image. A loaded input pixel serves every output that it touches.
-template <int KW, int STRIDE, int COLS>
-void depthwise_block(const DepthwiseArgs& p, const float* x, const float* w, int64_t kh_begin, int64_t kh_end, Simd::Mask mask, Simd::V* acc) {
+// COLS neighbouring output pixels of one row. A loaded input pixel serves every output that it touches. INSIDE: all of them lie in the image and
+// the channels fill the vector; otherwise columns outside [0, w) are skipped.
+template <int KW, int STRIDE, int COLS, bool INSIDE>
+void depthwise_block(const DepthwiseArgs& p, const float* x, int64_t ix, const float* w, int64_t kh_begin, int64_t kh_end, Simd::Mask mask,
+                     Simd::V* acc) {
   using S = Simd;
   for (int64_t i = kh_begin; i < kh_end; ++i) {
     const float* row = x + i * p.dilation_h * p.w * p.c;
@@ -17,7 +19,8 @@ void depthwise_block(const DepthwiseArgs& p, const float* x, const float* w, int
     for (int j = 0; j < KW; ++j) taps[j] = S::load(w + (i * KW + j) * S::kWidth);
 #pragma GCC unroll 32
     for (int col = 0; col < (COLS - 1) * STRIDE + KW; ++col) {
-      const S::V v = S::load(row + col * p.c, mask);
+      if (!INSIDE && (ix + col < 0 || ix + col >= p.w)) continue;
+      const S::V v = INSIDE ? S::load(row + col * p.c) : S::load(row + col * p.c, mask);
 #pragma GCC unroll 8
       for (int q = 0; q < COLS; ++q) {
         const int tap = col - q * STRIDE;
@@ -32,6 +35,7 @@ struct DepthwiseRow {
   const float* w;         // weights of this channel vector
   int64_t c, oy, iy, kh_begin, kh_end;
   Simd::Mask mask;
+  bool lanes_full;
   EpilogueVectors epilogue;
 
   void store(int64_t ox, Simd::V acc) const {
@@ -53,49 +57,50 @@ struct DepthwiseRow {
     store(ox, acc);
   }
 
-  template <int KW, int STRIDE, int COLS>
-  int64_t blocks(int64_t ox, int64_t end) const {
-    for (; ox + COLS <= end; ox += COLS) {
-      Simd::V acc[COLS];
+  template <int KW, int STRIDE, int COLS, bool INSIDE>
+  void block(int64_t ox) const {
+    Simd::V acc[COLS];
 #pragma GCC unroll 8
-      for (int q = 0; q < COLS; ++q) acc[q] = Simd::zero();
-      const float* x = p.x + (iy * p.w + ox * STRIDE - p.pad_left) * p.c + c;
-      depthwise_block<KW, STRIDE, COLS>(p, x, w, kh_begin, kh_end, mask, acc);
+    for (int q = 0; q < COLS; ++q) acc[q] = Simd::zero();
+    const int64_t ix = ox * STRIDE - p.pad_left;
+    depthwise_block<KW, STRIDE, COLS, INSIDE>(p, p.x + (iy * p.w + ix) * p.c + c, ix, w, kh_begin, kh_end, mask, acc);
 #pragma GCC unroll 8
-      for (int q = 0; q < COLS; ++q) store(ox + q, acc[q]);
+    for (int q = 0; q < COLS; ++q) {
+      if (ox + q >= p.ow) break;
+      store(ox + q, acc[q]);
     }
-    return ox;
   }
 
+  // The whole row in blocks; the last one may be partly outside.
   template <int KW, int STRIDE>
-  int64_t interior(int64_t ox, int64_t end) const {
-    if constexpr (Simd::kWidth == 16) ox = blocks<KW, STRIDE, 8>(ox, end);
-    ox = blocks<KW, STRIDE, 4>(ox, end);
-    ox = blocks<KW, STRIDE, 2>(ox, end);
-    return blocks<KW, STRIDE, 1>(ox, end);
+  void row() const {
+    constexpr int kCols = Simd::kWidth == 16 ? 8 : 4;
+    for (int64_t ox = 0; ox < p.ow;) {
+      const int64_t ix = ox * STRIDE - p.pad_left;
+      if (lanes_full && ox + kCols <= p.ow && ix >= 0 && ix + (kCols - 1) * STRIDE + KW <= p.w) {
+        block<KW, STRIDE, kCols, true>(ox);
+        ox += kCols;
+      } else if (p.ow - ox > kCols / 2) {
+        block<KW, STRIDE, kCols, false>(ox);
+        ox += kCols;
+      } else {
+        block<KW, STRIDE, kCols / 2, false>(ox);
+        ox += kCols / 2;
+      }
+    }
   }
 
   void run() const {
-    // Output columns whose taps are all inside.
-    int64_t first = (p.pad_left + p.stride_w - 1) / p.stride_w;
-    const int64_t room = p.w + p.pad_left - ((p.kw - 1) * p.dilation_w + 1);
-    int64_t last = room < 0 ? 0 : room / p.stride_w + 1;
-    if (last > p.ow) last = p.ow;
-    if (first > last) first = last;
-    int64_t ox = 0;
-    if (p.dilation_w == 1) {
-      for (; ox < first; ++ox) pixel(ox);
-      if (p.stride_w == 1) {
-        if (p.kw == 3) ox = interior<3, 1>(ox, last);
-        else if (p.kw == 5) ox = interior<5, 1>(ox, last);
-        else if (p.kw == 7) ox = interior<7, 1>(ox, last);
-      } else if (p.stride_w == 2) {
-        if (p.kw == 3) ox = interior<3, 2>(ox, last);
-        else if (p.kw == 5) ox = interior<5, 2>(ox, last);
-        else if (p.kw == 7) ox = interior<7, 2>(ox, last);
-      }
+    if (p.dilation_w == 1 && p.stride_w == 1) {
+      if (p.kw == 3) return row<3, 1>();
+      if (p.kw == 5) return row<5, 1>();
+      if (p.kw == 7) return row<7, 1>();
+    } else if (p.dilation_w == 1 && p.stride_w == 2) {
+      if (p.kw == 3) return row<3, 2>();
+      if (p.kw == 5) return row<5, 2>();
+      if (p.kw == 7) return row<7, 2>();
     }
-    for (; ox < p.ow; ++ox) pixel(ox);
+    for (int64_t ox = 0; ox < p.ow; ++ox) pixel(ox);
   }
 };
 
@@ -108,7 +113,7 @@ void depthwise(const DepthwiseArgs& p) {
     while (kh_end > kh_begin && iy + (kh_end - 1) * p.dilation_h >= p.h) --kh_end;
     for (int64_t c = p.c_begin; c < p.c_end; c += Simd::kWidth) {
       const float* w = p.weights + c * p.kh * p.kw;
-      DepthwiseRow{p, w, c, oy, iy, kh_begin, kh_end, Simd::mask(p.c_end - c), epilogue}.run();
+      DepthwiseRow{p, w, c, oy, iy, kh_begin, kh_end, Simd::mask(p.c_end - c), p.c_end - c >= Simd::kWidth, epilogue}.run();
     }
   }
 }

@@ -18,7 +18,7 @@ struct Simd {
   using Mask = __mmask16;
   static constexpr int kWidth = 16;
   static constexpr int kMaxNv = 4;                                                               // vectors of a column panel
-  static constexpr int max_rows(int nv) { return nv == 4 ? 6 : nv == 3 ? 8 : nv == 2 ? 12 : 14; }  // rows of a register tile
+  static constexpr int max_rows(int nv) { return nv == 4 ? 6 : nv == 3 ? 8 : nv == 2 ? 12 : 10; }  // rows of a register tile
   static V zero() { return _mm512_setzero_ps(); }
   static V set1(float x) { return _mm512_set1_ps(x); }
   static V load(const float* p) { return _mm512_loadu_ps(p); }
