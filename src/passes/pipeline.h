@@ -2,11 +2,13 @@
 // The optimization passes in order. The list, with the reason for each place, is in pipeline.cc.
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "builder/builder.h"
 #include "ir/graph.h"
+#include "passes/pass.h"
 
 namespace tokamak::passes {
 
@@ -17,7 +19,19 @@ struct PipelineOptions {
   Precision precision = Precision::F32;
 };
 
-// Runs every pass on the graph (and its subgraphs), verifies the graph after each, and appends to `report.passes` and `report.notes`.
+// Runs every pass on the graph (and its subgraphs), verifies the graph after each, and appends to `report.passes` (one entry a pass, its
+// runs added up) and `report.notes`. Throws InvalidArgument for an unknown pass name; Internal, naming the pass, when one breaks the graph.
 void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
+
+// One step: its passes run in turn, again and again while they change something, at most `rounds` times.
+struct Step {
+  std::vector<Pass> passes;
+  int rounds = 1;
+};
+const std::vector<Step>& pipeline();
+// By name; null when unknown.
+const Pass* find_pass(std::string_view name);
+// Runs single passes by name, in order, as tests do.
+void run_passes(ir::Graph& graph, std::span<const std::string> names);
 
 }  // namespace tokamak::passes

@@ -1,0 +1,47 @@
+#pragma once
+// A graph rewrite. Each lives in a file of its own; passes/pipeline.cc lists them in order.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ir/graph.h"
+
+namespace tokamak::passes {
+
+// What a pass may ask for and tell.
+struct PassContext {
+  std::vector<std::string> notes;   // lines for the build report
+};
+
+// `run` rewrites one graph (the pipeline calls it for every subgraph too) and returns how many rewrites it made. The graph is valid
+// before and after; nodes without users may be left behind for `remove_dead`.
+struct Pass {
+  std::string_view name;
+  std::string_view doc;
+  int (*run)(ir::Graph&, PassContext&);
+};
+
+int canonicalize(ir::Graph&, PassContext&);
+int simplify_shapes(ir::Graph&, PassContext&);
+int fold_constants(ir::Graph&, PassContext&);
+int eliminate_common(ir::Graph&, PassContext&);
+int remove_dead(ir::Graph&, PassContext&);
+int fold_batch_norm(ir::Graph&, PassContext&);
+int merge_affine(ir::Graph&, PassContext&);
+int fold_scales(ir::Graph&, PassContext&);
+int fuse_activations(ir::Graph&, PassContext&);
+int fuse_softmax(ir::Graph&, PassContext&);
+int fuse_norms(ir::Graph&, PassContext&);
+int fuse_rope(ir::Graph&, PassContext&);
+int fuse_attention(ir::Graph&, PassContext&);
+int fuse_add_norm(ir::Graph&, PassContext&);
+int sink_reshapes(ir::Graph&, PassContext&);
+int sink_transposes(ir::Graph&, PassContext&);
+int merge_matmuls(ir::Graph&, PassContext&);
+int choose_layout(ir::Graph&, PassContext&);
+int fuse_epilogues(ir::Graph&, PassContext&);
+int fuse_regions(ir::Graph&, PassContext&);
+int finish_movement(ir::Graph&, PassContext&);
+
+}  // namespace tokamak::passes

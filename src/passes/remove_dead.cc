@@ -1,0 +1,23 @@
+// Removes nodes whose results nobody wants, and constants without users.
+
+#include "passes/match.h"
+#include "passes/pass.h"
+
+namespace tokamak::passes {
+
+int remove_dead(Graph& graph, PassContext&) {
+  int removed = 0;
+  std::vector<Node*> nodes = graph.nodes_snapshot();
+  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
+    Node* n = *it;
+    bool wanted = false;
+    for (const Value* v : n->outputs()) wanted = wanted || (v != nullptr && (!v->uses().empty() || v->is_graph_output()));
+    if (wanted) continue;
+    graph.erase(n);
+    ++removed;
+  }
+  graph.drop_unused_values();
+  return removed;
+}
+
+}  // namespace tokamak::passes
