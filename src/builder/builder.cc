@@ -11,6 +11,7 @@
 #include "import/onnx/import.h"
 #include "ir/infer.h"
 #include "passes/pipeline.h"
+#include "quant/bf16.h"
 #include "runtime/plan.h"
 #include "tune/tuner.h"
 
@@ -136,6 +137,17 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   pipeline.dump_sink = options.dump_sink;
   pipeline.precision = options.precision;
   passes::run_pipeline(*graph, pipeline, r);
+  const char* precision = "fp32";
+  if (options.precision != Precision::F32) {
+    if (!cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
+      r.notes.push_back("this CPU has no bf16 instructions: built in fp32");
+    } else if (const int count = quant::weights_to_bf16(*graph); count > 0) {
+      precision = "bf16";
+      r.notes.push_back(fmt::format("{} matrix products multiply in bf16 with fp32 accumulation; everything else stays fp32", count));
+    } else {
+      r.notes.push_back("no matrix product has constant weights to hold in bf16: built in fp32");
+    }
+  }
   r.optimize_s = optimizing.seconds();
 
   const Clock tuning;
@@ -159,7 +171,7 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   if (const auto name = graph->metadata.find("model_name"); name != graph->metadata.end()) info.model_name = name->second;
   info.target = cpu_features().to_string();
   info.device_name = cpu_model_name();
-  info.precision = options.precision == Precision::F32 ? "fp32" : "bf16";
+  info.precision = precision;
   info.tokamak_version = kVersion;
   info.opt_level = options.opt_level;
   info.num_threads = num_threads;
