@@ -57,7 +57,12 @@ std::string Attrs::get_string(std::string_view name) const { return as<std::stri
 std::string Attrs::get_string(std::string_view name, std::string otherwise) const { return get(*this, name, std::move(otherwise)); }
 Ints Attrs::get_ints(std::string_view name) const { return as<Ints>(name, require(*this, name)); }
 Ints Attrs::get_ints(std::string_view name, Ints otherwise) const { return get(*this, name, std::move(otherwise)); }
-Floats Attrs::get_floats(std::string_view name, Floats otherwise) const { return get(*this, name, std::move(otherwise)); }
+Floats Attrs::get_floats(std::string_view name, Floats otherwise) const {
+  const Attr* attr = find(name);
+  if (!attr) return otherwise;
+  if (const Ints* ints = std::get_if<Ints>(attr)) return Floats(ints->begin(), ints->end());
+  return as<Floats>(name, *attr);
+}
 Strings Attrs::get_strings(std::string_view name, Strings otherwise) const { return get(*this, name, std::move(otherwise)); }
 
 Dims Attrs::get_dims(std::string_view name) const {

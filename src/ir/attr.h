@@ -30,7 +30,7 @@ class Attrs {
   bool empty() const { return map_.empty(); }
 
   // Typed access. The form with a default returns it when the attribute is absent; the other throws InvalidArgument then. Both throw
-  // InvalidArgument when the attribute has another type. get_float accepts an integer, get_dims accepts integers.
+  // InvalidArgument when the attribute has another type. get_float accepts an integer, get_floats and get_dims accept integers.
   int64_t get_int(std::string_view name) const;
   int64_t get_int(std::string_view name, int64_t otherwise) const;
   double get_float(std::string_view name, double otherwise) const;

@@ -13,8 +13,14 @@ constexpr int64_t kMaxKnownInts = 64;
 InferContext::InferContext(const Node& node, std::vector<ValueInfo> inputs, int num_outputs, std::function<Dim()> fresh_symbol,
                            const Dim::Bindings* bindings)
     : node_(node), inputs_(std::move(inputs)), outputs_(num_outputs), fresh_symbol_(std::move(fresh_symbol)), bindings_(bindings) {
-  for (int i = 0; i < node.op().min_inputs; ++i)
-    if (i >= num_inputs() || !has_input(i)) fail("input {} is absent", i);
+  // Arity is checked here too, since graphs come from files and every `infer` counts on it.
+  const OpDef& op = node.op();
+  for (int i = 0; i < op.min_inputs; ++i)
+    if (!has_input(i)) fail("input {} is absent", i);
+  if (op.max_inputs >= 0 && num_inputs() > op.max_inputs) fail("{} inputs; the operator takes at most {}", num_inputs(), op.max_inputs);
+  if (num_outputs < op.min_outputs || (op.max_outputs >= 0 && num_outputs > op.max_outputs))
+    fail("{} outputs; the operator gives {} to {}", num_outputs, op.min_outputs,
+         op.max_outputs < 0 ? std::string("any number") : std::to_string(op.max_outputs));
 }
 
 const Dim& InferContext::dim(int i, int64_t axis) const {

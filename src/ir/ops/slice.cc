@@ -71,9 +71,10 @@ void infer_slice(InferContext& ctx) {
   if (!axes_known) return ctx.set_type(0, dtype, fresh_dims(ctx, rank));
   const auto starts = dims_from(ctx, "starts", 1), ends = dims_from(ctx, "ends", 2);
   if (axes.empty()) {
-    std::optional<int64_t> count;
+    std::optional<int64_t> count;  // one start and end for each of the first axes
     if (starts) count = static_cast<int64_t>(starts->size());
     else if (ends) count = static_cast<int64_t>(ends->size());
+    else if (!(count = known_length(ctx, 1))) count = known_length(ctx, 2);
     for (int64_t i = 0; i < std::min(count.value_or(rank), rank + 1); ++i) axes.push_back(i);
   }
   if (starts && starts->size() != axes.size()) ctx.fail("{} starts for {} axes", starts->size(), axes.size());

@@ -128,7 +128,8 @@ std::span<const OpDef> unary() {
       unary_op("thresholded_relu", "(x){alpha}: x > alpha ? x : 0", infer_float, {{"alpha", F}}),
       unary_op("hard_sigmoid", "(x){alpha, beta}: clip(alpha * x + beta, 0, 1)", infer_float, {{"alpha", F}, {"beta", F}}),
       unary_op("shrink", "(x){bias, lambd}: x < -lambd ? x + bias : x > lambd ? x - bias : 0", infer_number, {{"bias", F}, {"lambd", F}}),
-      unary_op("cast", "(x){to, saturate=1}: x in another dtype", infer_cast, {{"to", AttrKind::DType, true}, {"saturate", I}}),
+      unary_op("cast", "(x){to, saturate=1, round_mode=\"up\"}: x in another dtype; saturate for 8-bit floats, round_mode for f8e8m0",
+               infer_cast, {{"to", AttrKind::DType, true}, {"saturate", I}, {"round_mode", AttrKind::String}}),
   };
   return table;
 }
