@@ -16,8 +16,8 @@ RunFunction prepare_gather(const NodeView& node) {
   const int64_t outer = size_of(Shape(in.begin(), in.begin() + axis)), inner = size_of(Shape(in.begin() + axis + 1, in.end())), bound = in[axis];
   const std::string label = label_of(node);
   return [=](const RunArgs& args) {
-    const std::vector<int64_t> indices = args.inputs[1].to_ints();
-    const int64_t count = static_cast<int64_t>(indices.size());
+    const Indices indices(args.inputs[1]);
+    const int64_t count = args.inputs[1].count();
     for (int64_t i = 0; i < count; ++i) {
       const int64_t index = checked_index(indices[i], bound, label);
       for (int64_t o = 0; o < outer; ++o) copy_block(args.inputs[0], (o * bound + index) * inner, args.outputs[0], (o * count + i) * inner, inner);
@@ -32,9 +32,10 @@ RunFunction prepare_gather_elements(const NodeView& node) {
   const int64_t step = strides.empty() ? 0 : strides[axis], bound = in.empty() ? 1 : in[axis];
   if (!strides.empty()) strides[axis] = 0;
   const std::string label = label_of(node);
+  const std::array<std::vector<int64_t>, 2> walk{strides, strides_of(out)};
   return [=](const RunArgs& args) {
-    const std::vector<int64_t> indices = args.inputs[1].to_ints();
-    for_each_row(out, std::array<std::vector<int64_t>, 2>{strides, strides_of(out)}, [&](const auto& at, const auto& s, int64_t count) {
+    const Indices indices(args.inputs[1]);
+    for_each_row(out, walk, [&](const auto& at, const auto& s, int64_t count) {
       for (int64_t k = 0; k < count; ++k) {
         const int64_t o = at[1] + k * s[1];
         copy_element(args.inputs[0], at[0] + k * s[0] + checked_index(indices[o], bound, label) * step, args.outputs[0], o);
@@ -54,7 +55,7 @@ RunFunction prepare_gather_nd(const NodeView& node) {
   const int64_t tuples = size_of(Shape(index_shape.begin(), index_shape.end() - 1)), per_batch = batches == 0 ? 0 : tuples / batches;
   const std::string label = label_of(node);
   return [=](const RunArgs& args) {
-    const std::vector<int64_t> indices = args.inputs[1].to_ints();
+    const Indices indices(args.inputs[1]);
     for (int64_t t = 0; t < tuples; ++t) {
       int64_t offset = (t / per_batch) * batch_size;
       for (int64_t d = 0; d < depth; ++d) offset += checked_index(indices[t * depth + d], in[batch_dims + d], label) * strides[batch_dims + d];

@@ -52,10 +52,10 @@ RunFunction prepare_transpose(const NodeView& node) {
     walk.in.erase(walk.in.begin() + i);
     walk.out.erase(walk.out.begin() + i);
   }
-  return [=](const RunArgs& args) {
+  return [=, strides = std::array<std::vector<int64_t>, 2>{walk.in, walk.out}](const RunArgs& args) {
     visit_bytes(bits, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      for_each_row(walk.shape, std::array<std::vector<int64_t>, 2>{walk.in, walk.out}, [&](const auto& at, const auto& step, int64_t count) {
+      for_each_row(walk.shape, strides, [&](const auto& at, const auto& step, int64_t count) {
         for (int64_t k = 0; k < count; ++k)
           transpose_square(args.inputs[0].data<T>() + at[0] + k * step[0], args.outputs[0].data<T>() + at[1] + k * step[1], rows, cols, in_col_stride,
                            out_row_stride);
@@ -69,52 +69,73 @@ RunFunction prepare_expand(const NodeView& node) {
   return Walk{shape, broadcast_strides(node.input_shapes[0], shape), strides_of(shape)}.runner();
 }
 
+// Where each part of a concatenation or split lies in the whole.
+struct Part {
+  int64_t offset;
+  std::vector<int64_t> strides, whole_strides;
+  Shape shape;
+};
+
+std::vector<Part> parts_of(const Shape& whole, int64_t axis, const std::vector<Shape>& shapes) {
+  const std::vector<int64_t> strides = strides_of(whole);
+  std::vector<Part> parts;
+  int64_t at = 0;
+  for (const Shape& shape : shapes) {
+    parts.push_back({at * strides[axis], strides_of(shape), strides, shape});
+    at += shape[axis];
+  }
+  return parts;
+}
+
 RunFunction prepare_concat(const NodeView& node) {
-  const Shape out = node.output_shapes[0];
-  const int64_t axis = normalize_axis(node.attrs().get_int("axis"), static_cast<int64_t>(out.size()));
-  const std::vector<int64_t> strides = strides_of(out);
-  return [=](const RunArgs& args) {
-    int64_t at = 0;
-    for (const Tensor& in : args.inputs) {
-      copy_strided(in, 0, strides_of(in.shape()), args.outputs[0], at * strides[axis], strides, in.shape());
-      at += in.dim(axis);
-    }
+  const Shape& whole = node.output_shapes[0];
+  const int64_t axis = normalize_axis(node.attrs().get_int("axis"), static_cast<int64_t>(whole.size()));
+  return [parts = parts_of(whole, axis, node.input_shapes)](const RunArgs& args) {
+    for (size_t i = 0; i < parts.size(); ++i)
+      copy_strided(args.inputs[i], 0, parts[i].strides, args.outputs[0], parts[i].offset, parts[i].whole_strides, parts[i].shape);
   };
 }
 
 RunFunction prepare_split(const NodeView& node) {
-  const Shape in = node.input_shapes[0];
-  const int64_t axis = normalize_axis(node.attrs().get_int("axis", 0), static_cast<int64_t>(in.size()));
-  const std::vector<int64_t> strides = strides_of(in);
-  return [=](const RunArgs& args) {
-    int64_t at = 0;
-    for (Tensor& out : args.outputs) {
-      copy_strided(args.inputs[0], at * strides[axis], strides, out, 0, strides_of(out.shape()), out.shape());
-      at += out.dim(axis);
-    }
+  const Shape& whole = node.input_shapes[0];
+  const int64_t axis = normalize_axis(node.attrs().get_int("axis", 0), static_cast<int64_t>(whole.size()));
+  return [parts = parts_of(whole, axis, node.output_shapes)](const RunArgs& args) {
+    for (size_t i = 0; i < parts.size(); ++i)
+      copy_strided(args.inputs[0], parts[i].offset, parts[i].whole_strides, args.outputs[i], 0, parts[i].strides, parts[i].shape);
   };
+}
+
+// Offset of the first element, and `strides` (those of the input) turned into those of the slice. Ends need no look: the output's shape is known.
+int64_t apply_slice(const Shape& in, const std::vector<int64_t>& starts, const std::vector<int64_t>& axes, const std::vector<int64_t>& steps,
+                    std::vector<int64_t>& strides) {
+  const int64_t rank = static_cast<int64_t>(in.size());
+  int64_t offset = 0;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t axis = i < axes.size() ? normalize_axis(axes[i], rank) : static_cast<int64_t>(i);
+    const int64_t step = i < steps.size() ? steps[i] : 1, dim = in[axis];
+    int64_t start = starts[i] < 0 ? starts[i] + dim : starts[i];
+    start = std::min(std::max<int64_t>(start, 0), step < 0 ? dim - 1 : dim);
+    offset += start * strides[axis];
+    strides[axis] *= step;
+  }
+  return offset;
 }
 
 RunFunction prepare_slice(const NodeView& node) {
   const Shape in = node.input_shapes[0], out = node.output_shapes[0];
-  const int64_t rank = static_cast<int64_t>(in.size());
   const std::vector<int64_t> starts_attr = dims_attr(node, "starts"), axes_attr = node.attrs().get_ints("axes", {}), steps_attr = node.attrs().get_ints("steps", {});
   const bool starts_input = node.has_input(1), axes_input = node.has_input(3), steps_input = node.has_input(4);
-  return [=](const RunArgs& args) {
-    const std::vector<int64_t> starts = starts_input ? args.inputs[1].to_ints() : starts_attr;
-    const std::vector<int64_t> axes = axes_input ? args.inputs[3].to_ints() : axes_attr;
-    const std::vector<int64_t> steps = steps_input ? args.inputs[4].to_ints() : steps_attr;
+  const std::vector<int64_t> out_strides = strides_of(out);
+  if (!starts_input && !axes_input && !steps_input) {
     std::vector<int64_t> strides = strides_of(in);
-    int64_t offset = 0;
-    for (size_t i = 0; i < starts.size(); ++i) {
-      const int64_t axis = i < axes.size() ? normalize_axis(axes[i], rank) : static_cast<int64_t>(i);
-      const int64_t step = i < steps.size() ? steps[i] : 1, dim = in[axis];
-      int64_t start = starts[i] < 0 ? starts[i] + dim : starts[i];
-      start = std::clamp<int64_t>(start, 0, step < 0 ? dim - 1 : dim);
-      offset += start * strides[axis];
-      strides[axis] *= step;
-    }
-    if (args.outputs[0].count() > 0) copy_strided(args.inputs[0], offset, strides, args.outputs[0], 0, strides_of(out), out);
+    const int64_t offset = apply_slice(in, starts_attr, axes_attr, steps_attr, strides);
+    return [=](const RunArgs& args) { copy_strided(args.inputs[0], offset, strides, args.outputs[0], 0, out_strides, out); };
+  }
+  return [=](const RunArgs& args) {
+    std::vector<int64_t> strides = strides_of(in);
+    const int64_t offset = apply_slice(in, starts_input ? args.inputs[1].to_ints() : starts_attr, axes_input ? args.inputs[3].to_ints() : axes_attr,
+                                       steps_input ? args.inputs[4].to_ints() : steps_attr, strides);
+    copy_strided(args.inputs[0], offset, strides, args.outputs[0], 0, out_strides, out);
   };
 }
 

@@ -34,49 +34,56 @@ W combine(Kind kind, W a, W b) {
   }
 }
 
-std::vector<bool> reduced_axes(const std::vector<int64_t>& axes, int64_t rank, bool none_when_empty) {
-  std::vector<bool> reduced(rank, axes.empty() && !none_when_empty);
-  for (int64_t axis : axes) reduced[normalize_axis(axis, rank)] = true;
-  return reduced;
-}
+// The input walked as kept axes around reduced ones.
+struct Reduction {
+  Shape kept, reduced;
+  std::vector<int64_t> kept_strides, reduced_strides;
 
-template <class T, class W>
-void reduce(Kind kind, const Shape& in, const std::vector<bool>& reduced, const RunArgs& args) {
-  Shape kept = in;
-  int64_t terms = 1;
-  for (size_t i = 0; i < in.size(); ++i)
-    if (reduced[i]) terms *= in[i], kept[i] = 1;
-  std::vector<int64_t> out_strides = strides_of(kept);
-  for (size_t i = 0; i < in.size(); ++i)
-    if (reduced[i]) out_strides[i] = 0;
-  std::vector<W> sums(args.outputs[0].count(), identity_of<W>(kind));
-  if constexpr (std::is_integral_v<T>) {
-    // An integer type has no infinity: the identity is its own limit.
-    if (kind == Kind::Max) std::fill(sums.begin(), sums.end(), static_cast<W>(std::numeric_limits<T>::lowest()));
-    if (kind == Kind::Min) std::fill(sums.begin(), sums.end(), static_cast<W>(std::numeric_limits<T>::max()));
+  Reduction(const Shape& in, const std::vector<int64_t>& axes, bool none_when_empty) {
+    const int64_t rank = static_cast<int64_t>(in.size());
+    std::vector<bool> is_reduced(rank, axes.empty() && !none_when_empty);
+    for (int64_t axis : axes)
+      if (rank > 0) is_reduced[normalize_axis(axis, rank)] = true;
+    const std::vector<int64_t> strides = strides_of(in);
+    for (int64_t i = 0; i < rank; ++i) {
+      (is_reduced[i] ? reduced : kept).push_back(in[i]);
+      (is_reduced[i] ? reduced_strides : kept_strides).push_back(strides[i]);
+    }
   }
-  const T* x = args.inputs[0].data<T>();
-  for_each_row(in, std::array<std::vector<int64_t>, 2>{strides_of(in), out_strides}, [&](const auto& at, const auto& step, int64_t count) {
-    if (step[1] == 0) {
-      W sum = sums[at[1]];
-      for (int64_t k = 0; k < count; ++k) sum = combine<W>(kind, sum, static_cast<W>(x[at[0] + k * step[0]]));
-      sums[at[1]] = sum;
-    } else {
+
+  template <class T, class W>
+  void run(Kind kind, const RunArgs& args) const {
+    const T* x = args.inputs[0].data<T>();
+    T* y = args.outputs[0].data<T>();
+    const int64_t terms = size_of(reduced);
+    W initial = identity_of<W>(kind);
+    if constexpr (std::is_integral_v<T>) {  // no infinity: the identity is the type's own limit
+      if (kind == Kind::Max) initial = static_cast<W>(std::numeric_limits<T>::lowest());
+      if (kind == Kind::Min) initial = static_cast<W>(std::numeric_limits<T>::max());
+    }
+    for_each_row(kept, std::array<const int64_t*, 1>{kept_strides.data()}, [&](const auto& at, const auto& step, int64_t count) {
       for (int64_t k = 0; k < count; ++k) {
-        W& sum = sums[at[1] + k * step[1]];
-        sum = combine<W>(kind, sum, static_cast<W>(x[at[0] + k * step[0]]));
+        const T* from = x + at[0] + k * step[0];
+        W value = initial;
+        for_each_row(reduced, std::array<const int64_t*, 1>{reduced_strides.data()}, [&](const auto& row, const auto& inner, int64_t n) {
+          for (int64_t i = 0; i < n; ++i) value = combine<W>(kind, value, static_cast<W>(from[row[0] + i * inner[0]]));
+        });
+        if (kind == Kind::Mean) {
+          if constexpr (std::is_floating_point_v<W>) value /= static_cast<W>(terms);
+          else value = terms == 0 ? 0 : value / static_cast<W>(terms);
+        }
+        *y++ = static_cast<T>(static_cast<Compute<T>>(value));
       }
-    }
-  });
-  T* y = args.outputs[0].data<T>();
-  for (size_t i = 0; i < sums.size(); ++i) {
-    W value = sums[i];
-    if (kind == Kind::Mean) {
-      if constexpr (std::is_floating_point_v<W>) value /= static_cast<W>(terms);
-      else value = terms == 0 ? 0 : value / static_cast<W>(terms);
-    }
-    y[i] = static_cast<T>(static_cast<Compute<T>>(value));
+    });
   }
+};
+
+void run_reduction(const Reduction& reduction, Kind kind, const RunArgs& args) {
+  if (args.inputs[0].dtype() == DType::Bool) return reduction.run<bool, uint64_t>(kind, args);
+  visit_number(args.inputs[0].dtype(), "reduction", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    reduction.run<T, Accumulator<T>>(kind, args);
+  });
 }
 
 RunFunction prepare_reduce(const NodeView& node) {
@@ -87,17 +94,10 @@ RunFunction prepare_reduce(const NodeView& node) {
                     : op == "reduce_min"  ? Kind::Min
                                           : Kind::Prod;
   const Shape in = node.input_shapes[0];
-  const bool has_attr = node.attrs().has("axes"), has_input = node.has_input(1);
-  const bool none_when_empty = has_attr || node.attrs().get_bool("noop_with_empty_axes", false);
-  const std::vector<int64_t> axes_attr = node.attrs().get_ints("axes", {});
-  return [=](const RunArgs& args) {
-    const std::vector<bool> reduced = reduced_axes(has_input ? args.inputs[1].to_ints() : axes_attr, static_cast<int64_t>(in.size()), none_when_empty);
-    if (args.inputs[0].dtype() == DType::Bool) return reduce<bool, uint64_t>(kind, in, reduced, args);
-    visit_number(args.inputs[0].dtype(), "reduction", [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      reduce<T, Accumulator<T>>(kind, in, reduced, args);
-    });
-  };
+  const bool none_when_empty = node.attrs().has("axes") || node.attrs().get_bool("noop_with_empty_axes", false);
+  if (!node.has_input(1))
+    return [kind, reduction = Reduction(in, node.attrs().get_ints("axes", {}), none_when_empty)](const RunArgs& args) { run_reduction(reduction, kind, args); };
+  return [=](const RunArgs& args) { run_reduction(Reduction(in, args.inputs[1].to_ints(), none_when_empty), kind, args); };
 }
 
 RunFunction prepare_arg(const NodeView& node) {

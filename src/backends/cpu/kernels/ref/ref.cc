@@ -141,7 +141,7 @@ void copy_all(const Tensor& in, Tensor& out) {
 
 void copy_strided(const Tensor& in, int64_t in_offset, const std::vector<int64_t>& in_strides, Tensor& out, int64_t out_offset,
                   const std::vector<int64_t>& out_strides, const Shape& shape) {
-  const std::array<std::vector<int64_t>, 2> strides{in_strides, out_strides};
+  const std::array<const int64_t*, 2> strides{in_strides.data(), out_strides.data()};
   const DType dtype = in.dtype();
   if (dtype == DType::String || bits_of(dtype) < 8) {
     for_each_row(shape, strides, [&](const auto& at, const auto& step, int64_t count) {

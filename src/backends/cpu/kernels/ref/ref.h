@@ -120,44 +120,60 @@ void from_doubles(const std::vector<double>& values, Tensor& out);
 
 // ---- walking ----
 
-// Calls f(offsets...) for every element of `shape` in row-major order, with one offset per stride set. The innermost loop is handed over whole:
-// f(offset of each, inner strides of each, count).
+constexpr int64_t kMaxRank = 16;
+
+// Walks `shape` in row-major order with N sets of strides, innermost loops handed over whole: f(offset of each, inner strides of each, count).
+// Axes that every operand walks contiguously are joined, so that inner loops are long. Does not allocate.
 template <size_t N, class F>
-void for_each_row(const Shape& shape, const std::array<std::vector<int64_t>, N>& strides, const F& f) {
+void for_each_row(const Shape& shape, const std::array<const int64_t*, N>& strides, const F& f) {
   const int64_t rank = static_cast<int64_t>(shape.size());
+  if (rank > kMaxRank) fail(ErrorCode::Unsupported, "rank {}: tensors have at most {} axes here", rank, kMaxRank);
   for (int64_t d : shape)
     if (d == 0) return;
-  // Join dims that every operand walks contiguously, so that inner loops are long.
-  Shape dims;
-  std::array<std::vector<int64_t>, N> steps;
+  int64_t num_dims = 0, dims[kMaxRank], steps[kMaxRank][N], index[kMaxRank] = {};
   for (int64_t i = 0; i < rank; ++i) {
-    bool joins = !dims.empty();
-    for (size_t n = 0; joins && n < N; ++n) joins = steps[n].back() == strides[n][i] * shape[i];
-    if (joins) {
-      dims.back() *= shape[i];
-      for (size_t n = 0; n < N; ++n) steps[n].back() = strides[n][i];
-    } else if (shape[i] != 1 || i + 1 == rank) {
-      dims.push_back(shape[i]);
-      for (size_t n = 0; n < N; ++n) steps[n].push_back(strides[n][i]);
-    }
+    bool joins = num_dims > 0;
+    for (size_t n = 0; joins && n < N; ++n) joins = steps[num_dims - 1][n] == strides[n][i] * shape[i];
+    if (shape[i] == 1) continue;
+    if (!joins) dims[num_dims++] = 1;
+    dims[num_dims - 1] *= shape[i];
+    for (size_t n = 0; n < N; ++n) steps[num_dims - 1][n] = strides[n][i];
   }
   std::array<int64_t, N> offset{}, inner{};
-  if (dims.empty()) return f(offset, inner, int64_t{1});
-  const int64_t last = static_cast<int64_t>(dims.size()) - 1, count = dims[last];
-  for (size_t n = 0; n < N; ++n) inner[n] = steps[n][last];
-  std::vector<int64_t> index(dims.size(), 0);
+  if (num_dims == 0) return f(offset, inner, int64_t{1});
+  const int64_t last = num_dims - 1;
+  for (size_t n = 0; n < N; ++n) inner[n] = steps[last][n];
   while (true) {
-    f(offset, inner, count);
+    f(offset, inner, dims[last]);
     int64_t i = last - 1;
     for (; i >= 0; --i) {
-      for (size_t n = 0; n < N; ++n) offset[n] += steps[n][i];
+      for (size_t n = 0; n < N; ++n) offset[n] += steps[i][n];
       if (++index[i] < dims[i]) break;
-      for (size_t n = 0; n < N; ++n) offset[n] -= steps[n][i] * dims[i];
+      for (size_t n = 0; n < N; ++n) offset[n] -= steps[i][n] * dims[i];
       index[i] = 0;
     }
     if (i < 0) return;
   }
 }
+template <size_t N, class F>
+void for_each_row(const Shape& shape, const std::array<std::vector<int64_t>, N>& strides, const F& f) {
+  std::array<const int64_t*, N> pointers;
+  for (size_t n = 0; n < N; ++n) pointers[n] = strides[n].data();
+  for_each_row(shape, pointers, f);
+}
+
+// Elements of an i32 or i64 index tensor.
+class Indices {
+ public:
+  explicit Indices(const Tensor& tensor) : tensor_(tensor), narrow_(tensor.dtype() == DType::I32 ? tensor.data<int32_t>() : nullptr),
+        wide_(tensor.dtype() == DType::I64 ? tensor.data<int64_t>() : nullptr) {}
+  int64_t operator[](int64_t i) const { return wide_ ? wide_[i] : narrow_ ? narrow_[i] : tensor_.int_at(i); }
+
+ private:
+  const Tensor& tensor_;
+  const int32_t* narrow_;
+  const int64_t* wide_;
+};
 
 // out[...] = in[offset by strides...]; strides per out dim (0 repeats). Any dtype, strings and packed 4-/2-bit too.
 void copy_strided(const Tensor& in, int64_t in_offset, const std::vector<int64_t>& in_strides, Tensor& out, int64_t out_offset,

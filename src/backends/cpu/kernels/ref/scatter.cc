@@ -52,10 +52,11 @@ RunFunction prepare_scatter_elements(const NodeView& node) {
   if (!strides.empty()) strides[axis] = 0;
   const Reduction reduction = reduction_of(node);
   const std::string label = label_of(node);
+  const std::array<std::vector<int64_t>, 2> walk{strides, strides_of(shape)};
   return [=](const RunArgs& args) {
     copy_all(args.inputs[0], args.outputs[0]);
-    const std::vector<int64_t> indices = args.inputs[1].to_ints();
-    for_each_row(shape, std::array<std::vector<int64_t>, 2>{strides, strides_of(shape)}, [&](const auto& at, const auto& s, int64_t count) {
+    const Indices indices(args.inputs[1]);
+    for_each_row(shape, walk, [&](const auto& at, const auto& s, int64_t count) {
       for (int64_t k = 0; k < count; ++k) {
         const int64_t u = at[1] + k * s[1];
         combine(reduction, args.inputs[2], u, args.outputs[0], at[0] + k * s[0] + checked_index(indices[u], bound, label) * step, 1);
@@ -75,7 +76,7 @@ RunFunction prepare_scatter_nd(const NodeView& node) {
   const std::string label = label_of(node);
   return [=](const RunArgs& args) {
     copy_all(args.inputs[0], args.outputs[0]);
-    const std::vector<int64_t> indices = args.inputs[1].to_ints();
+    const Indices indices(args.inputs[1]);
     for (int64_t t = 0; t < tuples; ++t) {
       int64_t offset = 0;
       for (int64_t d = 0; d < depth; ++d) offset += checked_index(indices[t * depth + d], data[d], label) * strides[d];

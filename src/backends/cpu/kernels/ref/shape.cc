@@ -36,8 +36,8 @@ RunFunction prepare_range(const NodeView&) {
 RunFunction prepare_fill(const NodeView& node) {
   const Tensor value = node.attrs().has("value") ? node.attrs().get_tensor("value") : Tensor::zeros(node.output_dtypes[0], {1});
   const Shape shape = node.output_shapes[0];
-  return [value, shape](const RunArgs& args) {
-    copy_strided(value, 0, std::vector<int64_t>(shape.size(), 0), args.outputs[0], 0, strides_of(shape), shape);
+  return [value, shape, zeros = std::vector<int64_t>(shape.size(), 0), strides = strides_of(shape)](const RunArgs& args) {
+    copy_strided(value, 0, zeros, args.outputs[0], 0, strides, shape);
   };
 }
 
@@ -62,9 +62,9 @@ RunFunction prepare_onehot(const NodeView& node) {
   const Shape out = node.output_shapes[0];
   const int64_t axis = normalize_axis(node.attrs().get_int("axis", -1), static_cast<int64_t>(out.size()));
   const int64_t depth = out[axis], outer = size_of(Shape(out.begin(), out.begin() + axis)), inner = size_of(Shape(out.begin() + axis + 1, out.end()));
-  return [=](const RunArgs& args) {
-    const std::vector<int64_t> indices = args.inputs[0].to_ints();
-    copy_strided(args.inputs[2], 0, std::vector<int64_t>(out.size(), 0), args.outputs[0], 0, strides_of(out), out);
+  return [=, zeros = std::vector<int64_t>(out.size(), 0), strides = strides_of(out)](const RunArgs& args) {
+    const Indices indices(args.inputs[0]);
+    copy_strided(args.inputs[2], 0, zeros, args.outputs[0], 0, strides, out);
     for (int64_t o = 0; o < outer; ++o)
       for (int64_t i = 0; i < inner; ++i) {
         int64_t index = indices[o * inner + i];
