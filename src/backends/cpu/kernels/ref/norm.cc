@@ -60,7 +60,7 @@ RunFunction prepare_row_norm(const NodeView& node) {
     return map;
   };
   const int first = has_residual ? 2 : 1;
-  const std::vector<int64_t> scale_at = offsets(first), bias_at = is_rms ? std::vector<int64_t>{} : offsets(first + 1);
+  const std::vector<int64_t> scale_at = offsets(first), bias_at = offsets(first + 1);
   const Shape residual_shape = has_residual ? node.input_shapes[1] : Shape{};
   return [=](const RunArgs& args) {
     std::vector<double> x = to_doubles(args.inputs[0]);
@@ -72,7 +72,7 @@ RunFunction prepare_row_norm(const NodeView& node) {
                    });
       store_optional(args, 1, x);
     }
-    const std::vector<double> scale = optional_doubles(args, first), bias = is_rms ? std::vector<double>{} : optional_doubles(args, first + 1);
+    const std::vector<double> scale = optional_doubles(args, first), bias = optional_doubles(args, first + 1);
     std::vector<double> means(rows), inverse_stds(rows);
     for (int64_t r = 0; r < rows; ++r) {
       double* row = x.data() + r * cols;
