@@ -125,7 +125,7 @@ TEST(RefQuantize, PerTensorAxisAndBlocks) {
   const Tensor zero = Tensor::of<int8_t>({2}, {0, 1});
   expect_values(run_ref("quantize", {f32({1, 2}, {4, 4}), f32({2}, {2, 4}), zero}, {{"axis", int64_t{1}}})[0], {1, 2}, {2, 2});
   expect_values(run_ref("dequantize", {Tensor::of<int8_t>({1, 2}, {2, 2}), f32({2}, {2, 4}), zero}, {{"axis", int64_t{1}}})[0], {1, 2}, {4, 4});
-  expect_values(run_ref("dequantize", {Tensor::of<int8_t>({4}, {1, 1, 1, 1}), f32({2}, {2, 3})}, {{"axis", int64_t{0}}, {"block_size", int64_t{2}}})[0], {4}, {2, 2, 3, 3});
+  expect_values(run_ref("dequantize", {Tensor::of<int8_t>({1, 4}, {1, 1, 1, 1}), f32({1, 2}, {2, 3})}, {{"axis", int64_t{1}}, {"block_size", int64_t{2}}})[0], {1, 4}, {2, 2, 3, 3});
   const std::vector<Tensor> d = run_ref("dynamic_quantize", {f32({3}, {0, 2, -1})}, {}, 3);
   expect_values(d[1], {}, {3 / 255.0});
   expect_values(d[2], {}, {85});
