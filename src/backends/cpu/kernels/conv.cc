@@ -127,11 +127,6 @@ void ConvEpilogueRun::apply_all(ThreadPool* pool) const {
   });
 }
 
-namespace {
-
-constexpr int64_t kSlackFloats = 128;  // whole vectors may be read past the last column
-
-// out[n][q][p] = in[n][p][q]: channels first to channels last and back.
 void transpose_planes(const float* in, float* out, int64_t batch, int64_t rows, int64_t cols, ThreadPool* pool, int threads) {
   constexpr int64_t kBlock = 16;
   const int64_t strips = ceil_div(cols, kBlock);
@@ -148,6 +143,12 @@ void transpose_planes(const float* in, float* out, int64_t batch, int64_t rows, 
     }
   });
 }
+
+bool conv_isa_present(const ConvIsa& isa) { return isa.width == 16 ? cpu_features().avx512 : cpu_features().avx2; }
+
+namespace {
+
+constexpr int64_t kSlackFloats = 128;  // whole vectors may be read past the last column
 
 // How the node's epilogue reaches the output: which parts the registers take, and the program for the rest.
 class ConvEpilogue {
@@ -359,8 +360,7 @@ class ConvDef : public KernelDef {
   std::string_view op() const override { return "conv"; }
 
   Support supports(const NodeView& node) const override {
-    const CpuFeatures& cpu = cpu_features();
-    if (!(isa_.width == 16 ? cpu.avx512 : cpu.avx2)) return Support::no(fmt::format("this CPU has no {}", isa_.name));
+    if (!conv_isa_present(isa_)) return Support::no(fmt::format("this CPU has no {}", isa_.name));
     ConvProblem p;
     if (const Support can = conv_problem(node, p); !can) return can;
     if (node.constants[1] == nullptr) return Support::no("the weights are not constant");

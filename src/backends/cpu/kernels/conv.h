@@ -99,6 +99,12 @@ std::vector<ConvPanel> conv_panels(int64_t columns, int width, int max_nv);
 // "nv=4,m=2" → 4 for "nv"; `otherwise` when the key is absent. Throws Corrupt when the value is not a number in [low, high].
 int64_t conv_tactic_value(const std::string& tactic, std::string_view key, int64_t otherwise, int64_t low, int64_t high);
 
+// out[n][q][p] = in[n][p][q], in [batch, rows, cols]: channels first to channels last and back.
+void transpose_planes(const float* in, float* out, int64_t batch, int64_t rows, int64_t cols, ThreadPool* pool, int threads);
+
+// Whether the CPU present runs the table's functions.
+bool conv_isa_present(const ConvIsa& isa);
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 

@@ -72,6 +72,37 @@ struct DepthwiseArgs {
   RegisterEpilogue epilogue;
 };
 
+// Max or average pooling of a range of output rows of one image, all channels.
+struct PoolArgs {
+  const float* x = nullptr;   // image [H][W][C]
+  int64_t h = 0, w = 0, c = 0;
+  float* y = nullptr;         // image [OH][OW][C]
+  int64_t ow = 0;
+  int64_t kh = 0, kw = 0, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
+  int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
+  bool is_max = false;
+  bool include_pad = false;   // averages count padded positions
+  int64_t row_begin = 0, row_end = 0;
+};
+
+enum class ColumnReduction { Sum, Max };
+// y[c] = scale * sum (or max) over r of x[r * stride + c], c in [0, columns).
+struct ColumnArgs {
+  const float* x = nullptr;
+  int64_t rows = 0, columns = 0, stride = 0;
+  ColumnReduction reduction = ColumnReduction::Sum;
+  float scale = 1;
+  float* y = nullptr;
+};
+
+// y[i] = w[0] * a[i] + w[1] * b[i] + w[2] * c[i] + w[3] * d[i]: one output pixel of a bilinear resize.
+struct BlendArgs {
+  const float *a = nullptr, *b = nullptr, *c = nullptr, *d = nullptr;
+  float w[4] = {};
+  float* y = nullptr;
+  int64_t count = 0;
+};
+
 struct ConvIsa {
   const char* name;           // "avx512", the prefix of kernel names
   int width;                  // floats in a vector
@@ -81,6 +112,9 @@ struct ConvIsa {
   void (*winograd_input)(int m, const WinogradInput&);
   void (*winograd_output)(int m, const WinogradOutput&);
   void (*depthwise)(const DepthwiseArgs&);
+  void (*pool)(const PoolArgs&);
+  void (*columns)(const ColumnArgs&);
+  void (*blend)(const BlendArgs&);
 };
 extern const ConvIsa kConvAvx512;
 extern const ConvIsa kConvAvx2;
