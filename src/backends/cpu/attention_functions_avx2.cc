@@ -1,0 +1,7 @@
+#include "backends/cpu/attention_loops.h"
+
+namespace tokamak::cpu {
+
+const AttentionFunctions& attention_functions_avx2() { return kAttentionFunctions; }
+
+}  // namespace tokamak::cpu

@@ -1,0 +1,7 @@
+#include "backends/cpu/row_loops.h"
+
+namespace tokamak::cpu {
+
+const RowFunctions& row_functions_avx512() { return kRowFunctions; }
+
+}  // namespace tokamak::cpu
