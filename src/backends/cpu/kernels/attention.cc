@@ -100,7 +100,7 @@ class AttentionDef : public KernelDef {
     a.k_batch = k.batch, a.k_head = k.head, a.k_row = k.row;
     a.v_batch = v.batch, a.v_head = v.head, a.v_row = v.row;
     const ir::Attrs& attrs = node.attrs();
-    const bool bshd = node.output_shapes[0].size() == 3 || attrs.get_string("out_layout", "BHSD") == "BSHD";
+    const bool bshd = node.output_shapes[0].size() == 3 || attrs.get_string("out_layout", attrs.get_string("q_layout", "BHSD")) == "BSHD";
     a.out_batch = q.heads * q.rows * v.depth;
     a.out_head = bshd ? v.depth : q.rows * v.depth;
     a.out_row = bshd ? q.heads * v.depth : v.depth;
