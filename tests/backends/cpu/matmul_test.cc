@@ -10,6 +10,7 @@
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
+#include "base/half.h"
 #include "ir/graph.h"
 #include "runtime/kernel.h"
 
@@ -292,6 +293,56 @@ TEST_P(Matmul, SaysWhyNot) {
   view.output_dtypes = {DType::F64};
   view.output_shapes = {{2, 4}};
   EXPECT_EQ(def->supports(view).reason(), "a is f64, needs f32");
+}
+
+// Weights in bfloat16, a rounded to it: exact products, f32 sums.
+TEST(MatmulBf16, OddShapes) {
+  if (!cpu_features().avx512_bf16) GTEST_SKIP() << "needs avx512_bf16";
+  const KernelDef* def = find_kernel("avx512bf16.matmul");
+  ASSERT_NE(def, nullptr);
+  std::mt19937 rng(9);
+  for (int64_t m : {1, 5, 6, 17, 40})
+    for (int64_t k : {1, 2, 31, 32, 33, 64, 95, 3001})
+      for (int64_t n : {1, 17, 64, 77})
+        for (bool trans_b : {false, true}) {
+          const int threads = static_cast<int>(1 + rng() % 2);
+          const Tensor a = random_tensor({m, k}, rng), bf = random_tensor(trans_b ? Shape{n, k} : Shape{k, n}, rng),
+                       bias = random_tensor({n}, rng);
+          Tensor b = Tensor::empty(DType::BF16, bf.shape());
+          for (int64_t i = 0; i < b.count(); ++i) b.data<BFloat16>()[i] = BFloat16(bf.data<float>()[i]);
+          ir::Graph graph;
+          NodeView view;
+          view.node = graph.add_node("matmul",
+                                     {graph.add_input("a", ir::TensorType::of(a)), graph.add_input("b", ir::TensorType::of(b)),
+                                      graph.add_input("bias", ir::TensorType::of(bias))},
+                                     {{"trans_b", int64_t{trans_b}}, {"epilogue", std::string("t0 = add(i0, i1); ret t0")}});
+          view.num_threads = threads;
+          view.input_dtypes = {DType::F32, DType::BF16, DType::F32};
+          view.input_shapes = {a.shape(), b.shape(), bias.shape()};
+          view.constants = {nullptr, &b, nullptr};
+          view.output_dtypes = {DType::F32};
+          view.output_shapes = {{m, n}};
+          const std::string tactic = rng() % 2 ? "nr64" : "nr32";
+          const Tensor packed = def->pack(view, tactic, 1);
+          view.constants[1] = &packed;
+          ASSERT_TRUE(static_cast<bool>(def->supports(view))) << def->supports(view).reason();
+          const auto kernel = def->make(view, tactic);
+          Tensor out = Tensor::empty(DType::F32, {m, n}), workspace = Tensor::empty(DType::F32, {kernel->workspace_bytes() / 4});
+          for (Tensor* t : {&out, &workspace})
+            for (int64_t i = 0; i < t->count(); ++i) t->data<float>()[i] = std::numeric_limits<float>::quiet_NaN();
+          const Tensor inputs[] = {a, packed, bias};
+          ThreadPool pool(threads);
+          kernel->run(RunArgs{inputs, {&out, 1}, workspace.raw(), &pool});
+          for (int64_t i = 0; i < m * n; ++i) {
+            double sum = bias.data<float>()[i % n], size = 1;
+            for (int64_t x = 0; x < k; ++x) {
+              const double term = double{float(BFloat16(a.data<float>()[i / n * k + x]))} *
+                                  double{float(b.data<BFloat16>()[trans_b ? i % n * k + x : x * n + i % n])};
+              sum += term, size += std::fabs(term);
+            }
+            ASSERT_NEAR(out.data<float>()[i], sum, 1e-6 * size) << m << "x" << k << "x" << n << " at " << i;
+          }
+        }
 }
 
 }  // namespace

@@ -13,6 +13,8 @@ constexpr int kMaxVectors = 4;
 constexpr int kMaxRows[] = {0, 14, 14, 9, 6};  // by vectors
 constexpr int kPrefetchFloats = 1024;
 
+inline VecF multiply_add(VecF a, VecF b, VecF sum) { return v_fma(a, b, sum); }
+
 #include "backends/cpu/kernels/gemm_tile.inc"
 
 }  // namespace

@@ -61,6 +61,11 @@ struct GemmIsa {
 // Only enter what they hold when cpu_features() has avx512 or avx2.
 const GemmIsa& gemm_avx512();
 const GemmIsa& gemm_avx2();
+// bfloat16 A and B, f32 sums and C. Every "float" of A and B in a GemmTile is a pair of bfloat16, elements 2i (low half) and 2i + 1 of K;
+// lengths and strides along K count pairs, an odd K ends with a zero. Needs avx512_bf16.
+const GemmIsa& gemm_avx512_bf16();
+// Rows of k floats to rows of (k + 1) / 2 pairs, rounded to nearest even (subnormals become zero). Needs avx512_bf16.
+void gemm_bf16_pairs(const float* a, int64_t rows, int64_t k, uint32_t* pairs);
 
 // Packed B for tiles of `nr` columns: panels of nr columns one after the other, each [K][width], width = nr except in the last panel, where
 // it is what is left of N rounded up to 16. Element (k, n) is at panel_offset(n / nr) + k * width + n % nr; columns past N are zero.
@@ -77,5 +82,8 @@ struct GemmPanels {
 // b(k, n) = b[k * row_stride + n * col_stride], panels [first, last).
 void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, int64_t col_stride, float* packed, int64_t first,
                  int64_t last);
+// The same for bfloat16 pairs: `panels.k` counts pairs of the k rows of b, a 32-bit element of a panel is a pair.
+void gemm_pack_b_bf16(const GemmPanels& panels, const uint16_t* b, int64_t k, int64_t row_stride, int64_t col_stride, uint32_t* packed,
+                      int64_t first, int64_t last);
 
 }  // namespace tokamak::cpu

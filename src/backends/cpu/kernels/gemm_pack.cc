@@ -30,4 +30,18 @@ void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, i
   }
 }
 
+void gemm_pack_b_bf16(const GemmPanels& panels, const uint16_t* b, int64_t k, int64_t row_stride, int64_t col_stride, uint32_t* packed,
+                      int64_t first, int64_t last) {
+  for (int64_t p = first; p < last; ++p) {
+    const int cols = panels.cols(p), width = panels.width(p);
+    uint32_t* out = packed + panels.offset(p);
+    const uint16_t* in = b + p * panels.nr * col_stride;
+    for (int64_t pair = 0; pair < panels.k; ++pair, out += width)
+      for (int n = 0; n < width; ++n) {
+        const uint16_t* column = in + n * col_stride + 2 * pair * row_stride;
+        out[n] = n >= cols ? 0 : column[0] | (2 * pair + 1 < k ? uint32_t{column[row_stride]} << 16 : 0);
+      }
+  }
+}
+
 }  // namespace tokamak::cpu
