@@ -22,17 +22,16 @@ if(TOKAMAK_FUZZ)
   add_link_options(-fsanitize=address,undefined)
 endif()
 
-# lld links several times faster than the default linker.
-find_program(TOKAMAK_LLD NAMES ld.lld)
-if(TOKAMAK_LLD)
-  add_link_options(-fuse-ld=lld)
+# lld 14 (Debian 12) loses unwind tables of g++ 12's objects here: exceptions then end in abort().
+if(CMAKE_EXE_LINKER_FLAGS MATCHES "fuse-ld=lld")
+  message(FATAL_ERROR "lld breaks exceptions in this build: configure again with -DCMAKE_EXE_LINKER_FLAGS=")
 endif()
 
 set(TOKAMAK_AVX2 -mavx2 -mfma -mf16c -mbmi2)
 # g++ 12 warns about its own AVX-512 headers (undefined pass-through operands).
 set(TOKAMAK_AVX512 ${TOKAMAK_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
-  list(APPEND TOKAMAK_AVX512 -Wno-maybe-uninitialized -Wno-uninitialized -Wno-uninitialized)
+  list(APPEND TOKAMAK_AVX512 -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 
 function(tokamak_set_isa_flags)
