@@ -120,7 +120,10 @@ bool concat(Node* n) {
   std::vector<Value*> flat;
   bool nested = false, shorter = false;
   for (Value* v : n->inputs()) {
-    if (v->type.ranked && v->type.dims[axis].is(0)) { shorter = true; continue; }
+    if (v->type.ranked && v->type.dims[axis].is(0)) {
+      shorter = true;
+      continue;
+    }
     Node* inner = sole_producer(v, "concat");
     if (inner != nullptr && normalized_axes({inner->attrs.get_int("axis")}, rank)[0] == axis) {
       flat.insert(flat.end(), inner->inputs().begin(), inner->inputs().end());
@@ -162,7 +165,7 @@ bool div(Node* n) {
   if (Value* x = beside_neutral(n, 1, false)) return becomes(n, x);
   if (!is_f32(n->output(0))) return false;
   Value* c = n->input(1);
-  if (is_scalar(n->input(0), 1, 0)) {   // 1 / sqrt(x), 1 / x
+  if (is_scalar(n->input(0), 1, 0)) {  // 1 / sqrt(x), 1 / x
     if (Node* root = producer(c, "sqrt"); root != nullptr && same_dims(c, n->output(0))) return new_node(n, "rsqrt", {root->input(0)});
     return same_dims(c, n->output(0)) && !c->is_constant() && new_node(n, "reciprocal", {c});
   }
@@ -226,7 +229,7 @@ bool maximum(Node* n) { return is_float(n->output(0)) && becomes(n, beside_neutr
 bool clip(Node* n) {
   if (!is_float(n->output(0))) return false;
   double lo = n->attrs.get_float("min", -kInf), hi = n->attrs.get_float("max", kInf);
-  for (int i = 1; i <= 2; ++i) {   // constant limits become attributes
+  for (int i = 1; i <= 2; ++i) {  // constant limits become attributes
     if (n->input(i) == nullptr) continue;
     const auto limit = scalar_of(n->input(i));
     if (!limit) return false;
@@ -245,11 +248,29 @@ bool clip(Node* n) {
 using Rule = bool (*)(Node*);
 const std::unordered_multimap<std::string_view, Rule>& rules() {
   static const std::unordered_multimap<std::string_view, Rule> table = {
-      {"identity", identity}, {"cast", cast},         {"reshape", reshape}, {"reshape", reshape_of_transpose}, {"transpose", transpose},
-      {"expand", expand},     {"concat", concat},     {"slice", slice},     {"split", split},                  {"add", add},
-      {"sub", sub},           {"mul", mul},           {"div", div},         {"pow", pow},                      {"reciprocal", reciprocal},
-      {"and", logical_and},   {"or", logical_or},     {"not", logical_not}, {"neg", neg},                      {"where", where},
-      {"min", minimum},       {"max", maximum},       {"clip", clip},
+      {"identity", identity},
+      {"cast", cast},
+      {"reshape", reshape},
+      {"reshape", reshape_of_transpose},
+      {"transpose", transpose},
+      {"expand", expand},
+      {"concat", concat},
+      {"slice", slice},
+      {"split", split},
+      {"add", add},
+      {"sub", sub},
+      {"mul", mul},
+      {"div", div},
+      {"pow", pow},
+      {"reciprocal", reciprocal},
+      {"and", logical_and},
+      {"or", logical_or},
+      {"not", logical_not},
+      {"neg", neg},
+      {"where", where},
+      {"min", minimum},
+      {"max", maximum},
+      {"clip", clip},
   };
   return table;
 }

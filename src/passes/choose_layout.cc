@@ -1,5 +1,6 @@
 // Convolutions, pools and resizes compute in NHWC, between explicit transposes; sink_transposes then cancels those between them. NHWC makes
-// 1x1 convolutions plain matrix products and keeps what follows (bias, activation, concat) contiguous. A graph without a convolution stays as it is.
+// 1x1 convolutions plain matrix products and keeps what follows (bias, activation, concat) contiguous. A graph without a convolution stays
+// as it is.
 
 #include "passes/match.h"
 #include "passes/pass.h"
@@ -7,7 +8,7 @@
 namespace tokamak::passes {
 namespace {
 
-Ints to_last(int64_t rank) {   // NCHW -> NHWC
+Ints to_last(int64_t rank) {  // NCHW -> NHWC
   Ints perm{0};
   for (int64_t i = 2; i < rank; ++i) perm.push_back(i);
   perm.push_back(1);
@@ -24,16 +25,17 @@ bool to_nhwc(Node* n) {
   const int64_t rank = rank_of(n->input(0));
   if (rank != 3 && rank != 4) return false;
   if (n->attrs.get_string("layout", "NCHW") != "NCHW" || n->attrs.has("epilogue") || !is_float(n->input(0))) return false;
-  if (n->num_outputs() > 1) return false;   // indices of a max_pool are in NCHW order
+  if (n->num_outputs() > 1) return false;  // indices of a max_pool are in NCHW order
   if (n->is("resize")) {
     if (rank != 4 || n->attrs.has("axes") || n->input(1) != nullptr) return false;
   }
   Graph& graph = *n->graph();
   std::vector<Value*> inputs(n->inputs().begin(), n->inputs().end());
-  if (n->is("resize")) {   // scales and sizes follow the axes as stored
+  if (n->is("resize")) {  // scales and sizes follow the axes as stored
     for (size_t i = 2; i < inputs.size(); ++i)
       if (inputs[i] != nullptr && rank_of(inputs[i]) == 1 && inputs[i]->type.dims[0].is(rank))
-        inputs[i] = graph.build("gather", {inputs[i], graph.add_constant(Tensor::of<int64_t>({rank}, to_last(rank)))}, {{"axis", int64_t{0}}}, n);
+        inputs[i] =
+            graph.build("gather", {inputs[i], graph.add_constant(Tensor::of<int64_t>({rank}, to_last(rank)))}, {{"axis", int64_t{0}}}, n);
   }
   inputs[0] = graph.build("transpose", {inputs[0]}, {{"perm", to_last(rank)}}, n);
   Attrs attrs = n->attrs;

@@ -64,7 +64,7 @@ int eliminate_common(Graph& graph, PassContext&) {
       seen.emplace(h, n);
       continue;
     }
-    bool output = false;   // keeping a second output name needs an identity: not worth it
+    bool output = false;  // keeping a second output name needs an identity: not worth it
     for (const Value* v : n->outputs()) output = output || (v != nullptr && v->is_graph_output());
     if (output) continue;
     bool comparable = true;

@@ -11,7 +11,8 @@ namespace tokamak::passes {
 
 std::optional<std::vector<Tensor>> evaluate(const ir::Node& node, const std::vector<Tensor>& inputs, const ir::Dim::Bindings& bindings) {
   const KernelDef* def = cpu::find_kernel("ref." + std::string(node.op().name));
-  if (def == nullptr || node.op().infer == nullptr || node.op().has(ir::kDataDependentShape) || !node.subgraphs.empty()) return std::nullopt;
+  if (def == nullptr || node.op().infer == nullptr || node.op().has(ir::kDataDependentShape) || !node.subgraphs.empty())
+    return std::nullopt;
 
   std::vector<ir::ValueInfo> infos;
   NodeView view;
@@ -30,7 +31,8 @@ std::optional<std::vector<Tensor>> evaluate(const ir::Node& node, const std::vec
     view.constants.push_back(v != nullptr && t.defined() && v->is_constant() ? &t : nullptr);
   }
   int fresh = 0;
-  ir::InferContext context(node, std::move(infos), node.num_outputs(), [&] { return Dim::symbol("_unknown" + std::to_string(fresh++)); }, &bindings);
+  ir::InferContext context(
+      node, std::move(infos), node.num_outputs(), [&] { return Dim::symbol("_unknown" + std::to_string(fresh++)); }, &bindings);
   node.op().infer(context);
   for (const ir::ValueInfo& out : context.outputs()) {
     if (!out.type.is_static()) return std::nullopt;

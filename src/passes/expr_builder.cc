@@ -9,7 +9,7 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 
 struct AttrOperands {
   std::string_view op;
-  std::vector<std::pair<std::string_view, double>> attrs;   // name and ONNX's default, in the expression's operand order
+  std::vector<std::pair<std::string_view, double>> attrs;  // name and ONNX's default, in the expression's operand order
 };
 const std::vector<AttrOperands>& attr_operands() {
   static const std::vector<AttrOperands> table = {
@@ -33,7 +33,7 @@ bool expressible(const Node* n) {
   for (int i = 0; i < n->num_inputs(); ++i)
     if (!real(n->input(i)) && !(n->is("clip") && n->input(i) == nullptr)) return false;
   const std::string_view op = n->op().name;
-  if (op == "cast") return n->output(0)->type.dtype == DType::F32;   // to f32 is the identity; others round or test
+  if (op == "cast") return n->output(0)->type.dtype == DType::F32;  // to f32 is the identity; others round or test
   if (op == "clip") return is_float(n->input(0));
   if (op == "mod") return n->attrs.get_int("fmod", 0) == 1;
   if (op == "isinf") return n->attrs.get_int("detect_negative", 1) == 1 && n->attrs.get_int("detect_positive", 1) == 1;
@@ -79,6 +79,8 @@ void ExprBuilder::append(const Node* n) {
   bound_[out] = push(op, std::move(operands));
 }
 
-void ExprBuilder::append_reduction(std::string_view function, const Value* v, const Value* out) { bound_[out] = push(function, {operand(v)}); }
+void ExprBuilder::append_reduction(std::string_view function, const Value* v, const Value* out) {
+  bound_[out] = push(function, {operand(v)});
+}
 
 }  // namespace tokamak::passes

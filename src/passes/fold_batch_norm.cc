@@ -10,7 +10,7 @@ namespace tokamak::passes {
 namespace {
 
 struct Affine {
-  std::vector<float> scale, shift;   // one a channel
+  std::vector<float> scale, shift;  // one a channel
 };
 
 // The per-channel constants of `c` broadcast against [N, C, spatial...]: C values; nullopt when it varies over anything else.
@@ -81,7 +81,8 @@ bool into_convolution(Node* n, Value* x, const Affine& a) {
   }
   if (conv == nullptr || conv->attrs.has("epilogue") || conv->attrs.get_string("layout", "NCHW") != "NCHW") return false;
   Value *w = conv->input(1), *b = conv->input(2);
-  if (!w->is_constant() || w->constant.dtype() != DType::F32 || !w->constant.layout().empty() || (b != nullptr && !b->is_constant())) return false;
+  if (!w->is_constant() || w->constant.dtype() != DType::F32 || !w->constant.layout().empty() || (b != nullptr && !b->is_constant()))
+    return false;
   const int64_t channels = static_cast<int64_t>(a.scale.size());
   if (transposed && (conv->attrs.get_int("group", 1) != 1 || w->constant.dim(1) != channels)) return false;
   if (!transposed && w->constant.dim(0) != channels) return false;

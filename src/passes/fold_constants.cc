@@ -13,7 +13,8 @@ constexpr int64_t kLimitBytes = int64_t{1} << 30;
 
 bool wants_constant(const Value* v) {
   for (const ir::Use& u : v->uses()) {
-    if (u.index >= 1 && (u.node->is("conv") || u.node->is("matmul") || u.node->is("conv_transpose") || u.node->is("batch_norm"))) return true;
+    if (u.index >= 1 && (u.node->is("conv") || u.node->is("matmul") || u.node->is("conv_transpose") || u.node->is("batch_norm")))
+      return true;
     bool rest_constant = true;
     for (int i = 0; i < u.node->num_inputs(); ++i) {
       const Value* other = u.node->input(i);

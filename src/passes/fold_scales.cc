@@ -12,7 +12,9 @@ bool fold(Node* m) {
     Value* s = m->input(1 - i);
     if (mm == nullptr || mm->attrs.has("epilogue") || mm->num_inputs() != 2 || !same_dims(m->input(i), m->output(0))) continue;
     Value* w = mm->input(1);
-    if (!w->is_constant() || w->constant.dtype() != DType::F32 || w->constant.rank() != 2 || w->uses().size() != 1 || !w->constant.layout().empty()) continue;
+    if (!w->is_constant() || w->constant.dtype() != DType::F32 || w->constant.rank() != 2 || w->uses().size() != 1 ||
+        !w->constant.layout().empty())
+      continue;
     if (!s->is_constant() || s->constant.dtype() != DType::F32) continue;
     const bool transposed = mm->attrs.get_int("trans_b", 0) != 0;
     const int64_t n = w->constant.dim(transposed ? 0 : 1);

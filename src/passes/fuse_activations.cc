@@ -46,7 +46,7 @@ bool become(Node* at, Value* result, std::string_view op, Value* x) {
 }
 
 bool gelu_erf(Node* erf) {
-  Value *x = nullptr;
+  Value* x = nullptr;
   if (Node* m = producer(erf->input(0), "mul")) x = beside(m, kSqrtHalf);
   if (Node* d = producer(erf->input(0), "div"); d != nullptr && is_scalar(d->input(1), 1 / kSqrtHalf)) x = d->input(0);
   Node* plus = x != nullptr ? sole_user(erf->output(0)) : nullptr;
@@ -75,7 +75,7 @@ Value* cubic_of(Value* v) {
       Node* term = producer(sum->input(i), "mul");
       if (term == nullptr) continue;
       if (Value* cube = beside(term, 0.044715); cube != nullptr && cube_of(cube) == x) return x;
-      for (int j = 0; j < 2; ++j) {   // (0.044715 x) * (x * x), ((0.044715 x) * x) * x
+      for (int j = 0; j < 2; ++j) {  // (0.044715 x) * (x * x), ((0.044715 x) * x) * x
         Node* a = producer(term->input(j), "mul");
         Node* b = producer(term->input(1 - j), "mul");
         if (a != nullptr && b != nullptr && beside(a, 0.044715) == x && b->input(0) == x && b->input(1) == x) return x;
@@ -103,7 +103,7 @@ bool gelu_tanh(Node* tanh) {
   Value* x = nullptr;
   if (m != nullptr) {
     x = cubic_of(beside(m, kSqrtTwoOverPi));
-    for (int i = 0; i < 2 && x == nullptr; ++i) {   // (x * c) * (1 + 0.044715 x^2)
+    for (int i = 0; i < 2 && x == nullptr; ++i) {  // (x * c) * (1 + 0.044715 x^2)
       Node* scaled = producer(m->input(i), "mul");
       Value* candidate = scaled != nullptr ? beside(scaled, kSqrtTwoOverPi) : nullptr;
       Node* sum = producer(m->input(1 - i), "add");
@@ -142,7 +142,8 @@ bool mish(Node* m) {
 
 // x * clip(x + 3, 0, 6) / 6, in the orders exporters write.
 bool hard_swish(Node* c) {
-  if (std::abs(c->attrs.get_float("min", -1)) > 0 || std::abs(c->attrs.get_float("max", 0) - 6) > 1e-6 || c->num_inputs() != 1) return false;
+  if (std::abs(c->attrs.get_float("min", -1)) > 0 || std::abs(c->attrs.get_float("max", 0) - 6) > 1e-6 || c->num_inputs() != 1)
+    return false;
   Node* shift = producer(c->input(0), "add");
   Value* x = shift != nullptr ? beside(shift, 3) : nullptr;
   if (x == nullptr) return false;

@@ -15,7 +15,8 @@ bool add_norm(Node* norm) {
   }
   Value* sum = norm->input(0);
   Node* add = producer(sum, "add");
-  if (add == nullptr || add->graph() != norm->graph() || !is_float(sum) || !same_dims(add->input(0), sum) || !same_dims(add->input(1), sum)) return false;
+  if (add == nullptr || add->graph() != norm->graph() || !is_float(sum) || !same_dims(add->input(0), sum) || !same_dims(add->input(1), sum))
+    return false;
   if (add->input(0)->is_constant() || add->input(1)->is_constant()) return false;
   Graph& graph = *norm->graph();
   std::vector<Value*> inputs{add->input(0), add->input(1)};
@@ -25,7 +26,8 @@ bool add_norm(Node* norm) {
   for (size_t i = 2; i < inputs.size(); ++i) early = early && (inputs[i] == nullptr || inputs[i]->producer() == nullptr);
   const bool shared = sole_user(sum) == nullptr;
   if (shared && !early) return false;
-  Node* fused = graph.add_node(layer ? "add_layer_norm" : "add_rms_norm", inputs, norm->attrs, norm->name, shared ? add : norm, shared ? 2 : 1);
+  Node* fused =
+      graph.add_node(layer ? "add_layer_norm" : "add_rms_norm", inputs, norm->attrs, norm->name, shared ? add : norm, shared ? 2 : 1);
   fused->origin = merged_origin({add, norm});
   replace(norm->output(0), fused->output(0));
   if (shared) replace(sum, fused->output(1));

@@ -27,7 +27,7 @@ bool is_zero(const Value* v) {
 
 struct Match {
   Value *q = nullptr, *k = nullptr, *v = nullptr;
-  std::vector<Value*> masks;       // to be added, or boolean
+  std::vector<Value*> masks;  // to be added, or boolean
   double scale = 1, softcap = 0;
   std::vector<const Node*> nodes;
 };
@@ -62,9 +62,9 @@ Node* walk_scores(Value* s, Match& m, Node* before) {
       continue;
     }
     if (n->is("add")) {
-      if (seen_scale || m.softcap != 0) return nullptr;   // scale * (q k^T + mask) is another formula
+      if (seen_scale || m.softcap != 0) return nullptr;  // scale * (q k^T + mask) is another formula
       int side = -1;
-      for (int i = 0; i < 2; ++i) {   // the side that leads to a product
+      for (int i = 0; i < 2; ++i) {  // the side that leads to a product
         Value* v = n->input(i);
         for (int hop = 0; hop < 8 && v != nullptr; ++hop) {
           Node* p = v->producer();
@@ -76,7 +76,10 @@ Node* walk_scores(Value* s, Match& m, Node* before) {
           if (!p->is("mul") && !p->is("add") && !p->is("where") && !p->is("tanh") && !p->is("div")) break;
           Value* next = nullptr;
           for (Value* in : p->inputs())
-            if (in != nullptr && !in->is_constant() && same_dims(in, v) && in->type.dtype != DType::Bool) { next = in; break; }
+            if (in != nullptr && !in->is_constant() && same_dims(in, v) && in->type.dtype != DType::Bool) {
+              next = in;
+              break;
+            }
           v = next;
         }
         if (side >= 0) break;
@@ -151,7 +154,7 @@ struct Operand {
 Operand untranspose(Value* v) {
   Node* t = producer(v, "transpose");
   if (t != nullptr && perm_of(t) == kSwapHeads) return {t->input(0), true};
-  Node* r = producer(v, "rope");   // rope(transpose(x)) == transpose(rope(x)): rotate in the other layout
+  Node* r = producer(v, "rope");  // rope(transpose(x)) == transpose(rope(x)): rotate in the other layout
   if (r != nullptr && r->attrs.get_string("layout", "BHSD") == "BHSD") {
     t = producer(r->input(0), "transpose");
     if (t != nullptr && perm_of(t) == kSwapHeads) {
@@ -167,7 +170,8 @@ Operand untranspose(Value* v) {
 
 bool attention(Node* softmax) {
   const int64_t rank = rank_of(softmax->output(0));
-  if (rank != 4 || !is_float(softmax->output(0)) || normalized_axes({softmax->attrs.get_int("axis", -1)}, rank)[0] != rank - 1) return false;
+  if (rank != 4 || !is_float(softmax->output(0)) || normalized_axes({softmax->attrs.get_int("axis", -1)}, rank)[0] != rank - 1)
+    return false;
   Match m;
   m.nodes.push_back(softmax);
   // Forward: the guard, then the product with v.
@@ -177,14 +181,17 @@ bool attention(Node* softmax) {
     Node* a = p->uses()[0].node;
     Node* b = p->uses()[1].node;
     if (b->is("isnan")) std::swap(a, b);
-    if (a->is("isnan") && b->is("where") && b->input(0) == a->output(0) && is_zero(b->input(1)) && b->input(2) == p && sole_user(a->output(0)) == b) {
+    if (a->is("isnan") && b->is("where") && b->input(0) == a->output(0) && is_zero(b->input(1)) && b->input(2) == p &&
+        sole_user(a->output(0)) == b) {
       m.nodes.push_back(b);
       p = b->output(0);
       root = sole_user(p);
     }
   }
-  const auto plain = [](const Node* n) { return n != nullptr && n->is("matmul") && n->num_inputs() == 2 && !n->attrs.has("epilogue") &&
-                                                n->attrs.get_int("trans_a", 0) == 0 && n->attrs.get_float("alpha", 1) == 1; };
+  const auto plain = [](const Node* n) {
+    return n != nullptr && n->is("matmul") && n->num_inputs() == 2 && !n->attrs.has("epilogue") && n->attrs.get_int("trans_a", 0) == 0 &&
+           n->attrs.get_float("alpha", 1) == 1;
+  };
   if (!plain(root) || root->input(0) != p || root->input(1) == p || root->attrs.get_int("trans_b", 0) != 0) return false;
   m.v = root->input(1);
   Node* scores = walk_scores(softmax->input(0), m, softmax);
@@ -249,14 +256,9 @@ bool attention(Node* softmax) {
     out_bshd = true;
   }
   const auto layout = [](bool bshd) { return std::string(bshd ? "BSHD" : "BHSD"); };
-  Attrs attrs{{"scale", m.scale},
-              {"is_causal", int64_t{0}},
-              {"softcap", m.softcap},
-              {"q_layout", layout(q.bshd)},
-              {"kv_layout", layout(k.bshd)},
-              {"out_layout", layout(out_bshd)},
-              {"q_heads", hq.value()},
-              {"kv_heads", hk.value()}};
+  Attrs attrs{{"scale", m.scale},           {"is_causal", int64_t{0}},     {"softcap", m.softcap},
+              {"q_layout", layout(q.bshd)}, {"kv_layout", layout(k.bshd)}, {"out_layout", layout(out_bshd)},
+              {"q_heads", hq.value()},      {"kv_heads", hk.value()}};
   std::vector<Value*> inputs{q.value, k.value, v.value};
   if (mask != nullptr) inputs.push_back(mask);
   m.nodes.push_back(root);

@@ -26,12 +26,14 @@ bool absorb(Node* product) {
   Node* last = nullptr;
   const Dim& columns = out->type.dims.back();
   while (Node* n = sole_user(v)) {
-    if (!expressible(n) || !same_dims(n->output(0), out) || n->output(0)->type.dtype != out->type.dtype || expr.size() >= kMaxInstructions) break;
+    if (!expressible(n) || !same_dims(n->output(0), out) || n->output(0)->type.dtype != out->type.dtype || expr.size() >= kMaxInstructions)
+      break;
     std::vector<Value*> wanted;
     bool fits = true;
     for (Value* in : n->inputs()) {
       if (in == nullptr || in == v || expr.is_literal(in)) continue;
-      if (std::find(extras.begin(), extras.end(), in) != extras.end() || std::find(wanted.begin(), wanted.end(), in) != wanted.end()) continue;
+      if (std::find(extras.begin(), extras.end(), in) != extras.end() || std::find(wanted.begin(), wanted.end(), in) != wanted.end())
+        continue;
       fits = fits && is_float(in) && ((rows_ok && is_row_vector(in, columns)) || (same_dims(in, out) && !in->is_constant()));
       wanted.push_back(in);
     }

@@ -1,5 +1,6 @@
-// Groups what is left of float pointwise work into `fused` nodes, together with reductions over the last axis that read and feed it. A region
-// grows from its last node backwards; a value that others want too becomes a further output, if nothing outside depends on it and feeds back.
+// Groups what is left of float pointwise work into `fused` nodes, together with reductions over the last axis that read and feed it. A
+// region grows from its last node backwards; a value that others want too becomes a further output, if nothing outside depends on it and
+// feeds back.
 
 #include <algorithm>
 #include <unordered_map>
@@ -106,7 +107,8 @@ class Regions {
     std::unordered_set<const Value*> inputs;
     for (Node* n : region)
       for (const Value* v : n->inputs())
-        if (v != nullptr && !(v->is_constant() && v->constant.count() == 1) && !(v->producer() != nullptr && region.count(v->producer()))) inputs.insert(v);
+        if (v != nullptr && !(v->is_constant() && v->constant.count() == 1) && !(v->producer() != nullptr && region.count(v->producer())))
+          inputs.insert(v);
     return inputs.size();
   }
 
@@ -119,12 +121,13 @@ class Regions {
     const auto visit = [&](const Value* v) {
       for (const ir::Use& u : v->uses()) {
         const Node* user = u.node;
-        while (user->graph() != &graph_) {   // inside a subgraph: the node that owns it
+        while (user->graph() != &graph_) {  // inside a subgraph: the node that owns it
           const Node* owner = owner_of(user->graph());
           if (owner == nullptr) break;
           user = owner;
         }
-        if (region.count(const_cast<Node*>(user)) || !order_.count(const_cast<Node*>(user)) || order_.at(const_cast<Node*>(user)) > last) continue;
+        if (region.count(const_cast<Node*>(user)) || !order_.count(const_cast<Node*>(user)) || order_.at(const_cast<Node*>(user)) > last)
+          continue;
         if (seen.insert(user).second) stack.push_back(user);
       }
     };
@@ -169,7 +172,8 @@ void build(Graph& graph, const std::vector<Node*>& region) {
       expr.bind_input(v, static_cast<int>(inputs.size()));
       inputs.push_back(v);
     }
-    if (const std::string_view reduction = row_reduction(n); !reduction.empty()) expr.append_reduction(reduction, n->input(0), n->output(0));
+    if (const std::string_view reduction = row_reduction(n); !reduction.empty())
+      expr.append_reduction(reduction, n->input(0), n->output(0));
     else expr.append(n);
     nodes.push_back(n);
   }
@@ -177,7 +181,8 @@ void build(Graph& graph, const std::vector<Node*>& region) {
   ir::Strings dtypes;
   for (Node* n : region) {
     Value* v = n->output(0);
-    const bool wanted = v->is_graph_output() || std::any_of(v->uses().begin(), v->uses().end(), [&](const ir::Use& u) { return !inside.count(u.node); });
+    const bool wanted =
+        v->is_graph_output() || std::any_of(v->uses().begin(), v->uses().end(), [&](const ir::Use& u) { return !inside.count(u.node); });
     if (!wanted) continue;
     results.push_back(v);
     dtypes.push_back(to_string(v->type.dtype));

@@ -27,7 +27,7 @@ Value* rotated(Value* v, int64_t d) {
   if (c == nullptr || c->num_inputs() != 2 || normalized_axes({c->attrs.get_int("axis")}, rank_of(v))[0] != rank_of(v) - 1) return nullptr;
   Node* minus = producer(c->input(0), "neg");
   Node* high = minus != nullptr ? producer(minus->input(0), "slice") : nullptr;
-  if (high == nullptr) {   // neg may sit outside as a multiplication by -1
+  if (high == nullptr) {  // neg may sit outside as a multiplication by -1
     Node* m = producer(c->input(0), "mul");
     high = m != nullptr ? producer(beside(m, -1), "slice") : nullptr;
   }
@@ -64,7 +64,8 @@ Value* half_table(Value* v, int64_t d, Node* before, int depth = 0) {
   Node* n = v->producer();
   if (n == nullptr || n->graph() != &graph) return nullptr;
   if (n->is("concat")) {
-    if (n->num_inputs() == 2 && n->input(0) == n->input(1) && normalized_axes({n->attrs.get_int("axis")}, last + 1)[0] == last) return n->input(0);
+    if (n->num_inputs() == 2 && n->input(0) == n->input(1) && normalized_axes({n->attrs.get_int("axis")}, last + 1)[0] == last)
+      return n->input(0);
     return nullptr;
   }
   const auto halve = [&](int i) { return half_table(n->input(i), d, before, depth + 1); };
@@ -93,7 +94,7 @@ Value* half_table(Value* v, int64_t d, Node* before, int depth = 0) {
     Value* x = halve(0);
     return x != nullptr ? graph.build("transpose", {x}, n->attrs, before) : nullptr;
   }
-  if (n->is("gather")) {   // cached tables looked up by position
+  if (n->is("gather")) {  // cached tables looked up by position
     if (n->attrs.get_int("axis", 0) != 0 || rank_of(n->input(0)) < 2) return nullptr;
     Value* x = halve(0);
     return x != nullptr ? graph.build("gather", {x, n->input(1)}, n->attrs, before) : nullptr;
@@ -126,7 +127,8 @@ bool rope(Node* sum) {
       Value* half_cos = half_table(cos, d, sum);
       Value* half_sin = half_cos != nullptr ? half_table(sin, d, sum) : nullptr;
       if (half_sin == nullptr) continue;
-      Value* v = sum->graph()->build("rope", {x, half_cos, half_sin}, {{"interleaved", int64_t{0}}, {"layout", std::string("BHSD")}}, sum, sum->name);
+      Value* v = sum->graph()->build("rope", {x, half_cos, half_sin}, {{"interleaved", int64_t{0}}, {"layout", std::string("BHSD")}}, sum,
+                                     sum->name);
       v->producer()->origin = merged_origin({straight, turned, sum});
       replace(sum->output(0), v);
       return true;

@@ -91,7 +91,7 @@ int64_t rank_of(const Value* v) { return v != nullptr && v->type.ranked ? v->typ
 
 std::optional<Dims> broadcast(const Dims& a, const Dims& b) {
   Dims out(std::max(a.size(), b.size()));
-  for (size_t i = 0; i < out.size(); ++i) {   // from the last axis
+  for (size_t i = 0; i < out.size(); ++i) {  // from the last axis
     const Dim da = i < a.size() ? a[a.size() - 1 - i] : Dim(1);
     const Dim db = i < b.size() ? b[b.size() - 1 - i] : Dim(1);
     Dim d;
@@ -156,7 +156,8 @@ bool only_input_symbols(const Graph& graph, const Dims& dims) {
     for (const Dim& d : v->type.dims)
       if (auto s = d.as_symbol()) known.push_back(*s);
   for (const Dim& d : dims) d.collect_symbols(used);
-  return std::all_of(used.begin(), used.end(), [&](const std::string& s) { return std::find(known.begin(), known.end(), s) != known.end(); });
+  return std::all_of(used.begin(), used.end(),
+                     [&](const std::string& s) { return std::find(known.begin(), known.end(), s) != known.end(); });
 }
 
 Value* constant_f32(Graph& graph, Ints shape, const std::vector<float>& values, const std::string& name) {
@@ -187,7 +188,7 @@ void replace(Value* from, Value* to) {
     to->name = name;
     return;
   }
-  if (producer(from, "identity") != nullptr && from->producer()->input(0) == to) {   // already so: only the inner uses move
+  if (producer(from, "identity") != nullptr && from->producer()->input(0) == to) {  // already so: only the inner uses move
     const std::vector<ir::Use> uses(from->uses().begin(), from->uses().end());
     for (const ir::Use& u : uses) u.node->set_input(u.index, to);
     return;
@@ -217,7 +218,7 @@ std::string merged_origin(const std::vector<const Node*>& nodes) {
   for (const Node* n : nodes) {
     const std::string& part = n->origin.empty() ? n->label() : n->origin;
     if (part.empty()) continue;
-    if (out.size() + part.size() > 400) break;   // a long region: the first names are enough to find it
+    if (out.size() + part.size() > 400) break;  // a long region: the first names are enough to find it
     if (!out.empty()) out += "+";
     out += part;
   }

@@ -40,18 +40,18 @@ Value* beside(const Node* node, double expected, double tolerance = 1e-4);
 // Plain integers a value is known to hold.
 std::optional<Ints> known_ints(const Value* v);
 bool is_float(const Value* v);
-bool same_dims(const Value* a, const Value* b);      // both ranked, provably equal
+bool same_dims(const Value* a, const Value* b);  // both ranked, provably equal
 bool is_f32(const Value* v);
-int64_t rank_of(const Value* v);                     // -1 when unranked
-std::optional<Dims> broadcast(const Dims& a, const Dims& b);   // nullopt when it cannot be proved
+int64_t rank_of(const Value* v);                              // -1 when unranked
+std::optional<Dims> broadcast(const Dims& a, const Dims& b);  // nullopt when it cannot be proved
 // True when every dim is 1 except possibly the last, which is `columns`: a per-column operand.
 bool is_row_vector(const Value* v, const Dim& columns);
 bool is_identity_perm(const Ints& perm);
 Ints inverse_perm(const Ints& perm);
-Ints compose_perm(const Ints& first, const Ints& then);   // transpose(transpose(x, first), then) == transpose(x, result)
+Ints compose_perm(const Ints& first, const Ints& then);  // transpose(transpose(x, first), then) == transpose(x, result)
 Dims permuted(const Dims& dims, const Ints& perm);
 Ints normalized_axes(const Ints& axes, int64_t rank);
-Ints perm_of(const Node* transpose);                      // reversed axes when the attribute is absent
+Ints perm_of(const Node* transpose);  // reversed axes when the attribute is absent
 
 // Names that are symbols of the model's inputs: the only ones that a dims attribute may mention.
 bool only_input_symbols(const Graph& graph, const Dims& dims);

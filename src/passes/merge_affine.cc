@@ -13,7 +13,10 @@ namespace {
 Tensor combine(const Tensor& a, const Tensor& b, bool multiply) {
   const int64_t rank = std::max(a.rank(), b.rank());
   Shape shape(rank);
-  const auto dim = [&](const Tensor& t, int64_t i) { const int64_t j = i - (rank - t.rank()); return j < 0 ? int64_t{1} : t.dim(j); };
+  const auto dim = [&](const Tensor& t, int64_t i) {
+    const int64_t j = i - (rank - t.rank());
+    return j < 0 ? int64_t{1} : t.dim(j);
+  };
   for (int64_t i = 0; i < rank; ++i) shape[i] = std::max(dim(a, i), dim(b, i));
   Tensor out = Tensor::empty(DType::F32, shape);
   for (int64_t k = 0; k < out.count(); ++k) {
@@ -36,7 +39,9 @@ Tensor combine(const Tensor& a, const Tensor& b, bool multiply) {
 Value* beside_constant(const Node* n, Value** c) {
   for (int i = 0; i < 2; ++i) {
     Value *x = n->input(i), *k = n->input(1 - i);
-    if (x->is_constant() || !k->is_constant() || k->constant.dtype() != DType::F32 || k->constant.count() > (1 << 20) || !same_dims(x, n->output(0))) continue;
+    if (x->is_constant() || !k->is_constant() || k->constant.dtype() != DType::F32 || k->constant.count() > (1 << 20) ||
+        !same_dims(x, n->output(0)))
+      continue;
     *c = k;
     return x;
   }
@@ -55,7 +60,7 @@ bool merge(Node* n) {
   Value* v = nullptr;
   if (m->is("mul") == n->is("mul")) {
     v = graph.build(n->op().name, {x, graph.add_constant(combine(inner->constant, outer->constant, n->is("mul")))}, {}, n, n->name);
-  } else if (n->is("mul")) {   // (x + a) * b
+  } else if (n->is("mul")) {  // (x + a) * b
     // Only where the multiplication can go on: into a constant factor or a product.
     Node* before = sole_producer(x, "mul");
     Value* ignored = nullptr;

@@ -1,5 +1,5 @@
-// Products of one input with several constant matrices (q, k, v; gate and up; parallel 1x1 convolutions) become one product with the matrices
-// side by side, and a split. The split copies, so this pays only where the single products are too narrow to run well.
+// Products of one input with several constant matrices (q, k, v; gate and up; parallel 1x1 convolutions) become one product with the
+// matrices side by side, and a split. The split copies, so this pays only where the single products are too narrow to run well.
 
 #include <algorithm>
 #include <unordered_map>
@@ -15,12 +15,13 @@ constexpr int64_t kNarrow = 64;
 
 struct Member {
   Node* product;
-  Node* bias;       // the addition behind it, or null
+  Node* bias;  // the addition behind it, or null
   int64_t columns;
 };
 
 bool plain_matmul(const Node* n) {
-  if (!n->is("matmul") || n->num_inputs() != 2 || n->attrs.has("epilogue") || n->attrs.get_int("trans_a", 0) != 0 || n->attrs.get_int("trans_b", 0) != 0)
+  if (!n->is("matmul") || n->num_inputs() != 2 || n->attrs.has("epilogue") || n->attrs.get_int("trans_a", 0) != 0 ||
+      n->attrs.get_int("trans_b", 0) != 0)
     return false;
   if (n->attrs.get_float("alpha", 1) != 1 || rank_of(n->input(0)) < 2 || !is_f32(n->output(0))) return false;
   const Value* w = n->input(1);

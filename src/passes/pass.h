@@ -11,7 +11,7 @@ namespace tokamak::passes {
 
 // What a pass may ask for and tell.
 struct PassContext {
-  std::vector<std::string> notes;   // lines for the build report
+  std::vector<std::string> notes;  // lines for the build report
 };
 
 // `run` rewrites one graph (the pipeline calls it for every subgraph too) and returns how many rewrites it made. The graph is valid

@@ -51,7 +51,8 @@ int run_on_all(const Pass& pass, ir::Graph& graph, PassContext& context) {
 
 const std::vector<Step>& pipeline() {
   static const std::vector<Step> steps = {
-      // First of all, one form: every pattern below is written against canonical arithmetic, constants where values are known, and shapes as
+      // First of all, one form: every pattern below is written against canonical arithmetic, constants where values are known, and shapes
+      // as
       // attributes. Each feeds the others (a folded shape shows that a reshape does nothing, ...), so they repeat until quiet.
       {{kCanonicalize, kSimplifyShapes, kFoldConstants, kEliminateCommon, kRemoveDead}, 16},
       // Recognition wants chains as exporters wrote them: before anything reorders or merges constants. Activations first, they are leaves

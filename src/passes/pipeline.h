@@ -13,9 +13,9 @@
 namespace tokamak::passes {
 
 struct PipelineOptions {
-  std::vector<std::string> disabled;                        // names of passes to leave out; an unknown name is an error that lists them
-  std::string dump_ir;                                      // "after:<pass>", "before:<pass>" or "all"
-  std::function<void(const std::string&)> dump_sink;        // receives the text; standard error when absent
+  std::vector<std::string> disabled;                  // names of passes to leave out; an unknown name is an error that lists them
+  std::string dump_ir;                                // "after:<pass>", "before:<pass>" or "all"
+  std::function<void(const std::string&)> dump_sink;  // receives the text; standard error when absent
   Precision precision = Precision::F32;
 };
 

@@ -74,7 +74,9 @@ int sink_reshapes(Graph& graph, PassContext&) {
   int moved = 0;
   for (Node* n : graph.nodes_snapshot()) {
     if (n->num_outputs() == 0 || !is_float(n->output(0))) continue;
-    const bool done = n->is("matmul") ? matmul(n) : n->is("layer_norm") || n->is("rms_norm") ? norm(n) : n->op().is_pointwise() && !n->is("fused") && pointwise(n);
+    const bool done = n->is("matmul")                            ? matmul(n)
+                      : n->is("layer_norm") || n->is("rms_norm") ? norm(n)
+                                                                 : n->op().is_pointwise() && !n->is("fused") && pointwise(n);
     if (!done) continue;
     erase_if_dead(n);
     ++moved;

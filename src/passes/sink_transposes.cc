@@ -40,7 +40,7 @@ Value* before_perm(Value* v, const Ints& perm, Node* at, bool allow_transpose) {
     Shape shape;
     for (const Dim& d : dims) shape.push_back(d.value());
     Value* full = graph.add_constant(v->constant.reshaped(shape), v->name);
-    return graph.build("transpose", {full}, {{"perm", back}}, at);   // folded later
+    return graph.build("transpose", {full}, {{"perm", back}}, at);  // folded later
   }
   // With at most one axis that is not 1, moving it is a reshape.
   int64_t wide = 0;
@@ -159,7 +159,7 @@ bool reduce(Node* n) {
   Attrs attrs = n->attrs;
   attrs.set("axes", moved);
   Ints after = perm;
-  if (n->attrs.get_int("keepdims", 1) == 0) {   // the order of the axes that stay
+  if (n->attrs.get_int("keepdims", 1) == 0) {  // the order of the axes that stay
     Ints kept;
     for (int64_t i = 0; i < rank; ++i)
       if (std::find(axes.begin(), axes.end(), i) == axes.end()) kept.push_back(perm[i]);
@@ -177,7 +177,7 @@ bool softmax(Node* n) {
   const Ints perm = perm_of(t);
   const int64_t rank = static_cast<int64_t>(perm.size());
   const int64_t axis = perm[normalized_axes({n->attrs.get_int("axis", -1)}, rank)[0]];
-  if (axis != rank - 1) return false;   // it would leave the contiguous axis
+  if (axis != rank - 1) return false;  // it would leave the contiguous axis
   return finish(n, n->graph()->build(n->op().name, {t->input(0)}, {{"axis", axis}}, n, n->name), perm);
 }
 
@@ -236,8 +236,8 @@ bool reshape(Node* n) {
     return at;
   };
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return first(a) < first(b); });
-  Ints inner;                       // what is left to do before the reshape
-  Dims dims;                        // of the new reshape
+  Ints inner;  // what is left to do before the reshape
+  Dims dims;   // of the new reshape
   Ints place(rank_of(n->output(0)));
   for (size_t g : order) {
     for (int64_t a : (*groups)[g].in) inner.push_back(perm[a]);
@@ -248,7 +248,8 @@ bool reshape(Node* n) {
   }
   const bool clean = is_identity_perm(inner);
   // A transpose that stays before the reshape pays only where it moves channels about (channel shuffle) and the rest is the layout's.
-  if (!clean && !(is_channels_first(place) && place.size() == 4 && inner.size() == 5 && inner[0] == 0 && inner[1] == 1 && inner[2] == 2)) return false;
+  if (!clean && !(is_channels_first(place) && place.size() == 4 && inner.size() == 5 && inner[0] == 0 && inner[1] == 1 && inner[2] == 2))
+    return false;
   if (clean && is_identity_perm(perm)) return false;
   Graph& graph = *n->graph();
   if (!only_input_symbols(graph, dims)) return false;

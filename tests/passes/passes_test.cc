@@ -21,7 +21,7 @@ namespace {
 struct Case {
   std::string name, text;
   std::vector<std::string> run;
-  std::vector<std::pair<std::string, bool>> checks;   // text, expected
+  std::vector<std::pair<std::string, bool>> checks;  // text, expected
   double tolerance = 1e-4;
   bool evaluate = true;
 
