@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_set>
 
 namespace tokamak::passes {
 
@@ -202,15 +203,19 @@ void replace(Value* from, Value* to) {
 }
 
 void erase_if_dead(Node* node) {
-  for (const Value* v : node->outputs())
-    if (v != nullptr && (!v->uses().empty() || v->is_graph_output())) return;
-  std::vector<Node*> before;
-  for (Value* v : node->inputs())
-    if (v != nullptr && v->producer() != nullptr && v->graph() == node->graph() &&
-        std::find(before.begin(), before.end(), v->producer()) == before.end())
-      before.push_back(v->producer());
-  node->graph()->erase(node);
-  for (Node* n : before) erase_if_dead(n);
+  std::vector<Node*> pending{node};
+  std::unordered_set<Node*> erased;   // a node may be pending twice
+  while (!pending.empty()) {
+    Node* n = pending.back();
+    pending.pop_back();
+    if (erased.count(n)) continue;
+    const auto wanted = [](const Value* v) { return v != nullptr && (!v->uses().empty() || v->is_graph_output()); };
+    if (std::any_of(n->outputs().begin(), n->outputs().end(), wanted)) continue;
+    for (Value* v : n->inputs())
+      if (v != nullptr && v->producer() != nullptr && v->graph() == n->graph()) pending.push_back(v->producer());
+    erased.insert(n);
+    n->graph()->erase(n);
+  }
 }
 
 std::string merged_origin(const std::vector<const Node*>& nodes) {

@@ -11,7 +11,7 @@ namespace tokamak::passes {
 namespace {
 
 // Below this many columns a product leaves most of a core's registers and all other cores without work; above, the copy costs more.
-constexpr int64_t kNarrow = 64;
+constexpr int64_t kNarrow = 32;
 
 struct Member {
   Node* product;
