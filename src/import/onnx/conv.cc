@@ -43,7 +43,8 @@ int64_t spatial_of(NodeImporter& n, Value* w) {
   if (spatial < 1 || spatial > 3) n.unsupported(fmt::format("it has {} spatial dimensions; 1 to 3 are supported", spatial));
   const Ints kernel = n.ints_attr("kernel_shape");
   if (kernel.empty()) return spatial;
-  if (static_cast<int64_t>(kernel.size()) != spatial) n.bad("attribute 'kernel_shape' has {} entries, the weight {} spatial dimensions", kernel.size(), spatial);
+  if (static_cast<int64_t>(kernel.size()) != spatial)
+    n.bad("attribute 'kernel_shape' has {} entries, the weight {} spatial dimensions", kernel.size(), spatial);
   for (int64_t i = 0; i < spatial; ++i)
     if (w->type.dims[i + 2].is_const() && !w->type.dims[i + 2].is(kernel[i]))
       n.bad("attribute 'kernel_shape' differs from the weight's shape {}", to_string(w->type));
@@ -151,8 +152,13 @@ void max_unpool(NodeImporter& n) {
 }
 
 constexpr OpImporter kImporters[] = {
-    {"Conv", conv}, {"ConvInteger", conv_integer}, {"ConvTranspose", conv_transpose}, {"MaxPool", max_pool}, {"AveragePool", average_pool},
-    {"LpPool", lp_pool, 2}, {"MaxUnpool", max_unpool},
+    {"Conv", conv},
+    {"ConvInteger", conv_integer},
+    {"ConvTranspose", conv_transpose},
+    {"MaxPool", max_pool},
+    {"AveragePool", average_pool},
+    {"LpPool", lp_pool, 2},
+    {"MaxUnpool", max_unpool},
 };
 
 }  // namespace

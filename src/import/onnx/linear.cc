@@ -68,7 +68,8 @@ Equation parse_equation(NodeImporter& n) {
   for (char c : n.string_attr("equation", ""))
     if (c != ' ') text += c;
   for (char c : text)
-    if (!std::isalpha(static_cast<unsigned char>(c)) && c != ',' && c != '.' && c != '-' && c != '>') n.bad("equation '{}' has a strange letter", text);
+    if (!std::isalpha(static_cast<unsigned char>(c)) && c != ',' && c != '.' && c != '-' && c != '>')
+      n.bad("equation '{}' has a strange letter", text);
   const size_t arrow = text.find("->");
   const std::string left = text.substr(0, arrow);
   Equation e;
@@ -78,7 +79,8 @@ Equation parse_equation(NodeImporter& n) {
     if (comma == std::string::npos) break;
     at = comma + 1;
   }
-  if (static_cast<int>(e.terms.size()) != n.num_inputs()) n.bad("equation '{}' has {} terms for {} inputs", text, e.terms.size(), n.num_inputs());
+  if (static_cast<int>(e.terms.size()) != n.num_inputs())
+    n.bad("equation '{}' has {} terms for {} inputs", text, e.terms.size(), n.num_inputs());
   int64_t max_ellipsis = 0;
   std::vector<int64_t> ellipsis(e.terms.size(), 0);
   for (size_t i = 0; i < e.terms.size(); ++i) {
@@ -165,8 +167,8 @@ bool same_dims(const Operand& a, const Operand& b, char label) {
   return a.value->type.dims[a.labels.find(label)] == b.value->type.dims[b.labels.find(label)];
 }
 
-// Product of two operands, summed over what `keep` does not name. As one matmul when the labels sort into batch, m, k and n with at most one
-// label each for m, k, n; else by broadcasting multiplication and a sum.
+// Product of two operands, summed over what `keep` does not name. As one matmul when the labels sort into batch, m, k and n with at most
+// one label each for m, k, n; else by broadcasting multiplication and a sum.
 Operand contract(NodeImporter& n, Operand a, Operand b, const std::string& keep) {
   const auto has = [](const std::string& s, char c) { return s.find(c) != std::string::npos; };
   a = sum_over(n, a, keep + b.labels);
@@ -213,8 +215,12 @@ void einsum(NodeImporter& n) {
 }
 
 constexpr OpImporter kImporters[] = {
-    {"MatMul", matmul}, {"Gemm", gemm}, {"MatMulInteger", matmul_integer}, {"Einsum", einsum},
-    {"FusedMatMul", fused_matmul, 1, 1 << 20, "com.microsoft"}, {"Einsum", einsum, 1, 1 << 20, "com.microsoft"},
+    {"MatMul", matmul},
+    {"Gemm", gemm},
+    {"MatMulInteger", matmul_integer},
+    {"Einsum", einsum},
+    {"FusedMatMul", fused_matmul, 1, 1 << 20, "com.microsoft"},
+    {"Einsum", einsum, 1, 1 << 20, "com.microsoft"},
 };
 
 }  // namespace

@@ -119,8 +119,11 @@ void slice_attributes(NodeImporter& n) {
   if (starts.size() != ends.size() || starts.size() != axes.size())
     n.bad("'starts', 'ends' and 'axes' have {}, {} and {} entries", starts.size(), ends.size(), axes.size());
   for (int64_t& a : axes) a = n.axis(a, x);
-  n.set_output(0, n.add("slice", {x}, {{"starts", Dims(starts.begin(), starts.end())}, {"ends", Dims(ends.begin(), ends.end())}, {"axes", axes},
-                                       {"steps", Ints(axes.size(), 1)}}));
+  n.set_output(0, n.add("slice", {x},
+                        {{"starts", Dims(starts.begin(), starts.end())},
+                         {"ends", Dims(ends.begin(), ends.end())},
+                         {"axes", axes},
+                         {"steps", Ints(axes.size(), 1)}}));
 }
 
 void slice(NodeImporter& n) { n.set_output(0, n.add("slice", trimmed({n.input(0), n.input(1), n.input(2), n.maybe(3), n.maybe(4)}))); }
@@ -130,7 +133,9 @@ void pad_attributes(NodeImporter& n) {
   Ints pads = n.opset() < 2 ? n.ints_attr("paddings") : n.ints_attr("pads");
   if (pads.size() % 2 != 0) n.bad("attribute 'pads' has an odd number of entries");
   const Ints axes = n.iota(0, static_cast<int64_t>(pads.size()) / 2);
-  n.set_output(0, n.add("pad", {x}, {{"pads", pads}, {"mode", n.string_attr("mode", "constant")}, {"value", n.float_attr("value", 0.0)}, {"axes", axes}}));
+  n.set_output(0,
+               n.add("pad", {x},
+                     {{"pads", pads}, {"mode", n.string_attr("mode", "constant")}, {"value", n.float_attr("value", 0.0)}, {"axes", axes}}));
 }
 
 void pad(NodeImporter& n) {
@@ -160,7 +165,9 @@ void pad(NodeImporter& n) {
   n.set_output(0, n.add("pad", trimmed(inputs), attrs));
 }
 
-void gather(NodeImporter& n) { n.set_output(0, n.add("gather", {n.input(0), n.input(1)}, {{"axis", n.axis(n.int_attr("axis", 0), n.input(0))}})); }
+void gather(NodeImporter& n) {
+  n.set_output(0, n.add("gather", {n.input(0), n.input(1)}, {{"axis", n.axis(n.int_attr("axis", 0), n.input(0))}}));
+}
 
 void gather_elements(NodeImporter& n) {
   n.set_output(0, n.add("gather_elements", {n.input(0), n.input(1)}, {{"axis", n.axis(n.int_attr("axis", 0), n.input(0))}}));
@@ -235,11 +242,31 @@ void center_crop_pad(NodeImporter& n) {
 }
 
 constexpr OpImporter kImporters[] = {
-    {"Identity", identity}, {"Reshape", reshape}, {"Flatten", flatten}, {"Squeeze", squeeze}, {"Unsqueeze", unsqueeze}, {"Transpose", transpose},
-    {"Expand", expand}, {"Concat", concat}, {"Split", split}, {"Slice", slice_attributes, 1, 9}, {"Slice", slice, 10},
-    {"Pad", pad_attributes, 1, 10}, {"Pad", pad, 11}, {"Gather", gather}, {"GatherElements", gather_elements}, {"GatherND", gather_nd},
-    {"Scatter", scatter_elements}, {"ScatterElements", scatter_elements}, {"ScatterND", scatter_nd}, {"TensorScatter", tensor_scatter},
-    {"Tile", tile}, {"DepthToSpace", depth_to_space}, {"SpaceToDepth", space_to_depth}, {"Trilu", trilu}, {"ReverseSequence", reverse_sequence},
+    {"Identity", identity},
+    {"Reshape", reshape},
+    {"Flatten", flatten},
+    {"Squeeze", squeeze},
+    {"Unsqueeze", unsqueeze},
+    {"Transpose", transpose},
+    {"Expand", expand},
+    {"Concat", concat},
+    {"Split", split},
+    {"Slice", slice_attributes, 1, 9},
+    {"Slice", slice, 10},
+    {"Pad", pad_attributes, 1, 10},
+    {"Pad", pad, 11},
+    {"Gather", gather},
+    {"GatherElements", gather_elements},
+    {"GatherND", gather_nd},
+    {"Scatter", scatter_elements},
+    {"ScatterElements", scatter_elements},
+    {"ScatterND", scatter_nd},
+    {"TensorScatter", tensor_scatter},
+    {"Tile", tile},
+    {"DepthToSpace", depth_to_space},
+    {"SpaceToDepth", space_to_depth},
+    {"Trilu", trilu},
+    {"ReverseSequence", reverse_sequence},
     {"CenterCropPad", center_crop_pad},
 };
 

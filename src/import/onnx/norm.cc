@@ -64,7 +64,8 @@ void layer_normalization(NodeImporter& n) {
   Values inputs{x, n.maybe(1), n.maybe(2)};
   while (inputs.back() == nullptr) inputs.pop_back();
   const int num_outputs = n.wants(2) ? 3 : n.wants(1) ? 2 : 1;
-  ir::Node* made = n.add_node("layer_norm", inputs, {{"axis", n.axis(n.int_attr("axis", -1), x)}, {"epsilon", n.float_attr("epsilon", 1e-5)}}, num_outputs);
+  ir::Node* made = n.add_node("layer_norm", inputs,
+                              {{"axis", n.axis(n.int_attr("axis", -1), x)}, {"epsilon", n.float_attr("epsilon", 1e-5)}}, num_outputs);
   n.set_outputs({made->outputs().begin(), made->outputs().end()});
 }
 
@@ -119,8 +120,10 @@ void batch_normalization(NodeImporter& n) {
   if (n.opset() < 7 && n.int_attr("is_test", 0) == 0 && (n.wants(1) || n.wants(2)))
     n.unsupported("it is in training mode", "export the model in evaluation mode");
   if (n.opset() < 9 && n.int_attr("spatial", 1) == 0) n.unsupported("attribute 'spatial' is 0", "convert the model to opset 9 or newer");
-  if (n.opset() < 14 && n.opset() >= 7 && (n.wants(1) || n.wants(2))) n.unsupported("it is in training mode", "export the model in evaluation mode");
-  n.set_output(0, n.add("batch_norm", {n.input(0), n.input(1), n.input(2), n.input(3), n.input(4)}, {{"epsilon", n.float_attr("epsilon", 1e-5)}}));
+  if (n.opset() < 14 && n.opset() >= 7 && (n.wants(1) || n.wants(2)))
+    n.unsupported("it is in training mode", "export the model in evaluation mode");
+  n.set_output(
+      0, n.add("batch_norm", {n.input(0), n.input(1), n.input(2), n.input(3), n.input(4)}, {{"epsilon", n.float_attr("epsilon", 1e-5)}}));
 }
 
 void instance_normalization(NodeImporter& n) {
@@ -148,7 +151,9 @@ void group_normalization(NodeImporter& n) {
 
 void lrn(NodeImporter& n) {
   n.set_output(0, n.add("lrn", {n.input(0)},
-                        {{"size", n.int_attr("size")}, {"alpha", n.float_attr("alpha", 1e-4)}, {"beta", n.float_attr("beta", 0.75)},
+                        {{"size", n.int_attr("size")},
+                         {"alpha", n.float_attr("alpha", 1e-4)},
+                         {"beta", n.float_attr("beta", 0.75)},
                          {"bias", n.float_attr("bias", 1.0)}}));
 }
 
@@ -168,19 +173,27 @@ void lp_normalization(NodeImporter& n) {
   const int64_t p = n.int_attr("p", 2);
   if (p != 1 && p != 2) n.bad("attribute 'p' is {}, expected 1 or 2", p);
   const int64_t axis = n.axis(n.int_attr("axis", -1), x);
-  Value* norm = p == 1 ? n.reduce("reduce_sum", n.add("abs", {x}), {axis})
-                       : n.add("sqrt", {n.reduce("reduce_sum", n.add("mul", {x, x}), {axis})});
+  Value* norm =
+      p == 1 ? n.reduce("reduce_sum", n.add("abs", {x}), {axis}) : n.add("sqrt", {n.reduce("reduce_sum", n.add("mul", {x, x}), {axis})});
   Value* is_zero = n.add("equal", {norm, n.scalar_like(0, x)});
   n.set_output(0, n.add("div", {x, n.add("where", {is_zero, n.scalar_like(1, x), norm})}));
 }
 
 constexpr int kAny = 1 << 20;
 constexpr OpImporter kImporters[] = {
-    {"Softmax", softmax}, {"LogSoftmax", log_softmax}, {"Hardmax", hardmax}, {"LayerNormalization", layer_normalization},
-    {"RMSNormalization", rms_normalization}, {"BatchNormalization", batch_normalization}, {"InstanceNormalization", instance_normalization},
-    {"GroupNormalization", group_normalization}, {"LRN", lrn}, {"MeanVarianceNormalization", mean_variance_normalization},
+    {"Softmax", softmax},
+    {"LogSoftmax", log_softmax},
+    {"Hardmax", hardmax},
+    {"LayerNormalization", layer_normalization},
+    {"RMSNormalization", rms_normalization},
+    {"BatchNormalization", batch_normalization},
+    {"InstanceNormalization", instance_normalization},
+    {"GroupNormalization", group_normalization},
+    {"LRN", lrn},
+    {"MeanVarianceNormalization", mean_variance_normalization},
     {"LpNormalization", lp_normalization},
-    {"SimplifiedLayerNormalization", rms_normalization}, {"SimplifiedLayerNormalization", rms_normalization, 1, kAny, "com.microsoft"},
+    {"SimplifiedLayerNormalization", rms_normalization},
+    {"SimplifiedLayerNormalization", rms_normalization, 1, kAny, "com.microsoft"},
     {"LayerNormalization", layer_normalization, 1, kAny, "com.microsoft"},
     {"SkipLayerNormalization", skip_layer_normalization, 1, kAny, "com.microsoft"},
     {"SkipSimplifiedLayerNormalization", skip_simplified_layer_normalization, 1, kAny, "com.microsoft"},

@@ -44,16 +44,19 @@ void mean(NodeImporter& n) {
   n.set_output(0, n.num_inputs() == 1 ? sum : n.add("mul", {sum, n.scalar_like(1.0 / n.num_inputs(), sum)}));
 }
 
-#define OP_NAMES(X) \
-  X(abs) X(neg) X(exp) X(log) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) \
-  X(atanh) X(erf) X(sigmoid) X(relu) X(softplus) X(softsign) X(sign) X(ceil) X(floor) X(round) X(bitwise_not) X(isnan) X(hard_swish) X(mish) \
-  X(add) X(sub) X(mul) X(div) X(min) X(max) X(equal) X(less) X(less_equal) X(greater) X(greater_equal) X(and) X(or) X(xor) X(bitwise_and) \
-  X(bitwise_or) X(bitwise_xor) X(not)
+#define OP_NAMES(X)                                                                                                                        \
+  X(abs)                                                                                                                                   \
+  X(neg) X(exp) X(log) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh)        \
+      X(atanh) X(erf) X(sigmoid) X(relu) X(softplus) X(softsign) X(sign) X(ceil) X(floor) X(round) X(bitwise_not) X(isnan) X(hard_swish)   \
+          X(mish) X(add) X(sub) X(mul) X(div) X(min) X(max) X(equal) X(less) X(less_equal) X(greater) X(greater_equal) X(and) X(or) X(xor) \
+              X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(not )
 #define NAME(op) constexpr char k_##op[] = #op;
 OP_NAMES(NAME)
 #undef NAME
 
-void alpha_op(NodeImporter& n, Text op, double alpha) { n.set_output(0, n.add(op, {n.input(0)}, {{"alpha", n.float_attr("alpha", alpha)}})); }
+void alpha_op(NodeImporter& n, Text op, double alpha) {
+  n.set_output(0, n.add(op, {n.input(0)}, {{"alpha", n.float_attr("alpha", alpha)}}));
+}
 
 void leaky_relu(NodeImporter& n) { alpha_op(n, "leaky_relu", 0.01); }
 void elu(NodeImporter& n) { alpha_op(n, "elu", 1.0); }
@@ -105,9 +108,9 @@ void quick_gelu(NodeImporter& n) { n.set_output(0, swish_of(n, n.input(0), n.flo
 void cast(NodeImporter& n) {
   DType to;
   if (n.opset() < 6) {  // "to" was a name
-    static const std::map<std::string, int> kNames = {{"FLOAT", 1}, {"UINT8", 2},  {"INT8", 3},     {"UINT16", 4},  {"INT16", 5},   {"INT32", 6},
-                                                      {"INT64", 7}, {"STRING", 8}, {"BOOL", 9},     {"FLOAT16", 10}, {"DOUBLE", 11}, {"UINT32", 12},
-                                                      {"UINT64", 13}};
+    static const std::map<std::string, int> kNames = {{"FLOAT", 1},   {"UINT8", 2},   {"INT8", 3},   {"UINT16", 4}, {"INT16", 5},
+                                                      {"INT32", 6},   {"INT64", 7},   {"STRING", 8}, {"BOOL", 9},   {"FLOAT16", 10},
+                                                      {"DOUBLE", 11}, {"UINT32", 12}, {"UINT64", 13}};
     const auto found = kNames.find(n.string_attr("to", ""));
     if (found == kNames.end()) n.bad("attribute 'to' is '{}', not a type", n.string_attr("to", ""));
     to = dtype_from_onnx(found->second, "attribute 'to'");
@@ -185,7 +188,8 @@ void dropout(NodeImporter& n) {
   if (n.has_input(2)) {
     const auto training = n.const_ints(n.input(2));
     const double ratio = n.has_input(1) ? n.const_scalar(n.input(1)).value_or(0.5) : 0.5;
-    if (!training || ((*training)[0] != 0 && ratio != 0)) n.unsupported("it may run in training mode", "export the model in evaluation mode");
+    if (!training || ((*training)[0] != 0 && ratio != 0))
+      n.unsupported("it may run in training mode", "export the model in evaluation mode");
   }
   n.set_output(0, x);
   if (n.wants(1)) {
@@ -194,29 +198,89 @@ void dropout(NodeImporter& n) {
   }
 }
 
-void swiglu(NodeImporter& n) {
-  n.set_output(0, n.add("mul", {swish_of(n, n.input(0), n.float_attr("alpha", 1.0)), n.input(1)}));
-}
+void swiglu(NodeImporter& n) { n.set_output(0, n.add("mul", {swish_of(n, n.input(0), n.float_attr("alpha", 1.0)), n.input(1)})); }
 
-#define UNARY(onnx, op) {onnx, unary<k_##op>}
-#define BINARY(onnx, op) {onnx, binary<k_##op>}
+#define UNARY(onnx, op) \
+  { onnx, unary<k_##op> }
+#define BINARY(onnx, op) \
+  { onnx, binary<k_##op> }
 constexpr OpImporter kImporters[] = {
-    UNARY("Abs", abs), UNARY("Neg", neg), UNARY("Exp", exp), UNARY("Log", log), UNARY("Sqrt", sqrt), UNARY("Reciprocal", reciprocal),
-    UNARY("Sin", sin), UNARY("Cos", cos), UNARY("Tan", tan), UNARY("Asin", asin), UNARY("Acos", acos), UNARY("Atan", atan), UNARY("Sinh", sinh),
-    UNARY("Cosh", cosh), UNARY("Tanh", tanh), UNARY("Asinh", asinh), UNARY("Acosh", acosh), UNARY("Atanh", atanh), UNARY("Erf", erf),
-    UNARY("Sigmoid", sigmoid), UNARY("Relu", relu), UNARY("Softplus", softplus), UNARY("Softsign", softsign), UNARY("Sign", sign),
-    UNARY("Ceil", ceil), UNARY("Floor", floor), UNARY("Round", round), UNARY("Not", not), UNARY("BitwiseNot", bitwise_not), UNARY("IsNaN", isnan),
-    UNARY("HardSwish", hard_swish), UNARY("Mish", mish),
-    {"LeakyRelu", leaky_relu}, {"Elu", elu}, {"Celu", celu}, {"ThresholdedRelu", thresholded_relu}, {"Selu", selu}, {"HardSigmoid", hard_sigmoid},
-    {"Shrink", shrink}, {"IsInf", is_inf}, {"Gelu", gelu}, {"Swish", swish}, {"SwiGLU", swiglu}, {"Cast", cast}, {"CastLike", cast_like},
-    BINARY("Add", add), BINARY("Sub", sub), BINARY("Mul", mul), BINARY("Div", div), BINARY("Equal", equal), BINARY("Less", less),
-    BINARY("LessOrEqual", less_equal), BINARY("Greater", greater), BINARY("GreaterOrEqual", greater_equal), BINARY("And", and), BINARY("Or", or),
-    BINARY("Xor", xor), BINARY("BitwiseAnd", bitwise_and), BINARY("BitwiseOr", bitwise_or), BINARY("BitwiseXor", bitwise_xor),
-    {"BitShift", bit_shift}, {"Mod", mod}, {"Pow", pow}, {"PRelu", prelu}, {"Where", where},
-    {"Max", variadic<k_max>}, {"Min", variadic<k_min>}, {"Sum", variadic<k_add>}, {"Mean", mean},
-    {"Clip", clip_attributes, 1, 10}, {"Clip", clip, 11}, {"Dropout", dropout},
-    {"Gelu", gelu, 1, 1 << 20, "com.microsoft"}, {"FastGelu", fast_gelu, 1, 1 << 20, "com.microsoft"},
-    {"BiasGelu", bias_gelu, 1, 1 << 20, "com.microsoft"}, {"QuickGelu", quick_gelu, 1, 1 << 20, "com.microsoft"},
+    UNARY("Abs", abs),
+    UNARY("Neg", neg),
+    UNARY("Exp", exp),
+    UNARY("Log", log),
+    UNARY("Sqrt", sqrt),
+    UNARY("Reciprocal", reciprocal),
+    UNARY("Sin", sin),
+    UNARY("Cos", cos),
+    UNARY("Tan", tan),
+    UNARY("Asin", asin),
+    UNARY("Acos", acos),
+    UNARY("Atan", atan),
+    UNARY("Sinh", sinh),
+    UNARY("Cosh", cosh),
+    UNARY("Tanh", tanh),
+    UNARY("Asinh", asinh),
+    UNARY("Acosh", acosh),
+    UNARY("Atanh", atanh),
+    UNARY("Erf", erf),
+    UNARY("Sigmoid", sigmoid),
+    UNARY("Relu", relu),
+    UNARY("Softplus", softplus),
+    UNARY("Softsign", softsign),
+    UNARY("Sign", sign),
+    UNARY("Ceil", ceil),
+    UNARY("Floor", floor),
+    UNARY("Round", round),
+    UNARY("Not", not ),
+    UNARY("BitwiseNot", bitwise_not),
+    UNARY("IsNaN", isnan),
+    UNARY("HardSwish", hard_swish),
+    UNARY("Mish", mish),
+    {"LeakyRelu", leaky_relu},
+    {"Elu", elu},
+    {"Celu", celu},
+    {"ThresholdedRelu", thresholded_relu},
+    {"Selu", selu},
+    {"HardSigmoid", hard_sigmoid},
+    {"Shrink", shrink},
+    {"IsInf", is_inf},
+    {"Gelu", gelu},
+    {"Swish", swish},
+    {"SwiGLU", swiglu},
+    {"Cast", cast},
+    {"CastLike", cast_like},
+    BINARY("Add", add),
+    BINARY("Sub", sub),
+    BINARY("Mul", mul),
+    BINARY("Div", div),
+    BINARY("Equal", equal),
+    BINARY("Less", less),
+    BINARY("LessOrEqual", less_equal),
+    BINARY("Greater", greater),
+    BINARY("GreaterOrEqual", greater_equal),
+    BINARY("And", and),
+    BINARY("Or", or),
+    BINARY("Xor", xor),
+    BINARY("BitwiseAnd", bitwise_and),
+    BINARY("BitwiseOr", bitwise_or),
+    BINARY("BitwiseXor", bitwise_xor),
+    {"BitShift", bit_shift},
+    {"Mod", mod},
+    {"Pow", pow},
+    {"PRelu", prelu},
+    {"Where", where},
+    {"Max", variadic<k_max>},
+    {"Min", variadic<k_min>},
+    {"Sum", variadic<k_add>},
+    {"Mean", mean},
+    {"Clip", clip_attributes, 1, 10},
+    {"Clip", clip, 11},
+    {"Dropout", dropout},
+    {"Gelu", gelu, 1, 1 << 20, "com.microsoft"},
+    {"FastGelu", fast_gelu, 1, 1 << 20, "com.microsoft"},
+    {"BiasGelu", bias_gelu, 1, 1 << 20, "com.microsoft"},
+    {"QuickGelu", quick_gelu, 1, 1 << 20, "com.microsoft"},
 };
 
 }  // namespace

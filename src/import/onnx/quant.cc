@@ -24,8 +24,7 @@ void quantize_linear(NodeImporter& n) {
   Value* zero = n.maybe(2);
   DType to = zero ? zero->type.dtype : DType::U8;
   if (n.int_attr("output_dtype", 0) != 0 && !zero) to = n.dtype_attr("output_dtype");
-  Attrs attrs{{"axis", n.axis(n.int_attr("axis", 1), n.input(1)->type.ranked && n.input(1)->type.rank() == 0 ? n.input(1) : n.input(0))},
-              {"to", to}};
+  Attrs attrs{{"axis", n.int_attr("axis", 1)}, {"to", to}};
   if (n.int_attr("block_size", 0) != 0) attrs.set("block_size", n.int_attr("block_size"));
   if (n.int_attr("saturate", 1) == 0) attrs.set("saturate", int64_t{0});
   Values inputs{n.input(0), n.input(1)};
@@ -51,7 +50,9 @@ void dynamic_quantize_linear(NodeImporter& n) {
 void qlinear_matmul(NodeImporter& n) {
   Value* a = n.input(0);
   Value* b = n.input(3);
-  const auto axis_of = [&](Value* v, int64_t axis) { return v->type.ranked && v->type.rank() > 0 ? n.axes({axis}, v->type.rank())[0] : axis; };
+  const auto axis_of = [&](Value* v, int64_t axis) {
+    return v->type.ranked && v->type.rank() > 0 ? n.axes({axis}, v->type.rank())[0] : axis;
+  };
   Value* x = dequantize(n, a, n.input(1), n.input(2), axis_of(a, n.rank(a) > 1 ? -2 : -1));
   Value* y = dequantize(n, b, n.input(4), n.input(5), axis_of(b, -1));
   n.set_output(0, quantize(n, n.add("matmul", {x, y}), n.input(6), n.input(7), n.input(7)->type.dtype));
@@ -126,13 +127,21 @@ void dynamic_quantize_matmul(NodeImporter& n) {
 constexpr int kAny = 1 << 20;
 constexpr Text kMs = "com.microsoft";
 constexpr OpImporter kImporters[] = {
-    {"QuantizeLinear", quantize_linear}, {"DequantizeLinear", dequantize_linear}, {"DynamicQuantizeLinear", dynamic_quantize_linear},
-    {"QLinearMatMul", qlinear_matmul}, {"QLinearConv", qlinear_conv},
-    {"QuantizeLinear", quantize_linear, 1, kAny, kMs}, {"DequantizeLinear", dequantize_linear, 1, kAny, kMs},
-    {"QLinearAdd", qlinear_binary<kAdd>, 1, kAny, kMs}, {"QLinearMul", qlinear_binary<kMul>, 1, kAny, kMs},
-    {"QLinearSigmoid", qlinear_sigmoid, 1, kAny, kMs}, {"QLinearLeakyRelu", qlinear_leaky_relu, 1, kAny, kMs},
-    {"QLinearGlobalAveragePool", qlinear_global_average_pool, 1, kAny, kMs}, {"QLinearConcat", qlinear_concat, 1, kAny, kMs},
-    {"MatMulIntegerToFloat", matmul_integer_to_float, 1, kAny, kMs}, {"DynamicQuantizeMatMul", dynamic_quantize_matmul, 1, kAny, kMs},
+    {"QuantizeLinear", quantize_linear},
+    {"DequantizeLinear", dequantize_linear},
+    {"DynamicQuantizeLinear", dynamic_quantize_linear},
+    {"QLinearMatMul", qlinear_matmul},
+    {"QLinearConv", qlinear_conv},
+    {"QuantizeLinear", quantize_linear, 1, kAny, kMs},
+    {"DequantizeLinear", dequantize_linear, 1, kAny, kMs},
+    {"QLinearAdd", qlinear_binary<kAdd>, 1, kAny, kMs},
+    {"QLinearMul", qlinear_binary<kMul>, 1, kAny, kMs},
+    {"QLinearSigmoid", qlinear_sigmoid, 1, kAny, kMs},
+    {"QLinearLeakyRelu", qlinear_leaky_relu, 1, kAny, kMs},
+    {"QLinearGlobalAveragePool", qlinear_global_average_pool, 1, kAny, kMs},
+    {"QLinearConcat", qlinear_concat, 1, kAny, kMs},
+    {"MatMulIntegerToFloat", matmul_integer_to_float, 1, kAny, kMs},
+    {"DynamicQuantizeMatMul", dynamic_quantize_matmul, 1, kAny, kMs},
 };
 
 }  // namespace

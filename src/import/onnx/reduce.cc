@@ -99,7 +99,8 @@ void reduce_log_sum(NodeImporter& n) {
   n.set_output(0, n.cast(n.add("log", {reduce(n, "reduce_sum", x, r)}), dtype));
 }
 
-// log(sum(exp(x - m))) + m with m the largest element, so that exp does not overflow; an infinite m (an empty or infinite row) is taken as 0.
+// log(sum(exp(x - m))) + m with m the largest element, so that exp does not overflow; an infinite m (an empty or infinite row) is taken as
+// 0.
 void reduce_log_sum_exp(NodeImporter& n) {
   const Reduction r = reduction(n, kAxesInput);
   Value* x = n.input(0);
@@ -128,7 +129,8 @@ void argmax(NodeImporter& n) { arg_extreme(n, "argmax"); }
 void argmin(NodeImporter& n) { arg_extreme(n, "argmin"); }
 
 void cumsum(NodeImporter& n) {
-  n.set_output(0, n.add("cumsum", {n.input(0), n.input(1)}, {{"exclusive", n.int_attr("exclusive", 0)}, {"reverse", n.int_attr("reverse", 0)}}));
+  n.set_output(
+      0, n.add("cumsum", {n.input(0), n.input(1)}, {{"exclusive", n.int_attr("exclusive", 0)}, {"reverse", n.int_attr("reverse", 0)}}));
 }
 
 // All spatial axes, kept.
@@ -150,10 +152,22 @@ void global_lp_pool(NodeImporter& n) {
 }
 
 constexpr OpImporter kImporters[] = {
-    {"ReduceSum", reduce_sum}, {"ReduceMean", reduce_mean}, {"ReduceProd", reduce_prod}, {"ReduceMax", reduce_max}, {"ReduceMin", reduce_min},
-    {"ReduceL1", reduce_l1}, {"ReduceL2", reduce_l2}, {"ReduceSumSquare", reduce_sum_square}, {"ReduceLogSum", reduce_log_sum},
-    {"ReduceLogSumExp", reduce_log_sum_exp}, {"ArgMax", argmax}, {"ArgMin", argmin}, {"CumSum", cumsum},
-    {"GlobalAveragePool", global_average_pool}, {"GlobalMaxPool", global_max_pool}, {"GlobalLpPool", global_lp_pool},
+    {"ReduceSum", reduce_sum},
+    {"ReduceMean", reduce_mean},
+    {"ReduceProd", reduce_prod},
+    {"ReduceMax", reduce_max},
+    {"ReduceMin", reduce_min},
+    {"ReduceL1", reduce_l1},
+    {"ReduceL2", reduce_l2},
+    {"ReduceSumSquare", reduce_sum_square},
+    {"ReduceLogSum", reduce_log_sum},
+    {"ReduceLogSumExp", reduce_log_sum_exp},
+    {"ArgMax", argmax},
+    {"ArgMin", argmin},
+    {"CumSum", cumsum},
+    {"GlobalAveragePool", global_average_pool},
+    {"GlobalMaxPool", global_max_pool},
+    {"GlobalLpPool", global_lp_pool},
 };
 
 }  // namespace

@@ -11,8 +11,9 @@ using ir::Value;
 void topk(NodeImporter& n) {
   Value* x = n.input(0);
   Value* k = n.opset() < 10 ? n.i64({n.int_attr("k")}) : n.input(1);
-  ir::Node* made = n.add_node("topk", {x, k},
-                              {{"axis", n.axis(n.int_attr("axis", -1), x)}, {"largest", n.int_attr("largest", 1)}, {"sorted", n.int_attr("sorted", 1)}}, 2);
+  ir::Node* made = n.add_node(
+      "topk", {x, k},
+      {{"axis", n.axis(n.int_attr("axis", -1), x)}, {"largest", n.int_attr("largest", 1)}, {"sorted", n.int_attr("sorted", 1)}}, 2);
   n.set_outputs({made->outputs().begin(), made->outputs().end()});
 }
 

@@ -70,7 +70,8 @@ void constant_of_shape(NodeImporter& n) {
 
 void eye_like(NodeImporter& n) {
   Value* x = n.input(0);
-  n.set_output(0, n.add("eye_like", {x}, {{"dtype", n.has_attr("dtype") ? n.dtype_attr("dtype") : x->type.dtype}, {"k", n.int_attr("k", 0)}}));
+  n.set_output(0,
+               n.add("eye_like", {x}, {{"dtype", n.has_attr("dtype") ? n.dtype_attr("dtype") : x->type.dtype}, {"k", n.int_attr("k", 0)}}));
 }
 
 void one_hot(NodeImporter& n) {
@@ -132,10 +133,22 @@ void hamming_window(NodeImporter& n) { window(n, 25.0 / 46, 21.0 / 46, 0); }
 void blackman_window(NodeImporter& n) { window(n, 0.42, 0.5, 0.08); }
 
 constexpr OpImporter kImporters[] = {
-    {"Constant", constant}, {"Shape", shape}, {"Size", size}, {"Range", range}, {"ConstantOfShape", constant_of_shape}, {"EyeLike", eye_like},
-    {"OneHot", one_hot}, {"RandomNormal", random_normal}, {"RandomNormalLike", random_normal_like}, {"RandomUniform", random_uniform},
-    {"RandomUniformLike", random_uniform_like}, {"Bernoulli", bernoulli}, {"Multinomial", multinomial}, {"HannWindow", hann_window},
-    {"HammingWindow", hamming_window}, {"BlackmanWindow", blackman_window},
+    {"Constant", constant},
+    {"Shape", shape},
+    {"Size", size},
+    {"Range", range},
+    {"ConstantOfShape", constant_of_shape},
+    {"EyeLike", eye_like},
+    {"OneHot", one_hot},
+    {"RandomNormal", random_normal},
+    {"RandomNormalLike", random_normal_like},
+    {"RandomUniform", random_uniform},
+    {"RandomUniformLike", random_uniform_like},
+    {"Bernoulli", bernoulli},
+    {"Multinomial", multinomial},
+    {"HannWindow", hann_window},
+    {"HammingWindow", hamming_window},
+    {"BlackmanWindow", blackman_window},
 };
 
 }  // namespace
