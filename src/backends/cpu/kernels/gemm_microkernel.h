@@ -79,6 +79,9 @@ struct GemmPanels {
   int width(int64_t panel) const { return (cols(panel) + 15) / 16 * 16; }
   int64_t size() const { return count() == 0 ? 0 : offset(count() - 1) + k * width(count() - 1); }  // floats
 };
+// out[c * out_stride + r] = in[r * in_stride + c]
+void gemm_transpose(const float* in, int64_t in_stride, int64_t rows, int64_t cols, float* out, int64_t out_stride);
+
 // b(k, n) = b[k * row_stride + n * col_stride], panels [first, last).
 void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, int64_t col_stride, float* packed, int64_t first,
                  int64_t last);

@@ -1,8 +1,37 @@
+#include <emmintrin.h>
+
 #include <algorithm>
 
 #include "backends/cpu/kernels/gemm_microkernel.h"
 
 namespace tokamak::cpu {
+
+void gemm_transpose(const float* in, int64_t in_stride, int64_t rows, int64_t cols, float* out, int64_t out_stride) {
+  // Sixteen columns at a time, so that a line of the source is used up while it is in cache; 4 x 4 in registers.
+  constexpr int64_t kBlock = 16;
+  for (int64_t c0 = 0; c0 < cols; c0 += kBlock) {
+    const int64_t c1 = std::min(cols, c0 + kBlock);
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+      const float* from = in + r * in_stride;
+      int64_t c = c0;
+      for (; c + 4 <= c1; c += 4) {
+        __m128 x0 = _mm_loadu_ps(from + c), x1 = _mm_loadu_ps(from + in_stride + c), x2 = _mm_loadu_ps(from + 2 * in_stride + c),
+               x3 = _mm_loadu_ps(from + 3 * in_stride + c);
+        _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
+        float* to = out + c * out_stride + r;
+        _mm_storeu_ps(to, x0);
+        _mm_storeu_ps(to + out_stride, x1);
+        _mm_storeu_ps(to + 2 * out_stride, x2);
+        _mm_storeu_ps(to + 3 * out_stride, x3);
+      }
+      for (; c < c1; ++c)
+        for (int64_t i = 0; i < 4; ++i) out[c * out_stride + r + i] = from[i * in_stride + c];
+    }
+    for (; r < rows; ++r)
+      for (int64_t c = c0; c < c1; ++c) out[c * out_stride + r] = in[r * in_stride + c];
+  }
+}
 
 void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, int64_t col_stride, float* packed, int64_t first,
                  int64_t last) {
@@ -17,16 +46,14 @@ void gemm_pack_b(const GemmPanels& panels, const float* b, int64_t row_stride, i
       }
       continue;
     }
-    // Columns are far apart: 16 rows at a time, so that each line of the source is read once.
-    constexpr int64_t kBlock = 16;
-    for (int64_t k0 = 0; k0 < panels.k; k0 += kBlock) {
-      const int64_t rows = std::min(kBlock, panels.k - k0);
-      for (int n = 0; n < width; ++n) {
-        const float* column = in + n * col_stride + k0 * row_stride;
-        float* to = out + k0 * width + n;
-        for (int64_t k = 0; k < rows; ++k) to[k * width] = n < cols ? column[k * row_stride] : 0.0f;
-      }
+    if (row_stride == 1) {
+      gemm_transpose(in, col_stride, cols, panels.k, out, width);
+    } else {
+      for (int64_t k = 0; k < panels.k; ++k)
+        for (int n = 0; n < cols; ++n) out[k * width + n] = in[n * col_stride + k * row_stride];
     }
+    if (cols < width)
+      for (int64_t k = 0; k < panels.k; ++k) std::fill(out + k * width + cols, out + (k + 1) * width, 0.0f);
   }
 }
 

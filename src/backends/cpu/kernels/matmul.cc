@@ -33,14 +33,6 @@ struct BStrides {
 };
 BStrides b_strides(const MatmulShape& s) { return s.trans_b ? BStrides{1, s.k} : BStrides{s.n, 1}; }
 
-// out[m][k] = a[k][m], rows [begin, end).
-void transpose_rows(const float* a, int64_t m, int64_t k, int64_t begin, int64_t end, float* out) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t k0 = 0; k0 < k; k0 += kBlock)
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = k0; j < std::min(k, k0 + kBlock); ++j) out[i * k + j] = a[j * m + i];
-}
-
 class MatmulKernel final : public Kernel {
  public:
   MatmulKernel(const NodeView& view, const GemmIsa& isa, int nr)
@@ -82,7 +74,7 @@ class MatmulKernel final : public Kernel {
       args.pool->parallel_for(s.a_count * blocks, 1, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
           const int64_t at = i / blocks * s.m * s.k, row = i % blocks * kRows;
-          transpose_rows(a + at, s.m, s.k, row, std::min(row + kRows, s.m), transposed + at);
+          gemm_transpose(a + at + row, s.m, s.k, std::min(kRows, s.m - row), transposed + at + row * s.k, s.k);
         }
       });
       a = transposed;
