@@ -482,7 +482,21 @@ bool Dim::known_ge(const Dim& a, const Dim& b) {
     if (m->kind == kMax ? known_ge(m->a, b) || known_ge(m->b, b) : known_ge(m->a, b) && known_ge(m->b, b)) return true;
   try {
     const Dim difference = a - b;
-    return difference.range().lo >= 0;
+    if (difference.range().lo >= 0) return true;
+    // floordiv(p,c) >= x  if  p >= c*x, and x >= floordiv(q,c)  if  c*x + c-1 >= q; with the same c on both sides, if p >= q.
+    const auto quotient = [](const Dim& d) -> std::optional<std::pair<Dim, int64_t>> {  // d = floordiv(first, second)
+      if (!d.terms_ || d.terms_->list.size() > 2) return std::nullopt;
+      const auto& list = d.terms_->list;
+      if (list[0].coefficient != 1 || list[0].factors.size() != 1 || (list.size() == 2 && !list[1].factors.empty())) return std::nullopt;
+      const Atom& atom = *list[0].factors[0];
+      if (atom.kind != kFloorDiv || !atom.b.is_const() || atom.b.constant_ <= 0) return std::nullopt;
+      return std::pair(list.size() == 2 ? atom.a + atom.b * Dim(list[1].coefficient) : atom.a, atom.b.constant_);
+    };
+    const auto p = quotient(a), q = quotient(b);
+    if (p && q && p->second == q->second) return known_ge(p->first, q->first);
+    if (p) return known_ge(p->first, b * Dim(p->second));
+    if (q) return known_ge(a * Dim(q->second) + Dim(q->second - 1), q->first);
+    return false;
   } catch (const Error&) {
     return false;  // too large to tell
   }

@@ -76,6 +76,13 @@ TEST(Dim, Bounds) {
   EXPECT_EQ(Dim::mod(a, 8).upper_bound(), 7);
   EXPECT_TRUE(Dim::known_ge(a * 2 + 1, a));
   EXPECT_FALSE(Dim::known_ge(a, 1));
+  EXPECT_TRUE(Dim::known_ge(P("floordiv(a+3,4)"), P("floordiv(a+1,4)")));
+  EXPECT_FALSE(Dim::known_ge(P("floordiv(a+1,4)"), P("floordiv(a+3,4)")));
+  EXPECT_TRUE(Dim::known_ge(a, P("floordiv(a,2)")));
+  EXPECT_TRUE(Dim::known_ge(P("floordiv(a*b,2)"), P("floordiv(a*b,2)-1")));
+  EXPECT_TRUE(Dim::known_ge(a, P("min(a,b)")));
+  EXPECT_TRUE(Dim::known_ge(P("max(a,b)"), a));
+  EXPECT_FALSE(Dim::known_ge(P("min(a,b)"), a));
 }
 
 TEST(Dim, SubstituteAndSymbols) {

@@ -49,7 +49,7 @@ Dim window_output(const InferContext& ctx, const Window& w, int64_t i, const Dim
     ctx.fail("a window of {} does not fit spatial dimension {} of {} (with pads {} and {})", reach.to_string(), i, size.to_string(),
              begin.value(), end.value());
   if (!w.ceil_mode) return Dim::floordiv(room, stride) + 1;
-  return Dim::min(Dim::ceildiv(room, stride), Dim::floordiv(size + begin - 1, stride)) + 1;
+  return Dim::min(Dim::ceildiv(room, stride) + 1, Dim::floordiv(size + begin - 1, stride) + 1);
 }
 
 }  // namespace tokamak::ir::ops

@@ -182,6 +182,7 @@ const Case kLinear[] = {
     {"%1 = max_pool(%pix) {kernel=[3,3], strides=[2,2]}", "f32[2,8,7,8]"},
     {"%1, %2 = max_pool(%pix) {kernel=[3,3], strides=[2,2], ceil_mode=1}", "f32[2,8,8,8] i64[2,8,8,8]"},
     {"%1 = max_pool(%pix) {kernel=[1,1], strides=[2,20], ceil_mode=1}", "f32[2,8,8,1]"},
+    {"%1 = max_pool(%img) {kernel=[3,3], strides=[2,2], ceil_mode=1}", "f32[b,3,floordiv(h,2),floordiv(w,2)]"},
     {"%1 = max_pool(%pix) {kernel=[17,17]}", "error: does not fit"},
     {"%1 = max_pool(%pix) {kernel=[0,1]}", "error: must be positive"},
     {"%1 = max_pool(%pix) {kernel=[2]}", "error: x must have 3 dimensions"},
