@@ -10,6 +10,9 @@ constexpr int64_t kBlockBBytes = 320 << 10;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Blocks of K that keep a block of a panel of B in cache while all tiles of rows read it.
+int64_t k_blocks_of(int64_t k, int64_t panel_cols) { return std::max<int64_t>(ceil_div(k * panel_cols * 4, kBlockBBytes), 1); }
+
 }  // namespace
 
 void gemm_block(const GemmIsa& isa, const Gemm& g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
@@ -25,8 +28,7 @@ void gemm_block(const GemmIsa& isa, const Gemm& g, int64_t row_begin, int64_t ro
     tile.b_stride = g.direct ? g.b_stride : panels.width(p);
     tile.c_stride = g.c_stride;
     tile.alpha = g.alpha;
-    // Blocks of K only when B's panel would leave the cache before the next tile of rows reads it again.
-    const int64_t k_blocks = rows > isa.max_rows(isa.max_vectors) ? std::max<int64_t>(ceil_div(g.k * panel_cols * 4, kBlockBBytes), 1) : 1;
+    const int64_t k_blocks = rows > isa.max_rows(isa.max_vectors) ? k_blocks_of(g.k, panel_cols) : 1;
     for (int64_t kb = 0; kb < k_blocks; ++kb) {
       const int64_t k0 = g.k * kb / k_blocks, k1 = g.k * (kb + 1) / k_blocks;
       const bool last = kb == k_blocks - 1;
@@ -64,7 +66,8 @@ GemmSplit gemm_split(const GemmIsa& isa, int64_t m, int64_t n, int64_t k, int nr
   split.m = m;
   split.panels = whole_rows ? 1 : std::max<int64_t>(ceil_div(n, nr), 1);
   const int64_t mr = isa.max_rows(std::min(isa.max_vectors, static_cast<int>(ceil_div(std::min<int64_t>(n, nr), isa.lanes))));
-  const int64_t rows = std::max(mr, kBlockABytes / (4 * std::max<int64_t>(k, 1)) / mr * mr);
+  const int64_t k_block = ceil_div(k, k_blocks_of(k, std::min<int64_t>(n, nr)));  // what gemm_block works on at a time
+  const int64_t rows = std::max(mr, kBlockABytes / (4 * std::max<int64_t>(k_block, 1)) / mr * mr);
   split.row_blocks = std::max<int64_t>(ceil_div(m, rows), 1);
   const int64_t wanted = threads > 1 ? 4 * threads : 1, most = std::max<int64_t>(ceil_div(m, mr), 1);
   if (split.units() * products < wanted)
