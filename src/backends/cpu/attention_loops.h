@@ -206,11 +206,7 @@ void single(const AttentionProblem& a, int64_t batch, int64_t head, int64_t quer
   for (int64_t j = 0; j < end; j += kLanes) {
     const int64_t n = end - j;
     F p = exp_negative(load_part(s + j, n) - shift);
-    if (n < kLanes) {
-      float lanes[kLanes] = {};
-      store_n(lanes, p, n);
-      p = load(lanes);
-    }
+    if (n < kLanes) p = keep_first(p, n, zero());
     store(s + j, p);  // the buffer is padded to whole vectors
     total += sum(p);
   }

@@ -139,12 +139,7 @@ void reduce(float* d, const StripOperand* operands, int64_t n) {
       r2 = Op::apply(r2, load(a + i + 2 * kLanes)), r3 = Op::apply(r3, load(a + i + 3 * kLanes));
     }
     for (; i + kLanes <= n; i += kLanes) r0 = Op::apply(r0, load(a + i));
-    if (i < n) {
-      float rest[kLanes];
-      store(rest, Op::first());
-      store_n(rest, load_n(a + i, n - i), n - i);
-      r1 = Op::apply(r1, load(rest));
-    }
+    if (i < n) r1 = Op::apply(r1, keep_first(load_n(a + i, n - i), n - i, Op::first()));
     result = Op::across(Op::apply(Op::apply(r0, r1), Op::apply(r2, r3)));
     if (kMean) result /= static_cast<float>(n);
   }

@@ -7,14 +7,6 @@
 namespace tokamak::cpu {
 namespace {
 
-// Lanes of `a` from n on become `fill`.
-inline F keep_first(F a, int64_t n, float fill) {
-  float lanes[kLanes];
-  store(lanes, set1(fill));
-  store_n(lanes, a, n);
-  return load(lanes);
-}
-
 struct SumOf {
   static float neutral() { return 0; }
   static F apply(F a, F b) { return a + b; }
@@ -52,7 +44,7 @@ inline float reduce_values(int64_t n, const Value& value) {
     r2 = Op::apply(r2, value(i + 2 * kLanes, kLanes)), r3 = Op::apply(r3, value(i + 3 * kLanes, kLanes));
   }
   for (; i + kLanes <= n; i += kLanes) r0 = Op::apply(r0, value(i, kLanes));
-  if (i < n) r1 = Op::apply(r1, keep_first(value(i, n - i), n - i, Op::neutral()));
+  if (i < n) r1 = Op::apply(r1, keep_first(value(i, n - i), n - i, set1(Op::neutral())));
   return Op::across(Op::apply(Op::apply(r0, r1), Op::apply(r2, r3)));
 }
 

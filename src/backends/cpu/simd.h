@@ -28,6 +28,7 @@ inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline F load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 inline void store_n(float* p, F a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+inline F keep_first(F a, int64_t n, F rest) { return {_mm512_mask_blend_ps(first_lanes(n), rest.v, a.v)}; }  // a[0..n), then rest
 inline F set1(float f) { return {_mm512_set1_ps(f)}; }
 inline F operator+(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -110,6 +111,7 @@ inline __m256i first_lanes(int64_t n) {
 }
 inline F load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
 inline void store_n(float* p, F a, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
+inline F keep_first(F a, int64_t n, F rest) { return {_mm256_blendv_ps(rest.v, a.v, _mm256_castsi256_ps(first_lanes(n)))}; }
 inline F set1(float f) { return {_mm256_set1_ps(f)}; }
 inline F operator+(F a, F b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F operator-(F a, F b) { return {_mm256_sub_ps(a.v, b.v)}; }
