@@ -46,27 +46,68 @@ bool to_nhwc(Node* n) {
   return true;
 }
 
-// instance_norm looks at one channel at a time: in NHWC it is two reductions over the spatial axes and pointwise work.
-bool split_instance_norm(Node* n) {
-  Value* x = n->input(0);
-  if (!is_f32(x) || rank_of(x) < 3 || rank_of(x) > 4) return false;
-  const int64_t rank = rank_of(x);
+// Mean and variance over `axes`, then y = (x - mean) / sqrt(variance + epsilon), as nodes before `n`.
+Value* standardised(Value* x, const Ints& axes, double epsilon, Node* n) {
   Graph& graph = *n->graph();
-  Ints axes;
-  for (int64_t i = 2; i < rank; ++i) axes.push_back(i);
-  Dims shape(rank - 1, Dim(1));
-  shape[0] = n->input(1)->type.dims[0];
-  const auto channel = [&](Value* v) { return graph.build("reshape", {v}, {{"shape", shape}}, n); };
   const Attrs reduction{{"axes", axes}, {"keepdims", int64_t{1}}};
   Value* mean = graph.build("reduce_mean", {x}, reduction, n);
   Value* centred = graph.build("sub", {x, mean}, {}, n);
   Value* var = graph.build("reduce_mean", {graph.build("mul", {centred, centred}, {}, n)}, reduction, n);
-  Value* inv = graph.build("rsqrt", {graph.build("add", {var, scalar_f32(graph, n->attrs.get_float("epsilon", 1e-5))}, {}, n)}, {}, n);
-  Value* scale = graph.build("mul", {inv, channel(n->input(1))}, {}, n);
-  Value* y = graph.build("add", {graph.build("mul", {centred, scale}, {}, n), channel(n->input(2))}, {}, n);
-  for (Value* v : {mean, centred, var, y}) v->producer()->origin = merged_origin({n});
+  Value* inv = graph.build("rsqrt", {graph.build("add", {var, scalar_f32(graph, epsilon)}, {}, n)}, {}, n);
+  return graph.build("mul", {centred, inv}, {}, n);
+}
+
+// A vector shaped to multiply axis 1 of a tensor of this rank.
+Value* along_channels(Value* v, int64_t rank, Node* n) {
+  Dims shape(rank - 1, Dim(1));
+  shape[0] = v->type.dims[0];
+  return n->graph()->build("reshape", {v}, {{"shape", shape}}, n);
+}
+
+bool finish_norm(Node* n, Value* y) {
+  y->producer()->origin = merged_origin({n});
   replace(n->output(0), y);
   return true;
+}
+
+// instance_norm looks at one channel at a time: in NHWC it is two reductions over the spatial axes and pointwise work. Behind a reshape of
+// [N,C,H,W] to [N,G,M] it is PyTorch's group norm: the same over [N,G,C/G,H,W], whose channel axes stay last in NHWC.
+bool split_instance_norm(Node* n) {
+  Value* x = n->input(0);
+  const int64_t rank = rank_of(x);
+  if (!is_f32(x) || rank < 3 || rank > 4) return false;
+  Graph& graph = *n->graph();
+  const double epsilon = n->attrs.get_float("epsilon", 1e-5);
+  Node* grouped = rank == 3 ? producer(x, "reshape") : nullptr;
+  Value* y = nullptr;
+  if (grouped != nullptr && rank_of(grouped->input(0)) == 4) {
+    const Dims &from = grouped->input(0)->type.dims, &to = x->type.dims;
+    if (!(from[0] == to[0]) || !from[1].is_const() || !to[1].is_const() || to[1].value() == 0 || from[1].value() % to[1].value() != 0) return false;
+    const Dims five{from[0], to[1], Dim(from[1].value() / to[1].value()), from[2], from[3]};
+    if (!only_input_symbols(graph, five) || !only_input_symbols(graph, to)) return false;
+    Value* x5 = graph.build("reshape", {grouped->input(0)}, {{"shape", five}}, n);
+    y = graph.build("reshape", {standardised(x5, {2, 3, 4}, epsilon, n)}, {{"shape", to}}, n);
+  } else {
+    Ints axes;
+    for (int64_t i = 2; i < rank; ++i) axes.push_back(i);
+    y = standardised(x, axes, epsilon, n);
+  }
+  if (splat_of(n->input(1)) != 1.0) y = graph.build("mul", {y, along_channels(n->input(1), rank, n)}, {}, n);
+  if (splat_of(n->input(2)) != 0.0) y = graph.build("add", {y, along_channels(n->input(2), rank, n)}, {}, n);
+  return finish_norm(n, y);
+}
+
+bool split_group_norm(Node* n) {
+  Value* x = n->input(0);
+  if (!is_f32(x) || rank_of(x) != 4 || !x->type.dims[1].is_const()) return false;
+  Graph& graph = *n->graph();
+  const int64_t groups = n->attrs.get_int("num_groups"), channels = x->type.dims[1].value();
+  if (groups < 1 || channels % groups != 0 || !only_input_symbols(graph, x->type.dims)) return false;
+  const Dims five{x->type.dims[0], Dim(groups), Dim(channels / groups), x->type.dims[2], x->type.dims[3]};
+  Value* y = standardised(graph.build("reshape", {x}, {{"shape", five}}, n), {2, 3, 4}, n->attrs.get_float("epsilon", 1e-5), n);
+  y = graph.build("reshape", {y}, {{"shape", x->type.dims}}, n);
+  y = graph.build("mul", {y, along_channels(n->input(1), 4, n)}, {}, n);
+  return finish_norm(n, graph.build("add", {y, along_channels(n->input(2), 4, n)}, {}, n));
 }
 
 }  // namespace
@@ -77,7 +118,7 @@ int choose_layout(Graph& graph, PassContext&) {
   if (!convolutions) return 0;
   int changed = 0;
   for (Node* n : graph.nodes_snapshot()) {
-    const bool done = (has_layout(n) && to_nhwc(n)) || (n->is("instance_norm") && split_instance_norm(n));
+    const bool done = (has_layout(n) && to_nhwc(n)) || (n->is("instance_norm") && split_instance_norm(n)) || (n->is("group_norm") && split_group_norm(n));
     if (!done) continue;
     erase_if_dead(n);
     ++changed;

@@ -32,6 +32,27 @@ struct Match {
   std::vector<const Node*> nodes;
 };
 
+// Whether `v` is a product of matrices under scales, caps and masks.
+bool leads_to_product(const Value* v, int depth) {
+  const Node* n = v->producer();
+  if (n == nullptr || depth > 6 || v->is_constant()) return false;
+  if (n->is("matmul")) return rank_of(v) == 4;
+  if (!n->is("mul") && !n->is("add") && !n->is("where") && !n->is("tanh")) return false;
+  for (const Value* in : n->inputs())
+    if (in != nullptr && in->type.dtype == v->type.dtype && leads_to_product(in, depth + 1)) return true;
+  return false;
+}
+
+// Whether a mask leaves the scores' shape alone. Its last axis need not be provably theirs (a mask of another symbol): the product with v
+// settles it, and attention refuses a mask that does not fit.
+bool keeps_scores(const Value* scores, const Value* out) {
+  if (rank_of(scores) != rank_of(out) || rank_of(out) < 1) return false;
+  for (int64_t i = 0; i + 1 < rank_of(out); ++i)
+    if (!(scores->type.dims[i] == out->type.dims[i])) return false;
+  const Dim &a = scores->type.dims.back(), &b = out->type.dims.back();
+  return a == b || (!a.is_const() && !b.is_const());
+}
+
 // The scores' side: from the softmax input back to matmul(q, k^T).
 Node* walk_scores(Value* s, Match& m, Node* before) {
   bool seen_scale = false;
@@ -63,28 +84,8 @@ Node* walk_scores(Value* s, Match& m, Node* before) {
     }
     if (n->is("add")) {
       if (seen_scale || m.softcap != 0) return nullptr;  // scale * (q k^T + mask) is another formula
-      int side = -1;
-      for (int i = 0; i < 2; ++i) {  // the side that leads to a product
-        Value* v = n->input(i);
-        for (int hop = 0; hop < 8 && v != nullptr; ++hop) {
-          Node* p = v->producer();
-          if (p == nullptr) break;
-          if (p->is("matmul")) {
-            side = i;
-            break;
-          }
-          if (!p->is("mul") && !p->is("add") && !p->is("where") && !p->is("tanh") && !p->is("div")) break;
-          Value* next = nullptr;
-          for (Value* in : p->inputs())
-            if (in != nullptr && !in->is_constant() && same_dims(in, v) && in->type.dtype != DType::Bool) {
-              next = in;
-              break;
-            }
-          v = next;
-        }
-        if (side >= 0) break;
-      }
-      if (side < 0 || !same_dims(n->input(side), n->output(0))) return nullptr;
+      const int side = leads_to_product(n->input(0), 0) ? 0 : leads_to_product(n->input(1), 0) ? 1 : -1;
+      if (side < 0 || !keeps_scores(n->input(side), n->output(0))) return nullptr;
       m.masks.push_back(n->input(1 - side));
       s = n->input(side);
       continue;
@@ -226,7 +227,8 @@ bool attention(Node* softmax) {
   const auto heads = [](const Operand& o) { return o.value->type.dims[o.bshd ? 2 : 1]; };
   const Dim hq = heads(q), hk = heads(k), hv = heads(v);
   if (!hq.is_const() || !hk.is_const() || !(hk == hv) || hk.value() == 0 || hq.value() % hk.value() != 0) return false;
-  const Dims &qd = q.value->type.dims, &kd = k.value->type.dims;
+  const Dims &qd = q.value->type.dims, &kd = k.value->type.dims, &vd = v.value->type.dims;
+  if (!(kd[k.bshd ? 1 : 2] == vd[v.bshd ? 1 : 2])) return false;
   if (!(qd[3] == kd[3]) || !(qd[0] == kd[0] || qd[0].is(1) == kd[0].is(1))) return false;
 
   // Masks: one boolean, or one float; several are combined.

@@ -81,9 +81,13 @@ Value* half_table(Value* v, int64_t d, Node* before, int depth = 0) {
     }
     return nullptr;
   }
-  if (n->is("reshape") && n->num_inputs() == 1) {
+  if (n->is("reshape")) {
     Value* x = halve(0);
     if (x == nullptr) return nullptr;
+    if (n->num_inputs() > 1) {   // a shape that only the runtime knows: the proof holds, the half is cut from the result
+      const Attrs cut{{"starts", Dims{0}}, {"ends", Dims{Dim(d / 2)}}, {"axes", Ints{last}}, {"steps", Ints{1}}};
+      return graph.build("slice", {v}, cut, before);
+    }
     Dims shape = v->type.dims;
     shape.back() = Dim(d / 2);
     return graph.build("reshape", {x}, {{"shape", shape}}, before);
@@ -108,6 +112,17 @@ Value* half_table(Value* v, int64_t d, Node* before, int depth = 0) {
   return nullptr;
 }
 
+// The rotation has x's shape. A table whose length is not provably the sequence's (cut from position ids of another symbol) would broadcast
+// only if it were 1, which rope does too; anything else it refuses.
+bool keeps_shape(const Value* x, const Value* out) {
+  if (rank_of(x) != rank_of(out)) return false;
+  for (int64_t i = 0; i < rank_of(x); ++i) {
+    const Dim &a = x->type.dims[i], &b = out->type.dims[i];
+    if (!(a == b) && (a.is_const() || b.is_const())) return false;
+  }
+  return true;
+}
+
 bool rope(Node* sum) {
   for (int i = 0; i < 2; ++i) {
     Node* straight = producer(sum->input(i), "mul");
@@ -119,7 +134,7 @@ bool rope(Node* sum) {
     for (int j = 0; j < 2; ++j) {
       Value* x = rotated(turned->input(j), d);
       Value* sin = turned->input(1 - j);
-      if (x == nullptr || !is_float(x) || !same_dims(x, sum->output(0))) continue;
+      if (x == nullptr || !is_float(x) || !keeps_shape(x, sum->output(0))) continue;
       Value* cos = other_operand(straight, x);
       if (cos == nullptr || rank_of(cos) < 2 || rank_of(cos) != rank_of(sin)) continue;
       // BHSD: the tables vary over batch and position, not over heads.

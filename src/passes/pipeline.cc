@@ -61,8 +61,8 @@ const std::vector<Step>& pipeline() {
       // Flattening around Gemms goes now that activations are single nodes; constants then meet (bias scale, batch norm) and fold into
       // weights, before attention so that the scale of q is already in its matrix where there is one.
       {{kSinkReshapes, kCanonicalize, kFoldBatchNorm, kMergeAffine, kFoldScales, kFoldConstants, kEliminateCommon, kRemoveDead}, 8},
-      // rope before attention, which moves the head transposes through it.
-      {{kFuseRope, kCanonicalize, kEliminateCommon, kRemoveDead}},
+      // rope before attention, which moves the head transposes through it. It can settle a length that was open before, so shapes again.
+      {{kFuseRope, kSimplifyShapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 6},
       {{kFuseAttention, kCanonicalize, kEliminateCommon, kSimplifyShapes, kRemoveDead}},
       // After attention, whose reshapes tell how q, k and v are used; before epilogues take the biases.
       {{kMergeMatmuls}},

@@ -181,6 +181,19 @@ bool softmax(Node* n) {
   return finish(n, n->graph()->build(n->op().name, {t->input(0)}, {{"axis", axis}}, n, n->name), perm);
 }
 
+// quantize and dequantize: per tensor, or per a channel whose axis moves along.
+bool quantization(Node* n) {
+  Node* t = transposed(n->input(0));
+  if (t == nullptr || !movable(t, n) || n->attrs.get_int("block_size", 0) != 0) return false;
+  const Ints perm = perm_of(t);
+  std::vector<Value*> inputs(n->inputs().begin(), n->inputs().end());
+  inputs[0] = t->input(0);
+  Attrs attrs = n->attrs;
+  if (rank_of(n->input(1)) > 0) attrs.set("axis", perm[normalized_axes({n->attrs.get_int("axis", 1)}, static_cast<int64_t>(perm.size()))[0]]);
+  else attrs.erase("axis");
+  return finish(n, n->graph()->build(n->op().name, inputs, attrs, n, n->name), perm);
+}
+
 // For a reshape whose output axes are runs of input axes or the other way round: groups[i] = {input axes, output axes}, in order.
 struct Group {
   Ints in, out;
@@ -265,6 +278,7 @@ bool sink(Node* n) {
   if (op == "slice") return slice(n);
   if (op == "pad") return pad(n);
   if (op.starts_with("reduce_")) return reduce(n);
+  if (op == "quantize" || op == "dequantize") return quantization(n);
   if (op == "softmax" || op == "log_softmax") return softmax(n);
   if (op == "reshape") return reshape(n);
   return n->op().is_pointwise() && op != "fused" && pointwise(n);
