@@ -99,12 +99,56 @@ bool absorb(Node* n) {
   return false;
 }
 
+// PyTorch's group norm: instance_norm over [N,G,M] between reshapes from and to [N,C,H,W], with neutral scale and bias of its own.
+bool group_norm(Node* back) {
+  Node* norm = sole_producer(back->input(0), "instance_norm");
+  Node* there = norm != nullptr ? sole_producer(norm->input(0), "reshape") : nullptr;
+  if (there == nullptr || rank_of(norm->input(0)) != 3 || splat_of(norm->input(1)) != 1.0 || splat_of(norm->input(2)) != 0.0) return false;
+  Value* x = there->input(0);
+  const Dim& groups = norm->input(0)->type.dims[1];
+  if (!is_f32(x) || rank_of(x) < 3 || !same_dims(x, back->output(0)) || !x->type.dims[1].is_const() || !groups.is_const()) return false;
+  const int64_t channels = x->type.dims[1].value();
+  if (!(norm->input(0)->type.dims[0] == x->type.dims[0]) || groups.value() < 1 || channels % groups.value() != 0) return false;
+  Graph& graph = *back->graph();
+  Value* v = graph.build("group_norm",
+                         {x, constant_f32(graph, {channels}, std::vector<float>(channels, 1)),
+                          constant_f32(graph, {channels}, std::vector<float>(channels, 0))},
+                         {{"num_groups", groups.value()}, {"epsilon", norm->attrs.get_float("epsilon", 1e-5)}}, back, norm->name);
+  v->producer()->origin = merged_origin({there, norm, back});
+  replace(back->output(0), v);
+  return true;
+}
+
+// The neutral scale or bias of a group_norm takes the constants that follow it, one a channel.
+bool absorb_channels(Node* n) {
+  for (int i = 0; i < 2; ++i) {
+    Node* norm = sole_producer(n->input(i), "group_norm");
+    Value* c = n->input(1 - i);
+    if (norm == nullptr || !c->is_constant() || !is_f32(c) || !same_dims(n->input(i), n->output(0))) continue;
+    const int which = n->is("mul") ? 1 : 2;
+    if (which == 1 && (splat_of(norm->input(1)) != 1.0 || splat_of(norm->input(2)) != 0.0)) continue;
+    if (which == 2 && splat_of(norm->input(2)) != 0.0) continue;
+    const int64_t channels = norm->input(1)->constant.count(), rank = rank_of(n->output(0)), offset = rank - c->constant.rank();
+    bool per_channel = c->constant.count() == channels && offset >= 0 && offset <= 1;
+    for (int64_t d = 0; d < c->constant.rank(); ++d) per_channel = per_channel && (c->constant.dim(d) == 1 || d + offset == 1);
+    if (!per_channel) continue;
+    std::vector<Value*> inputs(norm->inputs().begin(), norm->inputs().end());
+    inputs[which] = n->graph()->add_constant(c->constant.reshaped({channels}), c->name);
+    Value* v = n->graph()->build("group_norm", inputs, norm->attrs, n, norm->name);
+    v->producer()->origin = merged_origin({norm, n});
+    replace(n->output(0), v);
+    return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 int fuse_norms(Graph& graph, PassContext&) {
   int fused = 0;
   for (Node* n : graph.nodes_snapshot()) {
-    const bool done = ((n->is("mul") || n->is("div")) && normalise(n)) || ((n->is("mul") || n->is("add")) && absorb(n));
+    const bool done = ((n->is("mul") || n->is("div")) && normalise(n)) ||
+                      ((n->is("mul") || n->is("add")) && (absorb(n) || absorb_channels(n))) || (n->is("reshape") && group_norm(n));
     if (!done) continue;
     erase_if_dead(n);
     ++fused;

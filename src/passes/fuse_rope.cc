@@ -84,7 +84,7 @@ Value* half_table(Value* v, int64_t d, Node* before, int depth = 0) {
   if (n->is("reshape")) {
     Value* x = halve(0);
     if (x == nullptr) return nullptr;
-    if (n->num_inputs() > 1) {   // a shape that only the runtime knows: the proof holds, the half is cut from the result
+    if (n->num_inputs() > 1) {  // a shape that only the runtime knows: the proof holds, the half is cut from the result
       const Attrs cut{{"starts", Dims{0}}, {"ends", Dims{Dim(d / 2)}}, {"axes", Ints{last}}, {"steps", Ints{1}}};
       return graph.build("slice", {v}, cut, before);
     }

@@ -204,7 +204,7 @@ void replace(Value* from, Value* to) {
 
 void erase_if_dead(Node* node) {
   std::vector<Node*> pending{node};
-  std::unordered_set<Node*> erased;   // a node may be pending twice
+  std::unordered_set<Node*> erased;  // a node may be pending twice
   while (!pending.empty()) {
     Node* n = pending.back();
     pending.pop_back();

@@ -181,6 +181,23 @@ bool softmax(Node* n) {
   return finish(n, n->graph()->build(n->op().name, {t->input(0)}, {{"axis", axis}}, n, n->name), perm);
 }
 
+// The shape of a transposed tensor is the tensor's, reordered: reading it must not keep the transpose alive.
+bool shape(Node* n) {
+  Node* t = producer(n->input(0), "transpose");
+  if (t == nullptr) return false;
+  const Ints perm = perm_of(t);
+  const int64_t rank = static_cast<int64_t>(perm.size());
+  const auto at = [&](int64_t i) { return std::clamp<int64_t>(i < 0 ? i + rank : i, 0, rank); };
+  const int64_t start = at(n->attrs.get_int("start", 0)), end = n->attrs.has("end") ? at(n->attrs.get_int("end")) : rank;
+  if (start >= end) return false;
+  Graph& graph = *n->graph();
+  Value* whole = graph.build("shape", {t->input(0)}, {{"start", int64_t{0}}}, n);
+  const Ints wanted(perm.begin() + start, perm.begin() + end);
+  Value* order = graph.add_constant(Tensor::of<int64_t>({end - start}, wanted));
+  replace(n->output(0), graph.build("gather", {whole, order}, {{"axis", int64_t{0}}}, n, n->name));
+  return true;
+}
+
 // quantize and dequantize: per tensor, or per a channel whose axis moves along.
 bool quantization(Node* n) {
   Node* t = transposed(n->input(0));
@@ -189,7 +206,8 @@ bool quantization(Node* n) {
   std::vector<Value*> inputs(n->inputs().begin(), n->inputs().end());
   inputs[0] = t->input(0);
   Attrs attrs = n->attrs;
-  if (rank_of(n->input(1)) > 0) attrs.set("axis", perm[normalized_axes({n->attrs.get_int("axis", 1)}, static_cast<int64_t>(perm.size()))[0]]);
+  if (rank_of(n->input(1)) > 0)
+    attrs.set("axis", perm[normalized_axes({n->attrs.get_int("axis", 1)}, static_cast<int64_t>(perm.size()))[0]]);
   else attrs.erase("axis");
   return finish(n, n->graph()->build(n->op().name, inputs, attrs, n, n->name), perm);
 }
@@ -278,6 +296,7 @@ bool sink(Node* n) {
   if (op == "slice") return slice(n);
   if (op == "pad") return pad(n);
   if (op.starts_with("reduce_")) return reduce(n);
+  if (op == "shape") return shape(n);
   if (op == "quantize" || op == "dequantize") return quantization(n);
   if (op == "softmax" || op == "log_softmax") return softmax(n);
   if (op == "reshape") return reshape(n);

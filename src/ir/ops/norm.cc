@@ -53,12 +53,12 @@ void infer_add_norm(InferContext& ctx) {
   for (int i = 0; i < ctx.num_outputs(); ++i) ctx.set_type(i, sum);
 }
 
-void require_per_channel(const InferContext& ctx, int first, int last) {
+void require_per_channel(const InferContext& ctx, int first, int last, int64_t axis = 1) {
   for (int i = first; i <= last; ++i) {
     if (!ctx.has_input(i)) continue;
     require_rank(ctx, i, "a per-channel input", 1, 1);
     if (ctx.ranked(i) && ctx.ranked(0))
-      require_equal(ctx, ctx.dim(i, 0), ctx.dim(0, 1), fmt::format("the number of channels of input {} and x", i));
+      require_equal(ctx, ctx.dim(i, 0), ctx.dim(0, axis), fmt::format("the number of channels of input {} and x", i));
   }
 }
 
@@ -81,9 +81,12 @@ void infer_group_norm(InferContext& ctx) {
   require_rank(ctx, 0, "x", 2, kMaxInferredRank);
   const int64_t groups = ctx.attrs().get_int("num_groups");
   if (groups < 1) ctx.fail("num_groups must be positive, found {}", groups);
-  if (ctx.ranked(0) && ctx.dim(0, 1).is_const() && ctx.dim(0, 1).value() % groups != 0)
-    ctx.fail("{} channels do not divide into {} groups", ctx.dim(0, 1).value(), groups);
-  require_per_channel(ctx, 1, 2);
+  const std::string layout = ctx.attrs().get_string("layout", "NCHW");
+  if (layout != "NCHW" && layout != "NHWC") ctx.fail("`layout` must be NCHW or NHWC, found \"{}\"", layout);
+  const int64_t axis = layout == "NHWC" ? -1 : 1;
+  if (ctx.ranked(0) && ctx.dim(0, axis).is_const() && ctx.dim(0, axis).value() % groups != 0)
+    ctx.fail("{} channels do not divide into {} groups", ctx.dim(0, axis).value(), groups);
+  require_per_channel(ctx, 1, 2, axis);
   same_type(ctx);
 }
 
@@ -140,10 +143,10 @@ std::span<const OpDef> norm() {
        .attrs = {{"epsilon", F}},
        .infer = infer_instance_norm},
       {.name = "group_norm",
-       .doc = "(x, scale, bias){num_groups, epsilon}: normalised over groups of channels; scale and bias per channel",
+       .doc = "(x, scale, bias){num_groups, epsilon, layout=\"NCHW\"}: normalised over groups of channels; scale and bias per channel",
        .min_inputs = 3,
        .max_inputs = 3,
-       .attrs = {{"num_groups", I, true}, {"epsilon", F}},
+       .attrs = {{"num_groups", I, true}, {"epsilon", F}, {"layout", AttrKind::String}},
        .infer = infer_group_norm},
       {.name = "lrn",
        .doc = "(x){size, alpha, beta, bias}: local response normalisation across channels",

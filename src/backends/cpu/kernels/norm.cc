@@ -129,6 +129,7 @@ class GroupNormDef : public KernelDef {
     if (!available_()) return Support::no("the CPU lacks the instructions");
     const Shape& shape = node.input_shapes[0];
     if (shape.size() < 2 || num_elements(shape) == 0) return Support::no("rank below 2 or empty");
+    if (node.attrs().get_string("layout", "NCHW") != "NCHW") return Support::no("layout is not NCHW");
     for (int i = 0; i < 3; ++i)
       if (!node.has_input(i) || node.input_dtypes[i] != DType::F32) return Support::no("needs x, scale and bias in f32");
     for (int i = 1; i < 3; ++i)

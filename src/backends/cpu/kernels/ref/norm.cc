@@ -99,18 +99,28 @@ RunFunction prepare_row_norm(const NodeView& node) {
   };
 }
 
-// batch_norm (given statistics), instance_norm and group_norm: per group of channels of axis 1.
+// batch_norm (given statistics), instance_norm and group_norm: per group of channels of axis 1, or of the last axis (group_norm in NHWC).
 RunFunction prepare_channel_norm(const NodeView& node) {
   const std::string_view op = node.node->op().name;
   const Shape in = node.input_shapes[0];
   const double epsilon = node.attrs().get_float("epsilon", 1e-5);
-  const int64_t batch = in[0], channels = in.size() > 1 ? in[1] : 1, area = in.size() > 2 ? size_of(Shape(in.begin() + 2, in.end())) : 1;
+  const bool last = node.attrs().get_string("layout", "NCHW") == "NHWC";
+  const int64_t batch = in[0], channels = in.size() > 1 ? in[last ? in.size() - 1 : 1] : 1;
+  const int64_t area = size_of(in) / std::max<int64_t>(1, batch * channels);
   const bool is_batch = op == "batch_norm";
   const int64_t groups = op == "group_norm" ? node.attrs().get_int("num_groups") : channels;
   if (groups <= 0 || channels % groups != 0) fail_node(node, ErrorCode::InvalidArgument, "{} channels do not split into {} groups", channels, groups);
   const int64_t group_size = channels / groups * area;
   return [=](const RunArgs& args) {
     std::vector<double> x = to_doubles(args.inputs[0]);
+    const auto swap_axes = [&](int64_t rows, int64_t cols) {  // [batch, rows, cols] to [batch, cols, rows]
+      std::vector<double> y(x.size());
+      for (int64_t n = 0; n < batch; ++n)
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t c = 0; c < cols; ++c) y[(n * cols + c) * rows + r] = x[(n * rows + r) * cols + c];
+      x = std::move(y);
+    };
+    if (last) swap_axes(area, channels);
     const std::vector<double> scale = optional_doubles(args, 1), bias = optional_doubles(args, 2);
     const std::vector<double> mean_in = is_batch ? to_doubles(args.inputs[3]) : std::vector<double>{}, var_in = is_batch ? to_doubles(args.inputs[4]) : std::vector<double>{};
     for (int64_t g = 0; g < batch * groups; ++g) {
@@ -131,6 +141,7 @@ RunFunction prepare_channel_norm(const NodeView& node) {
         group[i] = (group[i] - mean) * inverse * (scale.empty() ? 1 : scale[c]) + (bias.empty() ? 0 : bias[c]);
       }
     }
+    if (last) swap_axes(channels, area);
     from_doubles(x, args.outputs[0]);
   };
 }
