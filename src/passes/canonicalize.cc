@@ -152,6 +152,13 @@ bool slice(Node* n) {
   return becomes(n, n->input(0));
 }
 
+bool pad(Node* n) {
+  if (n->input(1) != nullptr || !n->attrs.has("pads")) return false;
+  for (int64_t p : n->attrs.get_ints("pads"))
+    if (p != 0) return false;
+  return becomes(n, n->input(0));
+}
+
 bool split(Node* n) { return n->num_outputs() == 1 && becomes(n, n->input(0)); }
 
 bool add(Node* n) { return becomes(n, beside_neutral(n, 0, true)); }
@@ -257,6 +264,7 @@ const std::unordered_multimap<std::string_view, Rule>& rules() {
       {"concat", concat},
       {"slice", slice},
       {"split", split},
+      {"pad", pad},
       {"add", add},
       {"sub", sub},
       {"mul", mul},

@@ -84,6 +84,38 @@ bool slice(Node* n) {
   return true;
 }
 
+// pad, split and reductions whose second input has become known.
+bool pad(Node* n) {
+  const auto pads = known_ints(n->input(1));
+  if (!pads || (n->input(3) != nullptr && !known_ints(n->input(3)))) return false;
+  if (n->input(3) != nullptr) n->attrs.set("axes", *known_ints(n->input(3)));
+  n->attrs.set("pads", *pads);
+  const Value* value = n->input(2);
+  if (value != nullptr && is_float(value) && value->is_constant() && value->constant.count() == 1) {
+    n->attrs.set("value", value->constant.float_at(0));
+    value = nullptr;
+  }
+  if (value == nullptr) keep_first_input(n);
+  else n->set_inputs({n->input(0), nullptr, n->input(2)});
+  return true;
+}
+
+bool split(Node* n) {
+  const auto sizes = known_dims(n->input(1));
+  if (!sizes || !only_input_symbols(*n->graph(), *sizes)) return false;
+  keep_first_input(n);
+  n->attrs.set("sizes", *sizes);
+  return true;
+}
+
+bool reduction(Node* n) {
+  const auto axes = known_ints(n->input(1));
+  if (!axes || axes->empty() || !n->input(0)->type.ranked) return false;
+  keep_first_input(n);
+  n->attrs.set("axes", normalized_axes(*axes, n->input(0)->type.rank()));
+  return true;
+}
+
 // One integer that is exactly an input's dimension: read it from that input directly, so that equal ones merge.
 bool dimension_of_input(Node* n) {
   Value* v = n->output(0);
@@ -122,6 +154,9 @@ int simplify_shapes(Graph& graph, PassContext&) {
     if (n->is("reshape") || n->is("expand")) changed = shape_attribute(n);
     else if (n->is("fill")) changed = fill(n);
     else if (n->is("slice")) changed = slice(n);
+    else if (n->input(1) != nullptr && n->is("pad")) changed = pad(n);
+    else if (n->input(1) != nullptr && n->is("split")) changed = split(n);
+    else if (n->input(1) != nullptr && n->op().name.starts_with("reduce_")) changed = reduction(n);
     if (!changed && n->num_outputs() > 0 && n->output(0) != nullptr) changed = dimension_of_input(n);
     rewrites += changed;
   }
