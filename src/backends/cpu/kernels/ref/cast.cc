@@ -83,7 +83,11 @@ void store_number(const Number& n, Tensor& out, int64_t o, bool saturate, const 
     case DType::F8E4M3FN: case DType::F8E4M3FNUZ: case DType::F8E5M2: case DType::F8E5M2FNUZ:
       out.data<uint8_t>()[o] = float_to_small_float(to, static_cast<float>(as_double(n)), saturate);
       return;
-    case DType::F4E2M1: set_code(out, o, float_to_small_float(to, static_cast<float>(as_double(n)), true)); return;
+    case DType::F4E2M1: {  // no NaN in this format: ONNX's cases expect -0 for it
+      const double v = as_double(n);
+      set_code(out, o, std::isnan(v) ? 8 : float_to_small_float(to, static_cast<float>(v), true));
+      return;
+    }
     default: break;
   }
   const int64_t integer = n.is_integer ? n.integer : to_integer(n.real, to);
