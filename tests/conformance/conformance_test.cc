@@ -1,5 +1,5 @@
-// The ONNX project's backend cases (../shared/onnx-conformance), run twice: with the reference kernels, node by node, and with whatever the CPU
-// backend prefers. A case that fails must be in skip.txt, and one that passes must not, so that the list only shrinks.
+// The ONNX project's backend cases (../shared/onnx-conformance), run twice: as imported with the reference kernels, node by node, and as the builder
+// compiles them. A case that fails must be in skip.txt, and one that passes must not, so that the list only shrinks.
 // TOKAMAK_CASES names a folder of unpacked cases (for debugging); TOKAMAK_CASE_FILTER a part of the case names to run.
 
 #include <gtest/gtest.h>
@@ -16,7 +16,9 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/thread_pool.h"
+#include "builder/builder.h"
 #include "import/onnx/import.h"
+#include "runtime/execution_context.h"
 #include "runtime/interpreter.h"
 
 namespace tokamak {
@@ -97,19 +99,37 @@ void use_reference_kernels(ir::Graph& graph) {
   });
 }
 
+Tensor read_input(const fs::path& folder, size_t i) { return read_tensor(folder / "test_data_set_0" / fmt::format("input_{}.pb", i)); }
+
+std::vector<Tensor> run_reference(const fs::path& folder, ThreadPool& pool) {
+  const std::unique_ptr<ir::Graph> graph = onnx::import_model((folder / "model.onnx").string());
+  use_reference_kernels(*graph);
+  std::vector<Tensor> inputs;
+  ir::Dim::Bindings symbols;
+  for (size_t i = 0; i < graph->inputs().size(); ++i) {
+    inputs.push_back(read_input(folder, i));
+    bind_symbols(graph->inputs()[i]->name, graph->inputs()[i]->type, inputs.back().shape(), symbols);
+  }
+  return Interpreter(pool.width(), pool).run(*graph, inputs, symbols, nullptr);
+}
+
+std::vector<Tensor> run_built(const fs::path& folder, const std::shared_ptr<ThreadPool>& pool) {
+  BuildOptions options;
+  options.opt_level = 0;
+  options.num_threads = pool->width();
+  const std::shared_ptr<const Engine> engine = build_engine((folder / "model.onnx").string(), options);
+  ExecutionContext context(engine, {.pool = pool});
+  for (size_t i = 0; i < engine->inputs().size(); ++i) context.set_input(engine->inputs()[i].name, read_input(folder, i));
+  context.run();
+  std::vector<Tensor> outputs;
+  for (size_t i = 0; i < engine->outputs().size(); ++i) outputs.push_back(context.output(static_cast<int>(i)).clone());
+  return outputs;
+}
+
 // Empty when the case passes, else why not.
-std::string run_case(const fs::path& folder, bool reference, ThreadPool& pool) {
+std::string run_case(const fs::path& folder, bool reference, const std::shared_ptr<ThreadPool>& pool) {
   try {
-    const std::unique_ptr<ir::Graph> graph = onnx::import_model((folder / "model.onnx").string());
-    if (reference) use_reference_kernels(*graph);
-    std::vector<Tensor> inputs;
-    ir::Dim::Bindings symbols;
-    for (size_t i = 0; i < graph->inputs().size(); ++i) {
-      inputs.push_back(read_tensor(folder / "test_data_set_0" / fmt::format("input_{}.pb", i)));
-      bind_symbols(graph->inputs()[i]->name, graph->inputs()[i]->type, inputs.back().shape(), symbols);
-    }
-    Interpreter interpreter(pool.width(), pool);
-    const std::vector<Tensor> outputs = interpreter.run(*graph, inputs, symbols, nullptr);
+    const std::vector<Tensor> outputs = reference ? run_reference(folder, *pool) : run_built(folder, pool);
     for (size_t i = 0; i < outputs.size(); ++i) {
       const double rtol = folder.filename() == "test_densenet121" ? 2e-3 : 1e-3;
       const std::string text = difference(outputs[i], read_tensor(folder / "test_data_set_0" / fmt::format("output_{}.pb", i)), rtol, 1e-7);
@@ -133,9 +153,9 @@ void run_category(const std::string& category, bool reference) {
   for (const fs::directory_entry& entry : fs::directory_iterator(*root / category))
     if (!filter || entry.path().filename().string().find(filter) != std::string::npos) cases.push_back(entry.path());
   std::sort(cases.begin(), cases.end());
-  ThreadPool pool(2);
+  const auto pool = std::make_shared<ThreadPool>(2);
   int passed = 0, skipped = 0;
-  std::ofstream failures(fs::path(TOKAMAK_BINARY_DIR) / fmt::format("conformance-{}-{}.txt", category, reference ? "ref" : "cpu"));
+  std::ofstream failures(fs::path(TOKAMAK_BINARY_DIR) / fmt::format("conformance-{}-{}.txt", category, reference ? "ref" : "built"));
   for (const fs::path& folder : cases) {
     const std::string name = category + "/" + folder.filename().string();
     const std::string message = run_case(folder, reference, pool);
@@ -153,11 +173,11 @@ TEST(ConformanceRef, Node) { run_category("node", true); }
 TEST(ConformanceRef, Simple) { run_category("simple", true); }
 TEST(ConformanceRef, PytorchOperator) { run_category("pytorch-operator", true); }
 TEST(ConformanceRef, PytorchConverted) { run_category("pytorch-converted", true); }
-TEST(ConformanceCpu, Node) { run_category("node", false); }
-TEST(ConformanceCpu, Simple) { run_category("simple", false); }
-TEST(ConformanceCpu, PytorchOperator) { run_category("pytorch-operator", false); }
-TEST(ConformanceCpu, PytorchConverted) { run_category("pytorch-converted", false); }
-TEST(ConformanceCpu, Light) { run_category("light", false); }
+TEST(ConformanceBuilt, Node) { run_category("node", false); }
+TEST(ConformanceBuilt, Simple) { run_category("simple", false); }
+TEST(ConformanceBuilt, PytorchOperator) { run_category("pytorch-operator", false); }
+TEST(ConformanceBuilt, PytorchConverted) { run_category("pytorch-converted", false); }
+TEST(ConformanceBuilt, Light) { run_category("light", false); }
 
 }  // namespace
 }  // namespace tokamak

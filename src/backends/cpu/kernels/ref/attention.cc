@@ -30,7 +30,7 @@ struct Heads {
 
 RunFunction prepare_attention(const NodeView& node) {
   const ir::Attrs& attrs = node.attrs();
-  const std::string q_layout = attrs.get_string("q_layout", "BHSD"), kv_layout = attrs.get_string("kv_layout", q_layout), out_layout = attrs.get_string("out_layout", q_layout);
+  const std::string q_layout = attrs.get_string("q_layout", "BHSD"), kv_layout = attrs.get_string("kv_layout", "BHSD"), out_layout = attrs.get_string("out_layout", q_layout);
   const Heads q(node, node.input_shapes[0], q_layout), k(node, node.input_shapes[1], kv_layout), v(node, node.input_shapes[2], kv_layout),
       out(node, node.output_shapes[0], out_layout);
   if (k.heads == 0 || q.heads % k.heads != 0 || v.heads != k.heads || k.width != q.width || v.length != k.length || out.width != v.width)
