@@ -1,5 +1,5 @@
-// The ONNX project's backend cases (../shared/onnx-conformance), run twice: as imported with the reference kernels, node by node, and as the builder
-// compiles them. A case that fails must be in skip.txt, and one that passes must not, so that the list only shrinks.
+// The ONNX project's backend cases (../shared/onnx-conformance), run twice: as imported with the reference kernels, node by node, and as
+// the builder compiles them. A case that fails must be in skip.txt, and one that passes must not, so that the list only shrinks.
 // TOKAMAK_CASES names a folder of unpacked cases (for debugging); TOKAMAK_CASE_FILTER a part of the case names to run.
 
 #include <gtest/gtest.h>
@@ -80,11 +80,14 @@ std::string difference(const Tensor& got, const Tensor& want, double rtol, doubl
   if (got.shape() != want.shape()) return fmt::format("shape {} for {}", to_string(got.shape()), to_string(want.shape()));
   for (int64_t i = 0; i < want.count(); ++i) {
     if (want.dtype() == DType::String) {
-      if (got.strings()[i] != want.strings()[i]) return fmt::format("element {}: \"{}\" for \"{}\"", i, got.strings()[i], want.strings()[i]);
+      if (got.strings()[i] != want.strings()[i])
+        return fmt::format("element {}: \"{}\" for \"{}\"", i, got.strings()[i], want.strings()[i]);
       continue;
     }
     const double g = got.float_at(i), w = want.float_at(i);
-    const bool close = std::isnan(w) ? std::isnan(g) : std::isinf(w) ? g == w : std::fabs(g - w) <= atol + rtol * std::fabs(w);
+    const bool close = std::isnan(w)   ? std::isnan(g)
+                       : std::isinf(w) ? g == w
+                                       : std::fabs(g - w) <= atol + rtol * std::fabs(w);  // false for a NaN
     if (!close) return fmt::format("element {}: {} for {}", i, g, w);
   }
   return "";
@@ -167,6 +170,18 @@ void run_category(const std::string& category, bool reference) {
     if (message.empty() && listed) ADD_FAILURE() << name << " passes: take it off tests/conformance/skip.txt (" << skips.at(name) << ")";
   }
   fmt::print("[ conformance ] {}: {} of {} cases pass, {} skipped\n", category, passed, cases.size(), skipped);
+}
+
+TEST(ConformanceRule, FindsDifferences) {
+  const auto t = [](std::vector<float> v) { return Tensor::of<float>({static_cast<int64_t>(v.size())}, v); };
+  const float nan = std::nanf("");
+  EXPECT_EQ(difference(t({1, nan, INFINITY}), t({1.0005f, nan, INFINITY}), 1e-3, 1e-7), "");
+  EXPECT_NE(difference(t({1}), t({1.01f}), 1e-3, 1e-7), "");
+  EXPECT_NE(difference(t({nan}), t({1}), 1e-3, 1e-7), "");
+  EXPECT_NE(difference(t({1e30f}), t({INFINITY}), 1e-3, 1e-7), "");
+  EXPECT_NE(difference(t({-INFINITY}), t({INFINITY}), 1e-3, 1e-7), "");
+  EXPECT_NE(difference(t({1}), t({1, 1}), 1e-3, 1e-7), "");
+  EXPECT_NE(difference(t({1}), Tensor::of<double>({1}, {1}), 1e-3, 1e-7), "");
 }
 
 TEST(ConformanceRef, Node) { run_category("node", true); }

@@ -14,9 +14,12 @@ TEST(RefMatmul, TransposesBroadcastsVectorsAndEpilogue) {
   expect_values(run_ref("matmul", {a, a}, {{"trans_b", int64_t{1}}, {"alpha", 0.5}})[0], {2, 2}, {7, 16, 16, 38.5});
   expect_values(run_ref("matmul", {f32({3}, {1, 1, 1}), b})[0], {2}, {2, 2});
   expect_values(run_ref("matmul", {f32({2, 1, 1}, {2, 3}), f32({1, 3}, {1, 2, 3})})[0], {2, 1, 3}, {2, 4, 6, 3, 6, 9});
-  expect_values(run_ref("matmul", {a, b, f32({2}, {-5, 1})}, {{"epilogue", std::string("t0 = add(i0, i1); t1 = relu(t0); ret t1")}, {"epilogue_input", int64_t{2}}})[0],
+  expect_values(run_ref("matmul", {a, b, f32({2}, {-5, 1})},
+                        {{"epilogue", std::string("t0 = add(i0, i1); t1 = relu(t0); ret t1")}, {"epilogue_input", int64_t{2}}})[0],
                 {2, 2}, {0, 6, 5, 12});
-  expect_values(run_ref("matmul_integer", {Tensor::of<uint8_t>({1, 2}, {10, 20}), Tensor::of<int8_t>({2, 1}, {-1, 2}), Tensor::of<uint8_t>({}, {10})})[0], {1, 1}, {20});
+  expect_values(run_ref("matmul_integer",
+                        {Tensor::of<uint8_t>({1, 2}, {10, 20}), Tensor::of<int8_t>({2, 1}, {-1, 2}), Tensor::of<uint8_t>({}, {10})})[0],
+                {1, 1}, {20});
   EXPECT_THROW(run_ref("matmul", {a, a}), Error);
 }
 
@@ -27,20 +30,24 @@ TEST(RefConv, LayoutsGroupsAndPadding) {
   expect_values(run_ref("conv", {x, ones}, {{"auto_pad", std::string("SAME_UPPER")}})[0], {1, 1, 3, 3}, {8, 12, 7, 20, 24, 13, 13, 15, 8});
   expect_values(run_ref("conv", {x, ones}, {{"dilations", Ints{2, 2}}})[0], {1, 1, 1, 1}, {16});
   // Two groups, channels last: [1, 1, 2 wide, 2 channels], 1x1 weights 10 and 100, bias.
-  expect_values(run_ref("conv", {f32({1, 1, 2, 2}, {1, 2, 3, 4}), f32({2, 1, 1, 1}, {10, 100}), f32({2}, {1, 2})}, {{"group", int64_t{2}}, {"layout", std::string("NHWC")}})[0],
+  expect_values(run_ref("conv", {f32({1, 1, 2, 2}, {1, 2, 3, 4}), f32({2, 1, 1, 1}, {10, 100}), f32({2}, {1, 2})},
+                        {{"group", int64_t{2}}, {"layout", std::string("NHWC")}})[0],
                 {1, 1, 2, 2}, {11, 202, 31, 402});
   // The residual of an epilogue without bias.
   expect_values(run_ref("conv", {x, ones, Tensor(), f32({1, 1, 2, 2}, {1, 2, 3, 4})},
                         {{"epilogue", std::string("t0 = sub(i0, i1); ret t0")}, {"epilogue_input", int64_t{3}}})[0],
                 {1, 1, 2, 2}, {7, 10, 17, 20});
   expect_values(run_ref("conv", {f32_ramp({1, 1, 4}), f32({1, 1, 3}, {1, 0, -1})})[0], {1, 1, 2}, {-2, -2});
-  expect_values(run_ref("conv_integer", {Tensor::of<uint8_t>({1, 1, 1, 2}, {3, 5}), Tensor::of<uint8_t>({1, 1, 1, 1}, {2}), Tensor::of<uint8_t>({}, {1})})[0], {1, 1, 1, 2}, {4, 8});
+  expect_values(run_ref("conv_integer", {Tensor::of<uint8_t>({1, 1, 1, 2}, {3, 5}), Tensor::of<uint8_t>({1, 1, 1, 1}, {2}),
+                                         Tensor::of<uint8_t>({}, {1})})[0],
+                {1, 1, 1, 2}, {4, 8});
 }
 
 TEST(RefConvTranspose, StrideAndPads) {
   const Tensor x = f32({1, 1, 2, 2}, {1, 2, 3, 4}), w = f32({1, 1, 2, 2}, {1, 1, 1, 1});
   expect_values(run_ref("conv_transpose", {x, w})[0], {1, 1, 3, 3}, {1, 3, 2, 4, 10, 6, 3, 7, 4});
-  expect_values(run_ref("conv_transpose", {x, w}, {{"strides", Ints{2, 2}}, {"pads", Ints{1, 1, 0, 0}}})[0], {1, 1, 3, 3}, {1, 2, 2, 3, 4, 4, 3, 4, 4});
+  expect_values(run_ref("conv_transpose", {x, w}, {{"strides", Ints{2, 2}}, {"pads", Ints{1, 1, 0, 0}}})[0], {1, 1, 3, 3},
+                {1, 2, 2, 3, 4, 4, 3, 4, 4});
 }
 
 TEST(RefPool, MaxAverageLp) {
@@ -48,7 +55,8 @@ TEST(RefPool, MaxAverageLp) {
   const std::vector<Tensor> y = run_ref("max_pool", {x}, {{"kernel", Ints{2, 2}}, {"strides", Ints{1, 1}}}, 2);
   expect_values(y[0], {1, 1, 2, 2}, {4, 5, 7, 8});
   expect_values(y[1], {1, 1, 2, 2}, {4, 5, 7, 8});
-  expect_values(run_ref("max_pool", {x}, {{"kernel", Ints{2, 2}}, {"strides", Ints{2, 2}}, {"ceil_mode", int64_t{1}}})[0], {1, 1, 2, 2}, {4, 5, 7, 8});
+  expect_values(run_ref("max_pool", {x}, {{"kernel", Ints{2, 2}}, {"strides", Ints{2, 2}}, {"ceil_mode", int64_t{1}}})[0], {1, 1, 2, 2},
+                {4, 5, 7, 8});
   const ir::Attrs padded{{"kernel", Ints{2, 2}}, {"strides", Ints{2, 2}}, {"pads", Ints{1, 1, 0, 0}}};
   expect_values(run_ref("avg_pool", {x}, padded)[0], {1, 1, 2, 2}, {0, 1.5, 4.5, 6});
   ir::Attrs counted = padded;
@@ -67,9 +75,14 @@ TEST(RefNorm, SoftmaxAndNormalisations) {
   const std::vector<Tensor> y = run_ref("add_layer_norm", {f32({1, 2}, {0, 1}), f32({1, 2}, {1, 2})}, last, 2);
   expect_values(y[0], {1, 2}, {-1, 1});
   expect_values(y[1], {1, 2}, {1, 3});
-  expect_values(run_ref("batch_norm", {f32({1, 2, 1}, {1, 2}), f32({2}, {1, 2}), f32({2}, {0, 1}), f32({2}, {0, 1}), f32({2}, {1, 4})}, {{"epsilon", 0.0}})[0], {1, 2, 1}, {1, 2});
-  expect_values(run_ref("group_norm", {f32({1, 2, 1}, {1, 3}), f32({2}, {1, 1}), f32({2}, {0, 5})}, {{"num_groups", int64_t{1}}, {"epsilon", 0.0}})[0], {1, 2, 1}, {-1, 6});
-  expect_values(run_ref("lrn", {f32({1, 3, 1, 1}, {1, 2, 3})}, {{"size", int64_t{3}}, {"alpha", 3.0}, {"beta", 1.0}, {"bias", 1.0}})[0], {1, 3, 1, 1}, {1 / 6.0, 2 / 15.0, 3 / 14.0});
+  expect_values(run_ref("batch_norm", {f32({1, 2, 1}, {1, 2}), f32({2}, {1, 2}), f32({2}, {0, 1}), f32({2}, {0, 1}), f32({2}, {1, 4})},
+                        {{"epsilon", 0.0}})[0],
+                {1, 2, 1}, {1, 2});
+  expect_values(run_ref("group_norm", {f32({1, 2, 1}, {1, 3}), f32({2}, {1, 1}), f32({2}, {0, 5})},
+                        {{"num_groups", int64_t{1}}, {"epsilon", 0.0}})[0],
+                {1, 2, 1}, {-1, 6});
+  expect_values(run_ref("lrn", {f32({1, 3, 1, 1}, {1, 2, 3})}, {{"size", int64_t{3}}, {"alpha", 3.0}, {"beta", 1.0}, {"bias", 1.0}})[0],
+                {1, 3, 1, 1}, {1 / 6.0, 2 / 15.0, 3 / 14.0});
 }
 
 TEST(RefReduce, AxesIdentitiesAndTies) {
@@ -83,7 +96,8 @@ TEST(RefReduce, AxesIdentitiesAndTies) {
   const Tensor ties = f32({1, 3}, {7, 1, 7});
   expect_values(run_ref("argmax", {ties}, {{"axis", int64_t{1}}})[0], {1, 1}, {0});
   expect_values(run_ref("argmax", {ties}, {{"axis", int64_t{1}}, {"select_last", int64_t{1}}})[0], {1, 1}, {2});
-  expect_values(run_ref("cumsum", {f32({3}, {1, 2, 3}), i64({}, {0})}, {{"exclusive", int64_t{1}}, {"reverse", int64_t{1}}})[0], {3}, {5, 3, 0});
+  expect_values(run_ref("cumsum", {f32({3}, {1, 2, 3}), i64({}, {0})}, {{"exclusive", int64_t{1}}, {"reverse", int64_t{1}}})[0], {3},
+                {5, 3, 0});
 }
 
 TEST(RefAttention, CausalGroupedAndMasked) {
@@ -93,9 +107,11 @@ TEST(RefAttention, CausalGroupedAndMasked) {
   const Tensor mask = Tensor::of<bool>({2, 2}, {false, false, false, true});
   expect_values(run_ref("attention", {q, k, v, mask}, {{"scale", 1.0}})[0], {1, 2, 2, 1}, {0, 20, 0, 20});
   // The same in BSHD.
-  expect_values(run_ref("attention", {q.reshaped({1, 2, 2, 1}), k.reshaped({1, 2, 1, 1}), v.reshaped({1, 2, 1, 1}), mask},
-                        {{"scale", 1.0}, {"q_layout", std::string("BSHD")}, {"kv_layout", std::string("BSHD")}, {"out_layout", std::string("BSHD")}})[0],
-                {1, 2, 2, 1}, {0, 0, 20, 20});
+  expect_values(
+      run_ref(
+          "attention", {q.reshaped({1, 2, 2, 1}), k.reshaped({1, 2, 1, 1}), v.reshaped({1, 2, 1, 1}), mask},
+          {{"scale", 1.0}, {"q_layout", std::string("BSHD")}, {"kv_layout", std::string("BSHD")}, {"out_layout", std::string("BSHD")}})[0],
+      {1, 2, 2, 1}, {0, 0, 20, 20});
 }
 
 TEST(RefRope, HalvesAndInterleaved) {

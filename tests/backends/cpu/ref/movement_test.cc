@@ -27,7 +27,8 @@ TEST(RefMovement, TransposeSmallAndBlocked) {
 TEST(RefMovement, SlicesJoinsAndRepeats) {
   const Tensor x = f32_ramp({2, 3});
   expect_values(run_ref("slice", {x, i64({1}, {-1}), i64({1}, {-100}), i64({1}, {1}), i64({1}, {-2})})[0], {2, 2}, {2, 0, 5, 3});
-  expect_values(run_ref("slice", {x}, {{"starts", Dims{1}}, {"ends", Dims{1000}}, {"axes", Ints{1}}, {"steps", Ints{1}}})[0], {2, 2}, {1, 2, 4, 5});
+  expect_values(run_ref("slice", {x}, {{"starts", Dims{1}}, {"ends", Dims{1000}}, {"axes", Ints{1}}, {"steps", Ints{1}}})[0], {2, 2},
+                {1, 2, 4, 5});
   expect_values(run_ref("concat", {x, f32({2, 1}, {8, 9})}, {{"axis", int64_t{1}}})[0], {2, 4}, {0, 1, 2, 8, 3, 4, 5, 9});
   const std::vector<Tensor> parts = run_ref("split", {x}, {{"axis", int64_t{1}}, {"sizes", Dims{1, 2}}}, 2);
   expect_values(parts[0], {2, 1}, {0, 3});
@@ -36,18 +37,23 @@ TEST(RefMovement, SlicesJoinsAndRepeats) {
   expect_values(run_ref("tile", {f32({1, 2}, {1, 2}), i64({2}, {2, 2})})[0], {2, 4}, {1, 2, 1, 2, 1, 2, 1, 2});
   expect_values(run_ref("trilu", {f32_ramp({3, 3}, 1), i64({}, {1})})[0], {3, 3}, {0, 2, 3, 0, 0, 6, 0, 0, 0});
   expect_values(run_ref("trilu", {f32_ramp({2, 3}, 1)}, {{"upper", int64_t{0}}})[0], {2, 3}, {1, 0, 0, 4, 5, 0});
-  expect_values(run_ref("reverse_sequence", {f32({3, 2}, {1, 2, 3, 4, 5, 6}), i64({2}, {2, 3})}, {{"batch_axis", int64_t{1}}, {"time_axis", int64_t{0}}})[0], {3, 2}, {3, 6, 1, 4, 5, 2});
+  expect_values(run_ref("reverse_sequence", {f32({3, 2}, {1, 2, 3, 4, 5, 6}), i64({2}, {2, 3})},
+                        {{"batch_axis", int64_t{1}}, {"time_axis", int64_t{0}}})[0],
+                {3, 2}, {3, 6, 1, 4, 5, 2});
 }
 
 TEST(RefMovement, Blocks) {
   const Tensor x = f32_ramp({1, 4, 1, 2});
   expect_values(run_ref("depth_to_space", {x}, {{"blocksize", int64_t{2}}})[0], {1, 1, 2, 4}, {0, 2, 1, 3, 4, 6, 5, 7});
-  expect_values(run_ref("space_to_depth", {run_ref("depth_to_space", {x}, {{"blocksize", int64_t{2}}})[0]}, {{"blocksize", int64_t{2}}})[0], {1, 4, 1, 2}, {0, 1, 2, 3, 4, 5, 6, 7});
+  expect_values(run_ref("space_to_depth", {run_ref("depth_to_space", {x}, {{"blocksize", int64_t{2}}})[0]}, {{"blocksize", int64_t{2}}})[0],
+                {1, 4, 1, 2}, {0, 1, 2, 3, 4, 5, 6, 7});
 }
 
 TEST(RefPad, Modes) {
   const Tensor x = f32({3}, {1, 2, 3});
-  const auto pad = [&](const char* mode, Ints pads) { return run_ref("pad", {x}, {{"pads", pads}, {"mode", std::string(mode)}, {"value", 9.0}})[0]; };
+  const auto pad = [&](const char* mode, Ints pads) {
+    return run_ref("pad", {x}, {{"pads", pads}, {"mode", std::string(mode)}, {"value", 9.0}})[0];
+  };
   expect_values(pad("constant", {1, 2}), {6}, {9, 1, 2, 3, 9, 9});
   expect_values(pad("constant", {-1, 1}), {3}, {2, 3, 9});
   expect_values(pad("reflect", {2, 2}), {7}, {3, 2, 1, 2, 3, 2, 1});
@@ -73,7 +79,9 @@ TEST(RefGather, AllForms) {
 
 TEST(RefScatter, ReductionsAndBounds) {
   const Tensor x = f32({4}, {1, 2, 3, 4}), at = i64({3}, {1, 1, -1}), u = f32({3}, {10, 20, 30});
-  const auto scatter = [&](const char* reduction) { return run_ref("scatter_elements", {x, at, u}, {{"axis", int64_t{0}}, {"reduction", std::string(reduction)}})[0]; };
+  const auto scatter = [&](const char* reduction) {
+    return run_ref("scatter_elements", {x, at, u}, {{"axis", int64_t{0}}, {"reduction", std::string(reduction)}})[0];
+  };
   expect_values(scatter("none"), {4}, {1, 20, 3, 30});
   expect_values(scatter("add"), {4}, {1, 32, 3, 34});
   expect_values(scatter("mul"), {4}, {1, 400, 3, 120});
@@ -89,7 +97,8 @@ TEST(RefShape, CreatesTensors) {
   expect_values(run_ref("range", {i64({}, {5}), i64({}, {0}), i64({}, {-2})})[0], {3}, {5, 3, 1});
   expect_values(run_ref("fill", {}, {{"value", i64({1}, {7})}, {"shape", Dims{2, 2}}})[0], {2, 2}, {7, 7, 7, 7});
   expect_values(run_ref("eye_like", {f32_ramp({2, 3})}, {{"k", int64_t{1}}})[0], {2, 3}, {0, 1, 0, 0, 0, 1});
-  expect_values(run_ref("onehot", {i64({3}, {1, -1, 9}), i64({}, {3}), f32({2}, {0, 5})}, {{"axis", int64_t{-1}}})[0], {3, 3}, {0, 5, 0, 0, 0, 5, 0, 0, 0});
+  expect_values(run_ref("onehot", {i64({3}, {1, -1, 9}), i64({}, {3}), f32({2}, {0, 5})}, {{"axis", int64_t{-1}}})[0], {3, 3},
+                {0, 5, 0, 0, 0, 5, 0, 0, 0});
 }
 
 TEST(RefSearch, TopkAndDataDependentShapes) {
@@ -97,7 +106,8 @@ TEST(RefSearch, TopkAndDataDependentShapes) {
   expect_values(top[0], {1, 3}, {9, 9, 3});
   expect_values(top[1], {1, 3}, {1, 2, 0});
   expect_values(run_ref("nonzero", {f32({2, 2}, {1, 0, 1, 1})})[0], {2, 3}, {0, 1, 1, 0, 0, 1});
-  expect_values(run_ref("compress", {f32({3, 2}, {1, 2, 3, 4, 5, 6}), Tensor::of<bool>({2}, {false, true})}, {{"axis", int64_t{0}}})[0], {1, 2}, {3, 4});
+  expect_values(run_ref("compress", {f32({3, 2}, {1, 2, 3, 4, 5, 6}), Tensor::of<bool>({2}, {false, true})}, {{"axis", int64_t{0}}})[0],
+                {1, 2}, {3, 4});
   const std::vector<Tensor> u = run_ref("unique", {f32({5}, {2, 1, 1, 3, 2})}, {{"sorted", int64_t{0}}}, 4);
   expect_values(u[0], {3}, {2, 1, 3});
   expect_values(u[1], {3}, {0, 1, 3});
@@ -115,17 +125,22 @@ TEST(RefResize, NearestLinearCubic) {
   };
   expect_values(resize("nearest", {1, 1, 1, 2}), {1, 1, 2, 4}, {1, 1, 2, 2, 3, 3, 4, 4});
   expect_values(resize("linear", {1, 1, 1, 2}), {1, 1, 2, 4}, {1, 1.25, 1.75, 2, 3, 3.25, 3.75, 4});
-  expect_values(resize("linear", {1, 1, 1, 1.5}, {{"coordinate_transformation_mode", std::string("align_corners")}}), {1, 1, 2, 3}, {1, 1.5, 2, 3, 3.5, 4});
+  expect_values(resize("linear", {1, 1, 1, 1.5}, {{"coordinate_transformation_mode", std::string("align_corners")}}), {1, 1, 2, 3},
+                {1, 1.5, 2, 3, 3.5, 4});
   expect_values(resize("linear", {1, 1, 0.5, 0.5}, {{"antialias", int64_t{1}}}), {1, 1, 1, 1}, {2.5});
-  expect_values(run_ref("resize", {f32({4}, {1, 2, 3, 4}), none, f32({1}, {0.5f})}, {{"mode", std::string("cubic")}})[0], {2}, {1.40625, 3.59375});
+  expect_values(run_ref("resize", {f32({4}, {1, 2, 3, 4}), none, f32({1}, {0.5f})}, {{"mode", std::string("cubic")}})[0], {2},
+                {1.40625, 3.59375});
 }
 
 TEST(RefQuantize, PerTensorAxisAndBlocks) {
   expect_values(run_ref("quantize", {f32({4}, {0, 2.5f, 3.5f, 1000}), f32({}, {1}), Tensor::of<uint8_t>({}, {1})})[0], {4}, {1, 3, 5, 255});
   const Tensor zero = Tensor::of<int8_t>({2}, {0, 1});
   expect_values(run_ref("quantize", {f32({1, 2}, {4, 4}), f32({2}, {2, 4}), zero}, {{"axis", int64_t{1}}})[0], {1, 2}, {2, 2});
-  expect_values(run_ref("dequantize", {Tensor::of<int8_t>({1, 2}, {2, 2}), f32({2}, {2, 4}), zero}, {{"axis", int64_t{1}}})[0], {1, 2}, {4, 4});
-  expect_values(run_ref("dequantize", {Tensor::of<int8_t>({1, 4}, {1, 1, 1, 1}), f32({1, 2}, {2, 3})}, {{"axis", int64_t{1}}, {"block_size", int64_t{2}}})[0], {1, 4}, {2, 2, 3, 3});
+  expect_values(run_ref("dequantize", {Tensor::of<int8_t>({1, 2}, {2, 2}), f32({2}, {2, 4}), zero}, {{"axis", int64_t{1}}})[0], {1, 2},
+                {4, 4});
+  expect_values(run_ref("dequantize", {Tensor::of<int8_t>({1, 4}, {1, 1, 1, 1}), f32({1, 2}, {2, 3})},
+                        {{"axis", int64_t{1}}, {"block_size", int64_t{2}}})[0],
+                {1, 4}, {2, 2, 3, 3});
   const std::vector<Tensor> d = run_ref("dynamic_quantize", {f32({3}, {0, 2, -1})}, {}, 3);
   expect_values(d[1], {}, {3 / 255.0});
   expect_values(d[2], {}, {85});
@@ -140,7 +155,8 @@ TEST(RefRecurrent, RnnByHand) {
   expect_values(y[0], {2, 1, 1, 1}, {h1, h2});
   expect_values(y[1], {1, 1, 1}, {h2});
   const Tensor lengths = Tensor::of<int32_t>({1}, {1});
-  const std::vector<Tensor> z = run_ref("rnn", {x, w, r, Tensor(), lengths}, {{"hidden_size", int64_t{1}}, {"direction", std::string("reverse")}}, 2);
+  const std::vector<Tensor> z =
+      run_ref("rnn", {x, w, r, Tensor(), lengths}, {{"hidden_size", int64_t{1}}, {"direction", std::string("reverse")}}, 2);
   expect_values(z[0], {2, 1, 1, 1}, {h1, 0});
   expect_values(z[1], {1, 1, 1}, {h1});
 }
@@ -148,7 +164,8 @@ TEST(RefRecurrent, RnnByHand) {
 TEST(RefRecurrent, LstmAndGruByHand) {
   const Tensor x = f32({1, 1, 1}, {1});
   const double half = 1 / (1 + std::exp(-1.0));
-  const std::vector<Tensor> l = run_ref("lstm", {x, f32({1, 4, 1}, {1, 1, 1, 1}), f32({1, 4, 1}, {0, 0, 0, 0})}, {{"hidden_size", int64_t{1}}}, 3);
+  const std::vector<Tensor> l =
+      run_ref("lstm", {x, f32({1, 4, 1}, {1, 1, 1, 1}), f32({1, 4, 1}, {0, 0, 0, 0})}, {{"hidden_size", int64_t{1}}}, 3);
   const double c = half * std::tanh(1.0);
   expect_values(l[2], {1, 1, 1}, {c});
   expect_values(l[1], {1, 1, 1}, {half * std::tanh(c)});

@@ -60,7 +60,9 @@ TEST(RefSelect, WhereAndClip) {
 }
 
 TEST(RefCast, BetweenKinds) {
-  const auto cast = [](const Tensor& x, DType to, int64_t saturate = 1) { return run_ref("cast", {x}, {{"to", to}, {"saturate", saturate}})[0]; };
+  const auto cast = [](const Tensor& x, DType to, int64_t saturate = 1) {
+    return run_ref("cast", {x}, {{"to", to}, {"saturate", saturate}})[0];
+  };
   expect_values(cast(f32({4}, {1.9f, -1.9f, 3e9f, kNaN}), DType::I32), {4}, {1, -1, 2147483647, 0});
   expect_values(cast(f32({3}, {0, -0.5f, 2}), DType::Bool), {3}, {0, 1, 1});
   expect_values(cast(i64({2}, {300, -1}), DType::U8), {2}, {44, 255});
@@ -76,8 +78,9 @@ TEST(RefCast, BetweenKinds) {
 }
 
 TEST(RefFused, RowReductionAndReducedOutput) {
-  const std::vector<Tensor> y = run_ref("fused", {f32({2, 3}, {1, 2, 3, 4, 5, 6}), f32({3}, {1, 1, 2})},
-                                        {{"expr", std::string("t0 = mul(i0, i1); t1 = row_sum(t0); t2 = div(t0, t1); ret t2, t1")}, {"reduced", ir::Ints{0, 1}}}, 2);
+  const std::vector<Tensor> y =
+      run_ref("fused", {f32({2, 3}, {1, 2, 3, 4, 5, 6}), f32({3}, {1, 1, 2})},
+              {{"expr", std::string("t0 = mul(i0, i1); t1 = row_sum(t0); t2 = div(t0, t1); ret t2, t1")}, {"reduced", ir::Ints{0, 1}}}, 2);
   expect_values(y[0], {2, 3}, {1 / 9.0, 2 / 9.0, 6 / 9.0, 4 / 21.0, 5 / 21.0, 12 / 21.0});
   expect_values(y[1], {2, 1}, {9, 21});
 }

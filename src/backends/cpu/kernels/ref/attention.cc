@@ -30,12 +30,13 @@ struct Heads {
 
 RunFunction prepare_attention(const NodeView& node) {
   const ir::Attrs& attrs = node.attrs();
-  const std::string q_layout = attrs.get_string("q_layout", "BHSD"), kv_layout = attrs.get_string("kv_layout", "BHSD"), out_layout = attrs.get_string("out_layout", q_layout);
+  const std::string q_layout = attrs.get_string("q_layout", "BHSD"), kv_layout = attrs.get_string("kv_layout", "BHSD"),
+                    out_layout = attrs.get_string("out_layout", q_layout);
   const Heads q(node, node.input_shapes[0], q_layout), k(node, node.input_shapes[1], kv_layout), v(node, node.input_shapes[2], kv_layout),
       out(node, node.output_shapes[0], out_layout);
   if (k.heads == 0 || q.heads % k.heads != 0 || v.heads != k.heads || k.width != q.width || v.length != k.length || out.width != v.width)
-    fail_node(node, ErrorCode::InvalidArgument, "q {}, k {} and v {} do not fit", to_string(node.input_shapes[0]), to_string(node.input_shapes[1]),
-              to_string(node.input_shapes[2]));
+    fail_node(node, ErrorCode::InvalidArgument, "q {}, k {} and v {} do not fit", to_string(node.input_shapes[0]),
+              to_string(node.input_shapes[1]), to_string(node.input_shapes[2]));
   const double scale = attrs.get_float("scale", 1 / std::sqrt(static_cast<double>(q.width))), softcap = attrs.get_float("softcap", 0);
   const bool is_causal = attrs.get_bool("is_causal", false), has_mask = node.has_input(3);
   const bool bool_mask = has_mask && node.input_dtypes[3] == DType::Bool;
@@ -90,7 +91,8 @@ RunFunction prepare_rope(const NodeView& node) {
   const bool interleaved = node.attrs().get_bool("interleaved", false);
   const int64_t half = table.empty() ? 0 : table.back();
   if (table.size() < 2 || table.size() > 4 || 2 * half > x.width || node.input_shapes[2] != table)
-    fail_node(node, ErrorCode::InvalidArgument, "cos {} and sin {} do not fit x {}", to_string(table), to_string(node.input_shapes[2]), to_string(node.input_shapes[0]));
+    fail_node(node, ErrorCode::InvalidArgument, "cos {} and sin {} do not fit x {}", to_string(table), to_string(node.input_shapes[2]),
+              to_string(node.input_shapes[0]));
   // [S, D/2], [B, S, D/2], or rank 4 with the axes of x's layout or with heads before the sequence; sizes of 1 repeat.
   const std::vector<int64_t> strides = strides_of(table);
   const size_t rank = table.size();
@@ -102,10 +104,12 @@ RunFunction prepare_rope(const NodeView& node) {
   }
   const auto stride_of = [&](size_t axis, int64_t size) -> int64_t {
     if (axis >= rank || table[axis] == 1) return 0;
-    if (table[axis] != size) fail_node(node, ErrorCode::InvalidArgument, "cos {} does not fit x {}", to_string(table), to_string(node.input_shapes[0]));
+    if (table[axis] != size)
+      fail_node(node, ErrorCode::InvalidArgument, "cos {} does not fit x {}", to_string(table), to_string(node.input_shapes[0]));
     return strides[axis];
   };
-  const int64_t batch_stride = rank > 2 ? stride_of(0, x.batch) : 0, head_stride = stride_of(head_axis, x.heads), length_stride = stride_of(length_axis, x.length);
+  const int64_t batch_stride = rank > 2 ? stride_of(0, x.batch) : 0, head_stride = stride_of(head_axis, x.heads),
+                length_stride = stride_of(length_axis, x.length);
   return [=](const RunArgs& args) {
     std::vector<double> y = to_doubles(args.inputs[0]);
     const std::vector<double> cosines = to_doubles(args.inputs[1]), sines = to_doubles(args.inputs[2]);

@@ -96,8 +96,8 @@ template <class T, class W>
 RunFunction run_binary(Function<W> f, const NodeView& node) {
   const bool to_bool = node.output_dtypes[0] == DType::Bool;
   const Shape shape = node.output_shapes[0];
-  const std::array<std::vector<int64_t>, 3> strides{broadcast_strides(node.input_shapes[0], shape), broadcast_strides(node.input_shapes[1], shape),
-                                                    strides_of(shape)};
+  const std::array<std::vector<int64_t>, 3> strides{broadcast_strides(node.input_shapes[0], shape),
+                                                    broadcast_strides(node.input_shapes[1], shape), strides_of(shape)};
   return [f, to_bool, shape, strides](const RunArgs& args) {
     for_each_row(shape, strides, [&](const auto& at, const auto& step, int64_t count) {
       const T* a = args.inputs[0].data<T>() + at[0];
@@ -115,8 +115,8 @@ RunFunction run_binary(Function<W> f, const NodeView& node) {
 // Base and exponent may differ in type; the result has the base's.
 RunFunction prepare_pow(const NodeView& node) {
   const Shape shape = node.output_shapes[0];
-  const std::array<std::vector<int64_t>, 3> strides{broadcast_strides(node.input_shapes[0], shape), broadcast_strides(node.input_shapes[1], shape),
-                                                    strides_of(shape)};
+  const std::array<std::vector<int64_t>, 3> strides{broadcast_strides(node.input_shapes[0], shape),
+                                                    broadcast_strides(node.input_shapes[1], shape), strides_of(shape)};
   RunFunction run;
   visit_number(node.input_dtypes[0], "pow", [&](auto base_tag) {
     using T = typename decltype(base_tag)::type;
@@ -144,8 +144,8 @@ RunFunction prepare_pow(const NodeView& node) {
 
 RunFunction prepare_string_equal(const NodeView& node) {
   const Shape shape = node.output_shapes[0];
-  const std::array<std::vector<int64_t>, 3> strides{broadcast_strides(node.input_shapes[0], shape), broadcast_strides(node.input_shapes[1], shape),
-                                                    strides_of(shape)};
+  const std::array<std::vector<int64_t>, 3> strides{broadcast_strides(node.input_shapes[0], shape),
+                                                    broadcast_strides(node.input_shapes[1], shape), strides_of(shape)};
   return [shape, strides](const RunArgs& args) {
     for_each_row(shape, strides, [&](const auto& at, const auto& step, int64_t count) {
       for (int64_t i = 0; i < count; ++i)
@@ -186,8 +186,9 @@ RunFunction prepare_binary(const NodeView& node) {
 
 KernelList binary_kernels() {
   KernelList list;
-  for (const char* op : {"add", "sub", "mul", "div", "pow", "mod", "min", "max", "equal", "less", "less_equal", "greater", "greater_equal", "and", "or", "xor",
-                         "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right", "prelu"})
+  for (const char* op : {"add",         "sub",        "mul",         "div",        "pow",           "mod",  "min", "max",
+                         "equal",       "less",       "less_equal",  "greater",    "greater_equal", "and",  "or",  "xor",
+                         "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right",   "prelu"})
     list.push_back(define(op, prepare_binary, kInPlace));
   return list;
 }

@@ -1,5 +1,5 @@
-// cast between all types. Floats to integers truncate toward zero and saturate at 32 and 64 bits; narrower integers take the low bits of that, as C
-// compilers do. Anything to bool is != 0.
+// cast between all types. Floats to integers truncate toward zero and saturate at 32 and 64 bits; narrower integers take the low bits of
+// that, as C compilers do. Anything to bool is != 0.
 
 #include <fmt/format.h>
 
@@ -16,19 +16,22 @@ namespace {
 
 int64_t to_integer(double v, DType to) {
   if (std::isnan(v)) return 0;
-  const auto saturate = [&](double lo, double hi, int64_t low, int64_t high) { return v <= lo ? low : v >= hi ? high : static_cast<int64_t>(v); };
+  const auto saturate = [&](double lo, double hi, int64_t low, int64_t high) {
+    return v <= lo ? low : v >= hi ? high : static_cast<int64_t>(v);
+  };
   switch (to) {
     case DType::I64: return saturate(-0x1p63, 0x1p63, INT64_MIN, INT64_MAX);
-    case DType::U64: return v <= -1 ? saturate(-0x1p63, 0x1p63, INT64_MIN, INT64_MAX) : v >= 0x1p64 ? -1 : static_cast<int64_t>(static_cast<uint64_t>(v));
+    case DType::U64:
+      return v <= -1 ? saturate(-0x1p63, 0x1p63, INT64_MIN, INT64_MAX) : v >= 0x1p64 ? -1 : static_cast<int64_t>(static_cast<uint64_t>(v));
     case DType::U32: return saturate(-0x1p63, 0x1p32, INT64_MIN, 0xffffffff);
     default: return saturate(-0x1p31, 0x1p31, INT32_MIN, INT32_MAX);
   }
 }
 
-struct Number {       // exactly one of the two is meaningful
+struct Number {  // exactly one of the two is meaningful
   bool is_integer;
   double real;
-  int64_t integer;    // bits of a uint64 when the source is one
+  int64_t integer;  // bits of a uint64 when the source is one
   bool is_unsigned;
 };
 
@@ -80,9 +83,10 @@ void store_number(const Number& n, Tensor& out, int64_t o, bool saturate, const 
     case DType::BF16: out.data<BFloat16>()[o] = BFloat16(static_cast<float>(as_double(n))); return;
     case DType::Bool: out.data<uint8_t>()[o] = n.is_integer ? n.integer != 0 : n.real != 0; return;
     case DType::F8E8M0: out.data<uint8_t>()[o] = to_e8m0(as_double(n), round_mode); return;
-    case DType::F8E4M3FN: case DType::F8E4M3FNUZ: case DType::F8E5M2: case DType::F8E5M2FNUZ:
-      out.data<uint8_t>()[o] = float_to_small_float(to, static_cast<float>(as_double(n)), saturate);
-      return;
+    case DType::F8E4M3FN:
+    case DType::F8E4M3FNUZ:
+    case DType::F8E5M2:
+    case DType::F8E5M2FNUZ: out.data<uint8_t>()[o] = float_to_small_float(to, static_cast<float>(as_double(n)), saturate); return;
     case DType::F4E2M1: {  // no NaN in this format: ONNX's cases expect -0 for it
       const double v = as_double(n);
       set_code(out, o, std::isnan(v) ? 8 : float_to_small_float(to, static_cast<float>(v), true));
@@ -98,7 +102,9 @@ void store_number(const Number& n, Tensor& out, int64_t o, bool saturate, const 
   });
 }
 
-bool has_fast_path(DType d) { return bits_of(d) >= 8 && (is_integer(d) || d == DType::F32 || d == DType::F64 || d == DType::F16 || d == DType::BF16); }
+bool has_fast_path(DType d) {
+  return bits_of(d) >= 8 && (is_integer(d) || d == DType::F32 || d == DType::F64 || d == DType::F16 || d == DType::BF16);
+}
 
 template <class From, class To>
 void convert(const From* x, To* y, int64_t count) {
@@ -119,7 +125,8 @@ RunFunction prepare_cast(const NodeView& node) {
     return [from, to](const RunArgs& args) {
       visit_number(from, "cast", [&](auto from_tag) {
         visit_number(to, "cast", [&](auto to_tag) {
-          convert(args.inputs[0].data<typename decltype(from_tag)::type>(), args.outputs[0].data<typename decltype(to_tag)::type>(), args.outputs[0].count());
+          convert(args.inputs[0].data<typename decltype(from_tag)::type>(), args.outputs[0].data<typename decltype(to_tag)::type>(),
+                  args.outputs[0].count());
         });
       });
     };
@@ -132,7 +139,8 @@ RunFunction prepare_cast(const NodeView& node) {
     for (int64_t i = 0; i < out.count(); ++i) {
       if (to == DType::String) out.strings()[i] = print(in, i);
       else if (from == DType::String) store_number(parse(in.strings()[i], to), out, i, saturate, round_mode);
-      else if (is_integer(from) || from == DType::Bool) store_number({true, 0, in.int_at(i), from == DType::U64}, out, i, saturate, round_mode);
+      else if (is_integer(from) || from == DType::Bool)
+        store_number({true, 0, in.int_at(i), from == DType::U64}, out, i, saturate, round_mode);
       else store_number({false, in.float_at(i), 0, false}, out, i, saturate, round_mode);
     }
   };

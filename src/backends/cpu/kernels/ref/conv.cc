@@ -16,7 +16,8 @@ std::pair<int64_t, int64_t> valid_range(int64_t offset, int64_t stride, int64_t 
 }
 
 // One output plane: out += sum over the group's channels of x convolved with w. x is planar; `w` is [channels of the group, kernel].
-void convolve_plane(const Window& window, const Planes& in, const Triple& out_size, const double* x, const double* w, int64_t channels, double* out) {
+void convolve_plane(const Window& window, const Planes& in, const Triple& out_size, const double* x, const double* w, int64_t channels,
+                    double* out) {
   for (int64_t c = 0; c < channels; ++c, x += in.area())
     for (int64_t kd = 0; kd < window.kernel[0]; ++kd)
       for (int64_t kh = 0; kh < window.kernel[1]; ++kh)
@@ -29,7 +30,8 @@ void convolve_plane(const Window& window, const Planes& in, const Triple& out_si
           const auto [w0, w1] = valid_range(offset[2], window.stride[2], in.size[2], out_size[2]);
           for (int64_t d = d0; d < d1; ++d)
             for (int64_t h = h0; h < h1; ++h) {
-              const double* line = x + ((d * window.stride[0] + offset[0]) * in.size[1] + h * window.stride[1] + offset[1]) * in.size[2] + offset[2];
+              const double* line =
+                  x + ((d * window.stride[0] + offset[0]) * in.size[1] + h * window.stride[1] + offset[1]) * in.size[2] + offset[2];
               double* to = out + (d * out_size[1] + h) * out_size[2];
               for (int64_t i = w0; i < w1; ++i) to[i] += weight * line[i * window.stride[2]];
             }
@@ -38,16 +40,16 @@ void convolve_plane(const Window& window, const Planes& in, const Triple& out_si
 
 // Calls sink(index in the output, value) for every output.
 template <class Sink>
-void convolve(const Window& window, const Planes& in, const Planes& out, int64_t group, const std::vector<double>& x, const std::vector<double>& w,
-              const Sink& sink) {
+void convolve(const Window& window, const Planes& in, const Planes& out, int64_t group, const std::vector<double>& x,
+              const std::vector<double>& w, const Sink& sink) {
   const int64_t in_per_group = in.channels / group, out_per_group = out.channels / group, area = out.area();
   std::vector<double> plane(area);
   for (int64_t n = 0; n < out.batch; ++n)
     for (int64_t m = 0; m < out.channels; ++m) {
       std::fill(plane.begin(), plane.end(), 0);
       const int64_t first = m / out_per_group * in_per_group;
-      convolve_plane(window, in, out.size, x.data() + (n * in.channels + first) * in.area(), w.data() + m * in_per_group * window.area(), in_per_group,
-                     plane.data());
+      convolve_plane(window, in, out.size, x.data() + (n * in.channels + first) * in.area(), w.data() + m * in_per_group * window.area(),
+                     in_per_group, plane.data());
       const int64_t step = out.channel_stride == 1 && out.channels > 1 ? out.channels : 1;
       for (int64_t i = 0; i < area; ++i) sink(n * out.batch_stride + m * out.channel_stride + i * step, m, plane[i]);
     }
@@ -58,8 +60,8 @@ Shape kernel_shape(const NodeView& node) { return Shape(node.input_shapes[1].beg
 int64_t checked_group(const NodeView& node, const Planes& in, const Planes& out) {
   const int64_t group = node.attrs().get_int("group", 1);
   if (group < 1 || in.channels % group != 0 || out.channels % group != 0 || node.input_shapes[1][1] != in.channels / group)
-    fail_node(node, ErrorCode::InvalidArgument, "weights {} do not fit {} input and {} output channels in {} groups", to_string(node.input_shapes[1]), in.channels,
-              out.channels, group);
+    fail_node(node, ErrorCode::InvalidArgument, "weights {} do not fit {} input and {} output channels in {} groups",
+              to_string(node.input_shapes[1]), in.channels, out.channels, group);
   return group;
 }
 
@@ -90,13 +92,16 @@ RunFunction prepare_conv_integer(const NodeView& node) {
   const int64_t group = checked_group(node, in, out);
   return [=](const RunArgs& args) {
     std::vector<double> x = planar_doubles(args.inputs[0], in), w = to_doubles(args.inputs[1]);
-    const auto zero_points = [&](size_t i) { return args.inputs.size() > i && args.inputs[i].defined() ? to_doubles(args.inputs[i]) : std::vector<double>{0}; };
+    const auto zero_points = [&](size_t i) {
+      return args.inputs.size() > i && args.inputs[i].defined() ? to_doubles(args.inputs[i]) : std::vector<double>{0};
+    };
     const std::vector<double> x_zero = zero_points(2), w_zero = zero_points(3);
     for (double& v : x) v -= x_zero[0];  // padding stands for the zero point, hence for 0 here
     const int64_t per_channel = static_cast<int64_t>(w.size()) / std::max<int64_t>(1, out.channels);
     for (size_t i = 0; i < w.size(); ++i) w[i] -= w_zero[w_zero.size() == 1 ? 0 : i / per_channel];
-    convolve(window, in, out, group, x, w,
-             [&](int64_t at, int64_t, double value) { args.outputs[0].data<int32_t>()[at] = static_cast<int32_t>(static_cast<int64_t>(value)); });
+    convolve(window, in, out, group, x, w, [&](int64_t at, int64_t, double value) {
+      args.outputs[0].data<int32_t>()[at] = static_cast<int32_t>(static_cast<int64_t>(value));
+    });
   };
 }
 
@@ -106,14 +111,14 @@ RunFunction prepare_conv_transpose(const NodeView& node) {
   Window window(node, kernel_shape(node), in, out);
   const int64_t group = node.attrs().get_int("group", 1);
   if (group < 1 || w_shape[0] != in.channels || in.channels % group != 0 || w_shape[1] * group != out.channels)
-    fail_node(node, ErrorCode::InvalidArgument, "weights {} do not fit {} input and {} output channels in {} groups", to_string(w_shape), in.channels,
-              out.channels, group);
+    fail_node(node, ErrorCode::InvalidArgument, "weights {} do not fit {} input and {} output channels in {} groups", to_string(w_shape),
+              in.channels, out.channels, group);
   const std::string auto_pad = node.attrs().get_string("auto_pad", "NOTSET");
   const Triple extra = spatial_triple(node.attrs().get_ints("output_padding", {}), 0);
   if (auto_pad == "SAME_UPPER" || auto_pad == "SAME_LOWER" || node.attrs().has("output_shape")) {
     for (int i = 0; i < 3; ++i) {
-      const int64_t total =
-          std::max<int64_t>(0, (in.size[i] - 1) * window.stride[i] + extra[i] + (window.kernel[i] - 1) * window.dilation[i] + 1 - out.size[i]);
+      const int64_t total = std::max<int64_t>(
+          0, (in.size[i] - 1) * window.stride[i] + extra[i] + (window.kernel[i] - 1) * window.dilation[i] + 1 - out.size[i]);
       window.pad_begin[i] = auto_pad == "SAME_UPPER" ? total / 2 : total - total / 2;
     }
   }
@@ -141,7 +146,9 @@ RunFunction prepare_conv_transpose(const NodeView& node) {
                 o[s] = at[s] * window.stride[s] + tap[s] * window.dilation[s] - window.pad_begin[s];
                 inside &= o[s] >= 0 && o[s] < out.size[s];
               }
-              if (inside) y[out.at(n, c / in_per_group * out_per_group + m, o[0], o[1], o[2])] += value * w[(c * out_per_group + m) * window.area() + k];
+              if (inside)
+                y[out.at(n, c / in_per_group * out_per_group + m, o[0], o[1], o[2])] +=
+                    value * w[(c * out_per_group + m) * window.area() + k];
             }
         }
     from_doubles(y, args.outputs[0]);

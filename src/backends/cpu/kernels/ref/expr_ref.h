@@ -9,8 +9,8 @@
 
 namespace tokamak::cpu::ref {
 
-// Evaluates rows of `cols` elements: inputs[i] holds cols values of input i, results[k] receives the k-th result. A row reduction's value is
-// repeated along the row.
+// Evaluates rows of `cols` elements: inputs[i] holds cols values of input i, results[k] receives the k-th result. A row reduction's value
+// is repeated along the row.
 void eval_row(const ir::Expr& expr, int64_t cols, std::span<const std::vector<float>> inputs, std::vector<std::vector<float>>& results);
 
 // An epilogue bound to a node: y = expr(accumulator, extra inputs), elementwise over the output. Empty when the node has none.

@@ -70,7 +70,8 @@ RunFunction prepare_fused(const NodeView& node) {
       eval_row(expr, cols, inputs, results);
       for (size_t k = 0; k < results.size(); ++k) {
         if (k < reduced.size() && reduced[k]) store_value(args.outputs[k], r, results[k][0]);
-        else for (int64_t c = 0; c < cols; ++c) store_value(args.outputs[k], r * cols + c, results[k][c]);
+        else
+          for (int64_t c = 0; c < cols; ++c) store_value(args.outputs[k], r * cols + c, results[k][c]);
       }
       for (int64_t d = rank - 2; d >= 0 && ++index[d] == shape[d]; --d) index[d] = 0;
     }

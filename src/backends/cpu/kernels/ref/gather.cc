@@ -13,14 +13,16 @@ int64_t checked_index(int64_t index, int64_t bound, const std::string& label) {
 RunFunction prepare_gather(const NodeView& node) {
   const Shape in = node.input_shapes[0];
   const int64_t axis = normalize_axis(node.attrs().get_int("axis", 0), static_cast<int64_t>(in.size()));
-  const int64_t outer = size_of(Shape(in.begin(), in.begin() + axis)), inner = size_of(Shape(in.begin() + axis + 1, in.end())), bound = in[axis];
+  const int64_t outer = size_of(Shape(in.begin(), in.begin() + axis)), inner = size_of(Shape(in.begin() + axis + 1, in.end())),
+                bound = in[axis];
   const std::string label = label_of(node);
   return [=](const RunArgs& args) {
     const Indices indices(args.inputs[1]);
     const int64_t count = args.inputs[1].count();
     for (int64_t i = 0; i < count; ++i) {
       const int64_t index = checked_index(indices[i], bound, label);
-      for (int64_t o = 0; o < outer; ++o) copy_block(args.inputs[0], (o * bound + index) * inner, args.outputs[0], (o * count + i) * inner, inner);
+      for (int64_t o = 0; o < outer; ++o)
+        copy_block(args.inputs[0], (o * bound + index) * inner, args.outputs[0], (o * count + i) * inner, inner);
     }
   };
 }
@@ -50,7 +52,8 @@ RunFunction prepare_gather_nd(const NodeView& node) {
   if (batch_dims + depth > static_cast<int64_t>(in.size()))
     fail_node(node, ErrorCode::InvalidArgument, "indices {} address more axes than {} has", to_string(index_shape), to_string(in));
   const std::vector<int64_t> strides = strides_of(in);
-  const int64_t batches = size_of(Shape(in.begin(), in.begin() + batch_dims)), inner = size_of(Shape(in.begin() + batch_dims + depth, in.end()));
+  const int64_t batches = size_of(Shape(in.begin(), in.begin() + batch_dims)),
+                inner = size_of(Shape(in.begin() + batch_dims + depth, in.end()));
   const int64_t batch_size = size_of(Shape(in.begin() + batch_dims, in.end()));
   const int64_t tuples = size_of(Shape(index_shape.begin(), index_shape.end() - 1)), per_batch = batches == 0 ? 0 : tuples / batches;
   const std::string label = label_of(node);
@@ -58,7 +61,8 @@ RunFunction prepare_gather_nd(const NodeView& node) {
     const Indices indices(args.inputs[1]);
     for (int64_t t = 0; t < tuples; ++t) {
       int64_t offset = (t / per_batch) * batch_size;
-      for (int64_t d = 0; d < depth; ++d) offset += checked_index(indices[t * depth + d], in[batch_dims + d], label) * strides[batch_dims + d];
+      for (int64_t d = 0; d < depth; ++d)
+        offset += checked_index(indices[t * depth + d], in[batch_dims + d], label) * strides[batch_dims + d];
       copy_block(args.inputs[0], offset, args.outputs[0], t * inner, inner);
     }
   };

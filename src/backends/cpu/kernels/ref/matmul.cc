@@ -25,7 +25,8 @@ struct Product {
     k = flip_a ? a_rows : a_cols;
     n = flip_b ? b_rows : b_cols;
     if (k != (flip_b ? b_cols : b_rows))
-      fail_node(node, ErrorCode::InvalidArgument, "inner sizes differ: {} and {}", to_string(node.input_shapes[0]), to_string(node.input_shapes[1]));
+      fail_node(node, ErrorCode::InvalidArgument, "inner sizes differ: {} and {}", to_string(node.input_shapes[0]),
+                to_string(node.input_shapes[1]));
     a_row = flip_a ? 1 : a_cols;
     a_col = flip_a ? a_cols : 1;
     b_row = flip_b ? 1 : b_cols;
@@ -65,7 +66,8 @@ void multiply(const Product& p, const T* a, const U* b, int64_t row, std::vector
   } else {
     for (int64_t j = 0; j < p.n; ++j) {
       W sum = 0;
-      for (int64_t k = 0; k < p.k; ++k) sum += static_cast<W>(a[row * p.a_row + k * p.a_col]) * static_cast<W>(b[k * p.b_row + j * p.b_col]);
+      for (int64_t k = 0; k < p.k; ++k)
+        sum += static_cast<W>(a[row * p.a_row + k * p.a_col]) * static_cast<W>(b[k * p.b_row + j * p.b_col]);
       acc[j] = sum;
     }
   }
@@ -106,7 +108,9 @@ RunFunction prepare_matmul(const NodeView& node) {
 RunFunction prepare_matmul_integer(const NodeView& node) {
   const Product product(node);
   return [=](const RunArgs& args) {
-    const auto zero_points = [&](size_t i) { return args.inputs.size() > i && args.inputs[i].defined() ? args.inputs[i].to_ints() : std::vector<int64_t>{0}; };
+    const auto zero_points = [&](size_t i) {
+      return args.inputs.size() > i && args.inputs[i].defined() ? args.inputs[i].to_ints() : std::vector<int64_t>{0};
+    };
     const std::vector<int64_t> a_zero = zero_points(2), b_zero = zero_points(3);
     const std::vector<int64_t> a = args.inputs[0].to_ints(), b = args.inputs[1].to_ints();
     std::vector<int64_t> acc(product.n);
@@ -116,7 +120,8 @@ RunFunction prepare_matmul_integer(const NodeView& node) {
         for (int64_t j = 0; j < product.n; ++j) right[k * product.b_row + j * product.b_col] -= b_zero[b_zero.size() == 1 ? 0 : j];
       for (int64_t i = 0; i < product.m; ++i) {
         std::vector<int64_t> left(product.k);
-        for (int64_t k = 0; k < product.k; ++k) left[k] = a[a_at + i * product.a_row + k * product.a_col] - a_zero[a_zero.size() == 1 ? 0 : i];
+        for (int64_t k = 0; k < product.k; ++k)
+          left[k] = a[a_at + i * product.a_row + k * product.a_col] - a_zero[a_zero.size() == 1 ? 0 : i];
         for (int64_t j = 0; j < product.n; ++j) {
           int64_t sum = 0;
           for (int64_t k = 0; k < product.k; ++k) sum += left[k] * right[k * product.b_row + j * product.b_col];

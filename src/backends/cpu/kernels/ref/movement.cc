@@ -1,4 +1,5 @@
-// Ops that move elements without computing: views, transpose, expand, concat, split, slice, tile, block rearrangements, trilu, reverse_sequence.
+// Ops that move elements without computing: views, transpose, expand, concat, split, slice, tile, block rearrangements, trilu,
+// reverse_sequence.
 
 #include <algorithm>
 
@@ -57,8 +58,8 @@ RunFunction prepare_transpose(const NodeView& node) {
       using T = typename decltype(tag)::type;
       for_each_row(walk.shape, strides, [&](const auto& at, const auto& step, int64_t count) {
         for (int64_t k = 0; k < count; ++k)
-          transpose_square(args.inputs[0].data<T>() + at[0] + k * step[0], args.outputs[0].data<T>() + at[1] + k * step[1], rows, cols, in_col_stride,
-                           out_row_stride);
+          transpose_square(args.inputs[0].data<T>() + at[0] + k * step[0], args.outputs[0].data<T>() + at[1] + k * step[1], rows, cols,
+                           in_col_stride, out_row_stride);
       });
     });
   };
@@ -105,9 +106,10 @@ RunFunction prepare_split(const NodeView& node) {
   };
 }
 
-// Offset of the first element, and `strides` (those of the input) turned into those of the slice. Ends need no look: the output's shape is known.
-int64_t apply_slice(const Shape& in, const std::vector<int64_t>& starts, const std::vector<int64_t>& axes, const std::vector<int64_t>& steps,
-                    std::vector<int64_t>& strides) {
+// Offset of the first element, and `strides` (those of the input) turned into those of the slice. Ends need no look: the output's shape is
+// known.
+int64_t apply_slice(const Shape& in, const std::vector<int64_t>& starts, const std::vector<int64_t>& axes,
+                    const std::vector<int64_t>& steps, std::vector<int64_t>& strides) {
   const int64_t rank = static_cast<int64_t>(in.size());
   int64_t offset = 0;
   for (size_t i = 0; i < starts.size(); ++i) {
@@ -123,7 +125,8 @@ int64_t apply_slice(const Shape& in, const std::vector<int64_t>& starts, const s
 
 RunFunction prepare_slice(const NodeView& node) {
   const Shape in = node.input_shapes[0], out = node.output_shapes[0];
-  const std::vector<int64_t> starts_attr = dims_attr(node, "starts"), axes_attr = node.attrs().get_ints("axes", {}), steps_attr = node.attrs().get_ints("steps", {});
+  const std::vector<int64_t> starts_attr = dims_attr(node, "starts"), axes_attr = node.attrs().get_ints("axes", {}),
+                             steps_attr = node.attrs().get_ints("steps", {});
   const bool starts_input = node.has_input(1), axes_input = node.has_input(3), steps_input = node.has_input(4);
   const std::vector<int64_t> out_strides = strides_of(out);
   if (!starts_input && !axes_input && !steps_input) {
@@ -133,8 +136,9 @@ RunFunction prepare_slice(const NodeView& node) {
   }
   return [=](const RunArgs& args) {
     std::vector<int64_t> strides = strides_of(in);
-    const int64_t offset = apply_slice(in, starts_input ? args.inputs[1].to_ints() : starts_attr, axes_input ? args.inputs[3].to_ints() : axes_attr,
-                                       steps_input ? args.inputs[4].to_ints() : steps_attr, strides);
+    const int64_t offset =
+        apply_slice(in, starts_input ? args.inputs[1].to_ints() : starts_attr, axes_input ? args.inputs[3].to_ints() : axes_attr,
+                    steps_input ? args.inputs[4].to_ints() : steps_attr, strides);
     copy_strided(args.inputs[0], offset, strides, args.outputs[0], 0, out_strides, out);
   };
 }
@@ -206,7 +210,8 @@ RunFunction prepare_reverse_sequence(const NodeView& node) {
     slice[batch_axis] = 1;
     for (int64_t b = 0; b < shape[batch_axis]; ++b) {
       const int64_t length = args.inputs[1].int_at(b), base = b * strides[batch_axis], step = strides[time_axis];
-      if (length < 0 || length > shape[time_axis]) fail(ErrorCode::OutOfRange, "{} sequence length {} outside [0, {}]", label, length, shape[time_axis]);
+      if (length < 0 || length > shape[time_axis])
+        fail(ErrorCode::OutOfRange, "{} sequence length {} outside [0, {}]", label, length, shape[time_axis]);
       if (length == 0) continue;
       slice[time_axis] = length;
       std::vector<int64_t> backwards = strides;

@@ -28,7 +28,8 @@ RunFunction prepare_softmax(const NodeView& node) {
           }
           for (double v : row) sum += std::exp(v - highest);
           for (int64_t k = 0; k < n; ++k)
-            args.outputs[0].data<T>()[at + k * inner] = store<T>(is_log ? row[k] - highest - std::log(sum) : std::exp(row[k] - highest) / sum);
+            args.outputs[0].data<T>()[at + k * inner] =
+                store<T>(is_log ? row[k] - highest - std::log(sum) : std::exp(row[k] - highest) / sum);
         }
     });
   };
@@ -54,9 +55,10 @@ RunFunction prepare_row_norm(const NodeView& node) {
   const auto offsets = [&](int i) {
     std::vector<int64_t> map;
     if (!node.has_input(i)) return map;
-    for_each_row(in, std::array<std::vector<int64_t>, 1>{broadcast_strides(node.input_shapes[i], in)}, [&](const auto& at, const auto& step, int64_t count) {
-      for (int64_t k = 0; k < count; ++k) map.push_back(at[0] + k * step[0]);
-    });
+    for_each_row(in, std::array<std::vector<int64_t>, 1>{broadcast_strides(node.input_shapes[i], in)},
+                 [&](const auto& at, const auto& step, int64_t count) {
+                   for (int64_t k = 0; k < count; ++k) map.push_back(at[0] + k * step[0]);
+                 });
     return map;
   };
   const int first = has_residual ? 2 : 1;
@@ -109,7 +111,8 @@ RunFunction prepare_channel_norm(const NodeView& node) {
   const int64_t area = size_of(in) / std::max<int64_t>(1, batch * channels);
   const bool is_batch = op == "batch_norm";
   const int64_t groups = op == "group_norm" ? node.attrs().get_int("num_groups") : channels;
-  if (groups <= 0 || channels % groups != 0) fail_node(node, ErrorCode::InvalidArgument, "{} channels do not split into {} groups", channels, groups);
+  if (groups <= 0 || channels % groups != 0)
+    fail_node(node, ErrorCode::InvalidArgument, "{} channels do not split into {} groups", channels, groups);
   const int64_t group_size = channels / groups * area;
   return [=](const RunArgs& args) {
     std::vector<double> x = to_doubles(args.inputs[0]);
@@ -122,7 +125,8 @@ RunFunction prepare_channel_norm(const NodeView& node) {
     };
     if (last) swap_axes(area, channels);
     const std::vector<double> scale = optional_doubles(args, 1), bias = optional_doubles(args, 2);
-    const std::vector<double> mean_in = is_batch ? to_doubles(args.inputs[3]) : std::vector<double>{}, var_in = is_batch ? to_doubles(args.inputs[4]) : std::vector<double>{};
+    const std::vector<double> mean_in = is_batch ? to_doubles(args.inputs[3]) : std::vector<double>{},
+                              var_in = is_batch ? to_doubles(args.inputs[4]) : std::vector<double>{};
     for (int64_t g = 0; g < batch * groups; ++g) {
       double* group = x.data() + g * group_size;
       double mean = 0, variance = 0;
@@ -149,7 +153,8 @@ RunFunction prepare_channel_norm(const NodeView& node) {
 RunFunction prepare_lrn(const NodeView& node) {
   const Shape in = node.input_shapes[0];
   const int64_t size = node.attrs().get_int("size"), channels = in[1], area = size_of(Shape(in.begin() + 2, in.end()));
-  const double alpha = node.attrs().get_float("alpha", 1e-4), beta = node.attrs().get_float("beta", 0.75), bias = node.attrs().get_float("bias", 1);
+  const double alpha = node.attrs().get_float("alpha", 1e-4), beta = node.attrs().get_float("beta", 0.75),
+               bias = node.attrs().get_float("bias", 1);
   return [=](const RunArgs& args) {
     const std::vector<double> x = to_doubles(args.inputs[0]);
     std::vector<double> y(x.size());
@@ -170,16 +175,11 @@ RunFunction prepare_lrn(const NodeView& node) {
 }  // namespace
 
 KernelList norm_kernels() {
-  return {define("softmax", prepare_softmax),
-          define("log_softmax", prepare_softmax),
-          define("layer_norm", prepare_row_norm),
-          define("rms_norm", prepare_row_norm),
-          define("add_layer_norm", prepare_row_norm),
-          define("add_rms_norm", prepare_row_norm),
-          define("batch_norm", prepare_channel_norm),
-          define("instance_norm", prepare_channel_norm),
-          define("group_norm", prepare_channel_norm),
-          define("lrn", prepare_lrn)};
+  return {define("softmax", prepare_softmax),         define("log_softmax", prepare_softmax),
+          define("layer_norm", prepare_row_norm),     define("rms_norm", prepare_row_norm),
+          define("add_layer_norm", prepare_row_norm), define("add_rms_norm", prepare_row_norm),
+          define("batch_norm", prepare_channel_norm), define("instance_norm", prepare_channel_norm),
+          define("group_norm", prepare_channel_norm), define("lrn", prepare_lrn)};
 }
 
 }  // namespace tokamak::cpu::ref

@@ -34,7 +34,8 @@ struct Padding {
     if (rank > kMaxRank) fail(ErrorCode::Unsupported, "[pad] rank {}: tensors have at most {} axes here", rank, kMaxRank);
     std::vector<int64_t> begin(rank, 0);
     const size_t count = pads.size() / 2;
-    if (count > static_cast<size_t>(rank) || (!axes.empty() && axes.size() != count)) fail(ErrorCode::InvalidArgument, "[pad] {} pads do not fit rank {}", pads.size(), rank);
+    if (count > static_cast<size_t>(rank) || (!axes.empty() && axes.size() != count))
+      fail(ErrorCode::InvalidArgument, "[pad] {} pads do not fit rank {}", pads.size(), rank);
     for (size_t i = 0; i < count; ++i) begin[axes.empty() ? static_cast<int64_t>(i) : normalize_axis(axes[i], rank)] = pads[i];
     for (int64_t d = 0; d < rank; ++d)
       for (int64_t o = 0; o < out[d]; ++o) sources[d].push_back(source(o - begin[d], in[d], mode));
@@ -89,7 +90,8 @@ RunFunction prepare_pad(const NodeView& node) {
       padding.run(args.inputs[0], value_input ? args.inputs[2] : value_attr, args.outputs[0]);
     };
   return [=](const RunArgs& args) {
-    const Padding padding(in, out, mode, pads_input ? args.inputs[1].to_ints() : pads_attr, axes_input ? args.inputs[3].to_ints() : axes_attr);
+    const Padding padding(in, out, mode, pads_input ? args.inputs[1].to_ints() : pads_attr,
+                          axes_input ? args.inputs[3].to_ints() : axes_attr);
     padding.run(args.inputs[0], value_input ? args.inputs[2] : value_attr, args.outputs[0]);
   };
 }

@@ -17,7 +17,8 @@ void for_each_output(const Planes& out, const Cell& cell) {
           for (int64_t w = 0; w < out.size[2]; ++w) cell(n, c, d, h, w);
 }
 
-// Calls tap(d, h, w, inside) for every window element of output (od, oh, ow) that is inside the padded input; `inside` when it is real input.
+// Calls tap(d, h, w, inside) for every window element of output (od, oh, ow) that is inside the padded input; `inside` when it is real
+// input.
 template <class Tap>
 void for_each_tap(const Window& window, const Planes& in, int64_t od, int64_t oh, int64_t ow, const Tap& tap) {
   const Triple o{od, oh, ow};
@@ -107,6 +108,8 @@ RunFunction prepare_lp_pool(const NodeView& node) {
 
 }  // namespace
 
-KernelList pool_kernels() { return {define("max_pool", prepare_max_pool), define("avg_pool", prepare_avg_pool), define("lp_pool", prepare_lp_pool)}; }
+KernelList pool_kernels() {
+  return {define("max_pool", prepare_max_pool), define("avg_pool", prepare_avg_pool), define("lp_pool", prepare_lp_pool)};
+}
 
 }  // namespace tokamak::cpu::ref

@@ -37,7 +37,8 @@ struct ScaleIndex {
 
 std::pair<double, double> limits_of(DType dtype) {
   const int bits = bits_of(dtype);
-  return is_signed_integer(dtype) ? std::pair{-std::ldexp(1.0, bits - 1), std::ldexp(1.0, bits - 1) - 1} : std::pair{0.0, std::ldexp(1.0, bits) - 1};
+  return is_signed_integer(dtype) ? std::pair{-std::ldexp(1.0, bits - 1), std::ldexp(1.0, bits - 1) - 1}
+                                  : std::pair{0.0, std::ldexp(1.0, bits) - 1};
 }
 
 void store_integer(Tensor& out, int64_t i, int64_t value) {
@@ -99,7 +100,8 @@ RunFunction prepare_dynamic_quantize(const NodeView&) {
     const float scale = high == low ? 1.0f : (high - low) / 255.0f;
     const float zero = std::clamp(std::nearbyint((0 - low) / scale), 0.0f, 255.0f);
     for (size_t i = 0; i < x.size(); ++i)
-      args.outputs[0].data<uint8_t>()[i] = static_cast<uint8_t>(std::clamp(std::nearbyint(static_cast<float>(x[i]) / scale) + zero, 0.0f, 255.0f));
+      args.outputs[0].data<uint8_t>()[i] =
+          static_cast<uint8_t>(std::clamp(std::nearbyint(static_cast<float>(x[i]) / scale) + zero, 0.0f, 255.0f));
     *args.outputs[1].data<float>() = scale;
     *args.outputs[2].data<uint8_t>() = static_cast<uint8_t>(zero);
   };
@@ -108,7 +110,8 @@ RunFunction prepare_dynamic_quantize(const NodeView&) {
 }  // namespace
 
 KernelList quantize_kernels() {
-  return {define("quantize", prepare_quantize), define("dequantize", prepare_dequantize), define("dynamic_quantize", prepare_dynamic_quantize)};
+  return {define("quantize", prepare_quantize), define("dequantize", prepare_dequantize),
+          define("dynamic_quantize", prepare_dynamic_quantize)};
 }
 
 }  // namespace tokamak::cpu::ref

@@ -32,9 +32,10 @@ struct ActivationDefaults {
   double alpha, beta;
 };
 constexpr ActivationDefaults kActivations[] = {
-    {"sigmoid", false, false, 0, 0},    {"tanh", false, false, 0, 0},           {"relu", false, false, 0, 0},    {"affine", true, true, 1, 0},
-    {"leakyrelu", true, false, 0.01, 0}, {"thresholdedrelu", true, false, 1, 0}, {"scaledtanh", true, true, 1, 1}, {"hardsigmoid", true, true, 0.2, 0.5},
-    {"elu", true, false, 1, 0},         {"softsign", false, false, 0, 0},       {"softplus", false, false, 0, 0}};
+    {"sigmoid", false, false, 0, 0},  {"tanh", false, false, 0, 0},          {"relu", false, false, 0, 0},
+    {"affine", true, true, 1, 0},     {"leakyrelu", true, false, 0.01, 0},   {"thresholdedrelu", true, false, 1, 0},
+    {"scaledtanh", true, true, 1, 1}, {"hardsigmoid", true, true, 0.2, 0.5}, {"elu", true, false, 1, 0},
+    {"softsign", false, false, 0, 0}, {"softplus", false, false, 0, 0}};
 
 std::vector<Activation> read_activations(const NodeView& node, const std::vector<std::string>& defaults, int directions) {
   std::vector<std::string> names = node.attrs().get_strings("activations", {});
@@ -42,12 +43,15 @@ std::vector<Activation> read_activations(const NodeView& node, const std::vector
     for (int d = 0; d < directions; ++d) names.insert(names.end(), defaults.begin(), defaults.end());
   if (names.size() != defaults.size() * directions)
     fail_node(node, ErrorCode::InvalidArgument, "expected {} activations, found {}", defaults.size() * directions, names.size());
-  const std::vector<double> alphas = node.attrs().get_floats("activation_alpha", {}), betas = node.attrs().get_floats("activation_beta", {});
+  const std::vector<double> alphas = node.attrs().get_floats("activation_alpha", {}),
+                            betas = node.attrs().get_floats("activation_beta", {});
   size_t next_alpha = 0, next_beta = 0;  // parameters are listed for the activations that take them, in order
   std::vector<Activation> list;
   for (std::string name : names) {
-    std::transform(name.begin(), name.end(), name.begin(), [](char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c); });
-    const auto* found = std::find_if(std::begin(kActivations), std::end(kActivations), [&](const ActivationDefaults& a) { return name == a.name; });
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c); });
+    const auto* found =
+        std::find_if(std::begin(kActivations), std::end(kActivations), [&](const ActivationDefaults& a) { return name == a.name; });
     if (found == std::end(kActivations)) fail_node(node, ErrorCode::Unsupported, "activation \"{}\"", name);
     Activation activation{name, found->alpha, found->beta};
     if (found->has_alpha && next_alpha < alphas.size()) activation.alpha = alphas[next_alpha++];
@@ -132,14 +136,28 @@ RunFunction prepare_recurrent(const NodeView& node) {
   const int64_t per_direction = static_cast<int64_t>(defaults.size());
   const std::string label = label_of(node);
   return [=](const RunArgs& args) {
-    const auto input = [&](size_t i) { return args.inputs.size() > i && args.inputs[i].defined() ? to_doubles(args.inputs[i]) : std::vector<double>{}; };
-    const std::vector<double> x = input(0), w = input(1), r = input(2), b = input(3), lengths = input(4), h0 = input(5), c0 = input(6), p = input(7);
+    const auto input = [&](size_t i) {
+      return args.inputs.size() > i && args.inputs[i].defined() ? to_doubles(args.inputs[i]) : std::vector<double>{};
+    };
+    const std::vector<double> x = input(0), w = input(1), r = input(2), b = input(3), lengths = input(4), h0 = input(5), c0 = input(6),
+                              p = input(7);
     const auto wants = [&](size_t i) { return args.outputs.size() > i && args.outputs[i].defined(); };
     std::vector<double> y(length * directions * batch * hidden, 0.0), last_h(directions * batch * hidden), last_c(last_h.size());
     for (int64_t d = 0; d < directions; ++d)
       for (int64_t n = 0; n < batch; ++n) {
-        Step step{cell, hidden, inputs, gates, w.data() + d * gates * hidden * inputs, r.data() + d * gates * hidden * hidden, nullptr, nullptr, nullptr,
-                  activations.data() + d * per_direction, clip, input_forget, linear_before_reset};
+        Step step{cell,
+                  hidden,
+                  inputs,
+                  gates,
+                  w.data() + d * gates * hidden * inputs,
+                  r.data() + d * gates * hidden * hidden,
+                  nullptr,
+                  nullptr,
+                  nullptr,
+                  activations.data() + d * per_direction,
+                  clip,
+                  input_forget,
+                  linear_before_reset};
         if (!b.empty()) {
           step.bias_w = b.data() + d * 2 * gates * hidden;
           step.bias_r = step.bias_w + gates * hidden;
@@ -169,6 +187,8 @@ RunFunction prepare_recurrent(const NodeView& node) {
 
 }  // namespace
 
-KernelList recurrent_kernels() { return {define("lstm", prepare_recurrent), define("gru", prepare_recurrent), define("rnn", prepare_recurrent)}; }
+KernelList recurrent_kernels() {
+  return {define("lstm", prepare_recurrent), define("gru", prepare_recurrent), define("rnn", prepare_recurrent)};
+}
 
 }  // namespace tokamak::cpu::ref

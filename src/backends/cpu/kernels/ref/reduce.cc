@@ -96,12 +96,15 @@ RunFunction prepare_reduce(const NodeView& node) {
   const Shape in = node.input_shapes[0];
   const bool none_when_empty = node.attrs().has("axes") || node.attrs().get_bool("noop_with_empty_axes", false);
   if (!node.has_input(1))
-    return [kind, reduction = Reduction(in, node.attrs().get_ints("axes", {}), none_when_empty)](const RunArgs& args) { run_reduction(reduction, kind, args); };
+    return [kind, reduction = Reduction(in, node.attrs().get_ints("axes", {}), none_when_empty)](const RunArgs& args) {
+      run_reduction(reduction, kind, args);
+    };
   return [=](const RunArgs& args) { run_reduction(Reduction(in, args.inputs[1].to_ints(), none_when_empty), kind, args); };
 }
 
 RunFunction prepare_arg(const NodeView& node) {
-  const bool is_max = node.node->op().name == "argmax", last = node.attrs().get_bool("select_last_index", node.attrs().get_bool("select_last", false));
+  const bool is_max = node.node->op().name == "argmax",
+             last = node.attrs().get_bool("select_last_index", node.attrs().get_bool("select_last", false));
   const Shape in = node.input_shapes[0];
   const int64_t rank = static_cast<int64_t>(in.size()), axis = normalize_axis(node.attrs().get_int("axis", 0), rank);
   const int64_t n = rank == 0 ? 1 : in[axis];
@@ -158,7 +161,8 @@ RunFunction prepare_cumsum(const NodeView& node) {
 
 KernelList reduce_kernels() {
   KernelList list;
-  for (const char* op : {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod"}) list.push_back(define(op, prepare_reduce));
+  for (const char* op : {"reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod"})
+    list.push_back(define(op, prepare_reduce));
   list.push_back(define("argmax", prepare_arg));
   list.push_back(define("argmin", prepare_arg));
   list.push_back(define("cumsum", prepare_cumsum));

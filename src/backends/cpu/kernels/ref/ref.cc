@@ -50,7 +50,8 @@ std::vector<int64_t> dims_attr(const NodeView& node, std::string_view name) {
   if (!node.attrs().has(name)) return out;
   for (const ir::Dim& dim : node.attrs().get_dims(name)) {
     const ir::Dim bound = dim.substitute(node.bindings);
-    if (!bound.is_const()) fail_node(node, ErrorCode::InvalidArgument, "attribute {} holds {}, which has an unbound symbol", name, dim.to_string());
+    if (!bound.is_const())
+      fail_node(node, ErrorCode::InvalidArgument, "attribute {} holds {}, which has an unbound symbol", name, dim.to_string());
     out.push_back(bound.value());
   }
   return out;
@@ -128,7 +129,8 @@ void copy_block(const Tensor& in, int64_t i, Tensor& out, int64_t o, int64_t cou
     for (int64_t k = 0; k < count; ++k) set_code(out, o + k, get_code(in, i + k));
     return;
   }
-  if (count > 0) std::memmove(static_cast<char*>(out.raw()) + o * (bits / 8), static_cast<const char*>(in.raw()) + i * (bits / 8), count * (bits / 8));
+  if (count > 0)
+    std::memmove(static_cast<char*>(out.raw()) + o * (bits / 8), static_cast<const char*>(in.raw()) + i * (bits / 8), count * (bits / 8));
 }
 
 void copy_all(const Tensor& in, Tensor& out) {
@@ -157,8 +159,10 @@ void copy_strided(const Tensor& in, int64_t in_offset, const std::vector<int64_t
       const T* s = from + at[0];
       T* d = to + at[1];
       if (step[0] == 1 && step[1] == 1) std::memcpy(d, s, count * sizeof(T));
-      else if (step[0] == 0 && step[1] == 1) for (int64_t k = 0; k < count; ++k) d[k] = *s;
-      else for (int64_t k = 0; k < count; ++k) d[k * step[1]] = s[k * step[0]];
+      else if (step[0] == 0 && step[1] == 1)
+        for (int64_t k = 0; k < count; ++k) d[k] = *s;
+      else
+        for (int64_t k = 0; k < count; ++k) d[k * step[1]] = s[k * step[0]];
     });
   });
 }

@@ -45,7 +45,10 @@ std::vector<int64_t> broadcast_strides(const Shape& shape, const Shape& out);
 
 // ---- dtypes ----
 
-template <class T> struct Tag { using type = T; };
+template <class T>
+struct Tag {
+  using type = T;
+};
 
 // Storage types by size, for code that only moves elements. Packed 4- and 2-bit types are not among them.
 template <class F>
@@ -92,12 +95,23 @@ void visit_number(DType dtype, const char* what, const F& f) {
 }
 
 // What arithmetic on a stored T is done in: float for f32 and narrower, double for f64, T itself for integers.
-template <class T> struct ComputeOf { using type = T; };
-template <> struct ComputeOf<Half> { using type = float; };
-template <> struct ComputeOf<BFloat16> { using type = float; };
-template <class T> using Compute = typename ComputeOf<T>::type;
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<Half> {
+  using type = float;
+};
+template <>
+struct ComputeOf<BFloat16> {
+  using type = float;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
 
-template <class T> inline constexpr bool kIsFloat = std::is_floating_point_v<Compute<T>>;
+template <class T>
+inline constexpr bool kIsFloat = std::is_floating_point_v<Compute<T>>;
 
 // Accumulators: double for floats, 64-bit (wrapping) for integers.
 template <class T>
@@ -122,8 +136,8 @@ void from_doubles(const std::vector<double>& values, Tensor& out);
 
 constexpr int64_t kMaxRank = 16;
 
-// Walks `shape` in row-major order with N sets of strides, innermost loops handed over whole: f(offset of each, inner strides of each, count).
-// Axes that every operand walks contiguously are joined, so that inner loops are long. Does not allocate.
+// Walks `shape` in row-major order with N sets of strides, innermost loops handed over whole: f(offset of each, inner strides of each,
+// count). Axes that every operand walks contiguously are joined, so that inner loops are long. Does not allocate.
 template <size_t N, class F>
 void for_each_row(const Shape& shape, const std::array<const int64_t*, N>& strides, const F& f) {
   const int64_t rank = static_cast<int64_t>(shape.size());
@@ -165,7 +179,9 @@ void for_each_row(const Shape& shape, const std::array<std::vector<int64_t>, N>&
 // Elements of an i32 or i64 index tensor.
 class Indices {
  public:
-  explicit Indices(const Tensor& tensor) : tensor_(tensor), narrow_(tensor.dtype() == DType::I32 ? tensor.data<int32_t>() : nullptr),
+  explicit Indices(const Tensor& tensor)
+      : tensor_(tensor),
+        narrow_(tensor.dtype() == DType::I32 ? tensor.data<int32_t>() : nullptr),
         wide_(tensor.dtype() == DType::I64 ? tensor.data<int64_t>() : nullptr) {}
   int64_t operator[](int64_t i) const { return wide_ ? wide_[i] : narrow_ ? narrow_[i] : tensor_.int_at(i); }
 

@@ -1,5 +1,5 @@
-// resize, one axis after the other: every output coordinate of an axis is a short weighted sum of input coordinates. The formulas are those of the
-// ONNX operator's text.
+// resize, one axis after the other: every output coordinate of an axis is a short weighted sum of input coordinates. The formulas are those
+// of the ONNX operator's text.
 
 #include <algorithm>
 #include <limits>
@@ -82,7 +82,8 @@ Taps taps_of(const Settings& s, const Axis& a, int64_t o) {
   return taps;
 }
 
-std::vector<double> resize_axis(const std::vector<double>& x, int64_t outer, int64_t in, int64_t inner, const std::vector<Taps>& taps, double extrapolation) {
+std::vector<double> resize_axis(const std::vector<double>& x, int64_t outer, int64_t in, int64_t inner, const std::vector<Taps>& taps,
+                                double extrapolation) {
   const int64_t out = static_cast<int64_t>(taps.size());
   std::vector<double> y(outer * out * inner, 0.0);
   for (int64_t o = 0; o < outer; ++o)
@@ -98,7 +99,10 @@ std::vector<double> resize_axis(const std::vector<double>& x, int64_t outer, int
 }
 
 std::vector<Axis> resolve_axes(const Settings& s, const Shape& in, const Shape& out, const RunArgs& args) {
-  const auto input = [&](size_t i) { return args.inputs.size() > i && args.inputs[i].defined() && args.inputs[i].count() > 0 ? to_doubles(args.inputs[i]) : std::vector<double>{}; };
+  const auto input = [&](size_t i) {
+    return args.inputs.size() > i && args.inputs[i].defined() && args.inputs[i].count() > 0 ? to_doubles(args.inputs[i])
+                                                                                            : std::vector<double>{};
+  };
   const std::vector<double> roi = input(1), scales = input(2), sizes = input(3);
   const int64_t rank = static_cast<int64_t>(in.size());
   std::vector<int64_t> axes;
@@ -156,7 +160,8 @@ RunFunction prepare_resize(const NodeView& node) {
     if (is_integer(args.outputs[0].dtype()))  // not beyond the type when a cubic overshoots
       visit_integer(args.outputs[0].dtype(), "resize", [&](auto tag) {
         using T = typename decltype(tag)::type;
-        for (double& v : x) v = std::clamp(v, static_cast<double>(std::numeric_limits<T>::lowest()), static_cast<double>(std::numeric_limits<T>::max()));
+        for (double& v : x)
+          v = std::clamp(v, static_cast<double>(std::numeric_limits<T>::lowest()), static_cast<double>(std::numeric_limits<T>::max()));
       });
     from_doubles(x, args.outputs[0]);
   };

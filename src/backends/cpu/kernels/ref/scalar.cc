@@ -17,9 +17,33 @@ double hard_sigmoid(double x, double alpha, double beta) { return maximum(0, min
 const std::vector<Scalar>& scalars() {
   constexpr double kSqrtHalf = 0.70710678118654752440, kSqrt2OverPi = 0.79788456080286535588;
   static const std::vector<Scalar> table = {
-#define UNARY(name, expression) {name, [](const double* v) -> double { const double x = v[0]; return expression; }, 1}
-#define UNARY_WITH(name, expression, ...) {name, [](const double* v) -> double { const double x = v[0]; return expression; }, 1, {__VA_ARGS__}}
-#define BINARY(name, expression) {name, [](const double* v) -> double { const double a = v[0], b = v[1]; return expression; }, 2}
+#define UNARY(name, expression)    \
+  {name,                           \
+   [](const double* v) -> double { \
+     const double x = v[0];        \
+     return expression;            \
+   },                              \
+   1}
+#define UNARY_WITH(name, expression, ...) \
+  {                                       \
+    name,                                 \
+        [](const double* v) -> double {   \
+          const double x = v[0];          \
+          return expression;              \
+        },                                \
+        1, {                              \
+      __VA_ARGS__                         \
+    }                                     \
+  }
+#define BINARY(name, expression)           \
+  {                                        \
+    name,                                  \
+        [](const double* v) -> double {    \
+          const double a = v[0], b = v[1]; \
+          return expression;               \
+        },                                 \
+        2                                  \
+  }
       UNARY("abs", std::fabs(x)),
       UNARY("neg", -x),
       UNARY("exp", std::exp(x)),
@@ -60,14 +84,19 @@ const std::vector<Scalar>& scalars() {
       UNARY("mish", x * std::tanh(softplus(x))),
       UNARY_WITH("leaky_relu", x >= 0 ? x : v[1] * x, {"alpha", 0.01}),
       UNARY_WITH("elu", x >= 0 ? x : v[1] * std::expm1(x), {"alpha", 1.0}),
-      UNARY_WITH("selu", x > 0 ? v[2] * x : v[2] * v[1] * std::expm1(x), {"alpha", 1.67326319217681884765625}, {"gamma", 1.05070102214813232421875}),
+      UNARY_WITH("selu", x > 0 ? v[2] * x : v[2] * v[1] * std::expm1(x), {"alpha", 1.67326319217681884765625},
+                 {"gamma", 1.05070102214813232421875}),
       UNARY_WITH("celu", x >= 0 ? x : v[1] * std::expm1(x / v[1]), {"alpha", 1.0}),
       UNARY_WITH("thresholded_relu", x > v[1] ? x : 0 * x, {"alpha", 1.0}),
       UNARY_WITH("hard_sigmoid", hard_sigmoid(x, v[1], v[2]), {"alpha", 0.2f}, {"beta", 0.5}),
-      UNARY_WITH("shrink", x < -v[2] ? x + v[1] : x > v[2] ? x - v[1] : 0, {"bias", 0.0}, {"lambd", 0.5}),
+      UNARY_WITH("shrink",
+                 x < -v[2]  ? x + v[1]
+                 : x > v[2] ? x - v[1]
+                            : 0,
+                 {"bias", 0.0}, {"lambd", 0.5}),
       BINARY("add", a + b),
       BINARY("sub", a - b),
-      BINARY("mul", a* b),
+      BINARY("mul", a * b),
       BINARY("div", a / b),
       BINARY("pow", std::pow(a, b)),
       BINARY("mod", std::fmod(a, b)),

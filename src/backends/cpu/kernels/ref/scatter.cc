@@ -71,7 +71,8 @@ RunFunction prepare_scatter_nd(const NodeView& node) {
   if (depth > static_cast<int64_t>(data.size()))
     fail_node(node, ErrorCode::InvalidArgument, "indices {} address more axes than {} has", to_string(index_shape), to_string(data));
   const std::vector<int64_t> strides = strides_of(data);
-  const int64_t inner = size_of(Shape(data.begin() + depth, data.end())), tuples = size_of(Shape(index_shape.begin(), index_shape.end() - 1));
+  const int64_t inner = size_of(Shape(data.begin() + depth, data.end())),
+                tuples = size_of(Shape(index_shape.begin(), index_shape.end() - 1));
   const Reduction reduction = reduction_of(node);
   const std::string label = label_of(node);
   return [=](const RunArgs& args) {

@@ -21,7 +21,8 @@ RunFunction prepare_topk(const NodeView& node) {
   const Shape in = node.input_shapes[0], out = node.output_shapes[0];
   const int64_t axis = normalize_axis(node.attrs().get_int("axis", -1), static_cast<int64_t>(in.size()));
   const bool largest = node.attrs().get_bool("largest", true);
-  const int64_t n = in[axis], k = out[axis], outer = size_of(Shape(in.begin(), in.begin() + axis)), inner = size_of(Shape(in.begin() + axis + 1, in.end()));
+  const int64_t n = in[axis], k = out[axis], outer = size_of(Shape(in.begin(), in.begin() + axis)),
+                inner = size_of(Shape(in.begin() + axis + 1, in.end()));
   if (k > n) fail_node(node, ErrorCode::OutOfRange, "k is {} on an axis of {}", k, n);
   return [=](const RunArgs& args) {
     visit_number(args.inputs[0].dtype(), "topk", [&](auto tag) {
@@ -82,7 +83,8 @@ RunFunction prepare_compress(const NodeView& node) {
     const int64_t outer = size_of(Shape(in.begin(), in.begin() + axis)), inner = size_of(Shape(in.begin() + axis + 1, in.end()));
     for (int64_t o = 0; o < outer; ++o)
       for (size_t i = 0; i < kept.size(); ++i)
-        copy_block(args.inputs[0], (o * in[axis] + kept[i]) * inner, args.outputs[0], (o * out[axis] + static_cast<int64_t>(i)) * inner, inner);
+        copy_block(args.inputs[0], (o * in[axis] + kept[i]) * inner, args.outputs[0], (o * out[axis] + static_cast<int64_t>(i)) * inner,
+                   inner);
   };
 }
 
@@ -108,7 +110,8 @@ RunFunction prepare_unique(const NodeView& node) {
   const int64_t axis = flat ? 0 : normalize_axis(node.attrs().get_int("axis"), static_cast<int64_t>(in.size()));
   return [=](const RunArgs& args) {
     const Tensor& x = args.inputs[0];
-    const int64_t n = in[axis], outer = size_of(Shape(in.begin(), in.begin() + axis)), inner = size_of(Shape(in.begin() + axis + 1, in.end()));
+    const int64_t n = in[axis], outer = size_of(Shape(in.begin(), in.begin() + axis)),
+                  inner = size_of(Shape(in.begin() + axis + 1, in.end()));
     const std::function<int(int64_t, int64_t)> compare = comparer(x);
     const auto compare_slices = [&](int64_t a, int64_t b) {
       for (int64_t o = 0; o < outer; ++o)

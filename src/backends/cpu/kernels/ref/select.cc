@@ -9,7 +9,8 @@ namespace {
 
 RunFunction prepare_where(const NodeView& node) {
   const Shape shape = node.output_shapes[0];
-  const std::array<std::vector<int64_t>, 4> strides{broadcast_strides(node.input_shapes[0], shape), broadcast_strides(node.input_shapes[1], shape),
+  const std::array<std::vector<int64_t>, 4> strides{broadcast_strides(node.input_shapes[0], shape),
+                                                    broadcast_strides(node.input_shapes[1], shape),
                                                     broadcast_strides(node.input_shapes[2], shape), strides_of(shape)};
   return [shape, strides](const RunArgs& args) {
     const uint8_t* condition = args.inputs[0].data<uint8_t>();

@@ -28,7 +28,8 @@ RunFunction prepare_range(const NodeView&) {
       using T = typename decltype(tag)::type;
       using W = std::conditional_t<kIsFloat<T>, double, int64_t>;
       const W start = static_cast<W>(*args.inputs[0].data<T>()), delta = static_cast<W>(*args.inputs[2].data<T>());
-      for (int64_t i = 0; i < args.outputs[0].count(); ++i) args.outputs[0].data<T>()[i] = static_cast<T>(static_cast<Compute<T>>(start + static_cast<W>(i) * delta));
+      for (int64_t i = 0; i < args.outputs[0].count(); ++i)
+        args.outputs[0].data<T>()[i] = static_cast<T>(static_cast<Compute<T>>(start + static_cast<W>(i) * delta));
     });
   };
 }
@@ -50,10 +51,11 @@ RunFunction prepare_eye_like(const NodeView& node) {
     for (int64_t r = std::max<int64_t>(0, -k); r < shape[0] && r + k < shape[1]; ++r) {
       const int64_t at = r * shape[1] + r + k;
       if (y.dtype() == DType::Bool) y.data<uint8_t>()[at] = 1;
-      else visit_number(y.dtype(), "eye_like", [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        y.data<T>()[at] = store<T>(1);
-      });
+      else
+        visit_number(y.dtype(), "eye_like", [&](auto tag) {
+          using T = typename decltype(tag)::type;
+          y.data<T>()[at] = store<T>(1);
+        });
     }
   };
 }
@@ -61,7 +63,8 @@ RunFunction prepare_eye_like(const NodeView& node) {
 RunFunction prepare_onehot(const NodeView& node) {
   const Shape out = node.output_shapes[0];
   const int64_t axis = normalize_axis(node.attrs().get_int("axis", -1), static_cast<int64_t>(out.size()));
-  const int64_t depth = out[axis], outer = size_of(Shape(out.begin(), out.begin() + axis)), inner = size_of(Shape(out.begin() + axis + 1, out.end()));
+  const int64_t depth = out[axis], outer = size_of(Shape(out.begin(), out.begin() + axis)),
+                inner = size_of(Shape(out.begin() + axis + 1, out.end()));
   return [=, zeros = std::vector<int64_t>(out.size(), 0), strides = strides_of(out)](const RunArgs& args) {
     const Indices indices(args.inputs[0]);
     copy_strided(args.inputs[2], 0, zeros, args.outputs[0], 0, strides, out);
@@ -69,7 +72,8 @@ RunFunction prepare_onehot(const NodeView& node) {
       for (int64_t i = 0; i < inner; ++i) {
         int64_t index = indices[o * inner + i];
         if (index < 0) index += depth;
-        if (index >= 0 && index < depth) copy_element(args.inputs[2], 1, args.outputs[0], (o * depth + index) * inner + i);  // outside: all off
+        if (index >= 0 && index < depth)
+          copy_element(args.inputs[2], 1, args.outputs[0], (o * depth + index) * inner + i);  // outside: all off
       }
   };
 }

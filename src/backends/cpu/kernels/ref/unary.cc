@@ -11,7 +11,8 @@ using IntegerFunction = T (*)(T);
 
 template <class T>
 IntegerFunction<T> find_integer(std::string_view op) {
-  if (op == "abs") return [](T x) { return static_cast<T>(std::is_signed_v<T> && x < 0 ? T(0) - static_cast<std::make_unsigned_t<T>>(x) : x); };
+  if (op == "abs")
+    return [](T x) { return static_cast<T>(std::is_signed_v<T> && x < 0 ? T(0) - static_cast<std::make_unsigned_t<T>>(x) : x); };
   if (op == "neg") return [](T x) { return static_cast<T>(T(0) - static_cast<std::make_unsigned_t<T>>(x)); };
   if (op == "sign") return [](T x) { return static_cast<T>((x > 0) - (x < 0)); };
   if (op == "relu") return [](T x) { return x < 0 ? T(0) : x; };

@@ -6,7 +6,8 @@ namespace tokamak::cpu::ref {
 
 Planes::Planes(const Shape& shape, bool channels_last) {
   const int64_t rank = static_cast<int64_t>(shape.size()), spatial = rank - 2;
-  if (spatial < 1 || spatial > 3) fail(ErrorCode::Unsupported, "a window over shape {}: expected one to three spatial axes", to_string(shape));
+  if (spatial < 1 || spatial > 3)
+    fail(ErrorCode::Unsupported, "a window over shape {}: expected one to three spatial axes", to_string(shape));
   const std::vector<int64_t> own = strides_of(shape);
   const int64_t channel_axis = channels_last ? rank - 1 : 1, first = channels_last ? 1 : 2;
   batch = shape[0];
