@@ -292,7 +292,9 @@ TEST_P(Matmul, SaysWhyNot) {
   view.constants = {nullptr, nullptr};
   view.output_dtypes = {DType::F64};
   view.output_shapes = {{2, 4}};
-  EXPECT_EQ(def->supports(view).reason(), "a is f64, needs f32");
+  const std::string reason = def->supports(view).reason();
+  if (reason.starts_with("needs a CPU")) GTEST_SKIP() << reason;
+  EXPECT_EQ(reason, "a is f64, needs f32");
 }
 
 // Weights in bfloat16, a rounded to it: exact products, f32 sums.
