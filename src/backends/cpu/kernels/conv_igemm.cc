@@ -10,7 +10,7 @@ namespace tokamak::cpu {
 namespace {
 
 constexpr int64_t kMaxBlockRows = 256;
-constexpr int64_t kBlockK = 384;                  // floats of K a pass: B's panel streams through L1, A's block stays in L2
+constexpr int64_t kBlockK = 768;                  // floats of K a pass: B's panel streams through L1, A's block stays in L2
 constexpr int64_t kBlockBytes = 384 << 10;        // of A a pass, in half of a 1 MiB L2
 
 struct KBlock {
