@@ -2,7 +2,7 @@
 
 #include <functional>
 
-#include "kernel_bench.h"
+#include "one_node.h"
 
 namespace tokamak {
 namespace {

@@ -1,6 +1,6 @@
 // Transposed convolutions against a double-precision loop, and resizes against the reference kernel.
 
-#include "kernel_bench.h"
+#include "one_node.h"
 
 namespace tokamak {
 namespace {

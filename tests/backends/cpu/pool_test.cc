@@ -1,6 +1,6 @@
 // Pools and reductions over spatial axes against double-precision loops.
 
-#include "kernel_bench.h"
+#include "one_node.h"
 
 namespace tokamak {
 namespace {
