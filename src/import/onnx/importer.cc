@@ -297,7 +297,7 @@ void Importer::import_node(Scope& scope, const NodeProto& node, size_t index) {
     refine(scope, node);
   } catch (UnsupportedReason& reason) {
     // Without a reason it only hangs below a node that was reported.
-    if (!reason.reason.empty()) report(node, name, opset, std::move(reason));
+    if (!reason.reason.empty()) report(scope, node, name, opset, std::move(reason));
     if (!importer || input_unsupported) survey_subgraphs(scope, node);
     for (Text output : node.outputs)
       if (!output.empty()) scope.names[output] = Binding{nullptr, nullptr, true};
@@ -312,12 +312,7 @@ void Importer::import_node(Scope& scope, const NodeProto& node, size_t index) {
 
 void Importer::import_supported(Scope& scope, const NodeProto& node, const OpImporter& importer, int64_t opset, const std::string& name) {
   NodeImporter n(*this, scope, node, opset, name);
-  try {
-    importer.fn(n);
-  } catch (UnsupportedReason& reason) {
-    reason.dtype = n.dtype_text();
-    throw;
-  }
+  importer.fn(n);
 }
 
 // Declared shapes are used only where inference does not know the rank: a file may be wrong about the rest.
@@ -466,13 +461,16 @@ void Importer::set_main_outputs(Scope& scope) {
   main_->set_outputs(std::move(outputs));
 }
 
-void Importer::report(const NodeProto& node, const std::string& name, int64_t opset, UnsupportedReason reason) {
+void Importer::report(const Scope& scope, const NodeProto& node, const std::string& name, int64_t opset, UnsupportedReason reason) {
   UnsupportedNode entry;
   entry.name = name;
   entry.op = std::string(node.op_type);
   entry.domain = std::string(normalised(node.domain));
   entry.opset = opset;
-  entry.dtype = std::move(reason.dtype);
+  for (size_t i = 0; i < node.inputs.size() && entry.dtype.empty(); ++i) {
+    const Binding* input = scope.find(node.inputs[i]);
+    if (input && input->value) entry.dtype = to_string(input->value->type.dtype);
+  }
   entry.reason = std::move(reason.reason);
   entry.advice = std::move(reason.advice);
   unsupported_.push_back(std::move(entry));
@@ -483,7 +481,7 @@ void Importer::survey(const Scope& scope, const GraphProto& graph) {
     const NodeProto& node = graph.nodes[i];
     const int64_t opset = opset_of(scope, node.domain);
     if (!find_importer(normalised(node.domain), node.op_type, opset) && !find_function(node))
-      report(node, node_name(scope, node, i), opset,
+      report(scope, node, node_name(scope, node, i), opset,
              {fmt::format("operator '{}' is not supported", node.op_type), "export it as standard operators"});
     survey_subgraphs(scope, node);
   }

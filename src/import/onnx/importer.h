@@ -43,7 +43,7 @@ class Importer {
   void import_supported(Scope& scope, const NodeProto& node, const OpImporter& importer, int64_t opset, const std::string& name);
   void inline_function(Scope& scope, const NodeProto& node, const FunctionProto& function, const std::string& name);
   void set_main_outputs(Scope& scope);
-  void report(const NodeProto& node, const std::string& name, int64_t opset, UnsupportedReason reason);
+  void report(const Scope& scope, const NodeProto& node, const std::string& name, int64_t opset, UnsupportedReason reason);
   void survey(const Scope& scope, const GraphProto& graph);
   void survey_subgraphs(const Scope& scope, const NodeProto& node);
   std::vector<Binding> outputs_of(Scope& scope, const GraphProto& proto);

@@ -395,12 +395,6 @@ void NodeImporter::unsupported(std::string reason, std::string advice) const {
 
 void NodeImporter::bad_text(const std::string& message) const { fail(ErrorCode::Corrupt, "[{} \"{}\"] {}", node_.op_type, name_, message); }
 
-std::string NodeImporter::dtype_text() const {
-  for (const Binding& b : inputs_)
-    if (b.value) return to_string(b.value->type.dtype);
-  return "";
-}
-
 Tensor scalar_tensor(double value, DType dtype, Shape shape) {
   Tensor t = Tensor::zeros(dtype, std::move(shape));
   const auto put = [&](auto x) {

@@ -64,7 +64,7 @@ const OpImporter* find_importer(Text domain, Text op, int64_t opset, bool* known
 
 // Thrown by NodeImporter::unsupported, caught where nodes are imported and collected.
 struct UnsupportedReason {
-  std::string reason, advice, dtype;
+  std::string reason, advice;
 };
 
 class NodeImporter {
@@ -148,9 +148,6 @@ class NodeImporter {
   [[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) const {
     bad_text(fmt::format(format, std::forward<Args>(args)...));
   }
-
-  // Name of the dtype of input 0, for reports; "" when there is none.
-  std::string dtype_text() const;
 
  private:
   const AttributeProto* typed_attr(Text name, AttributeProto::Type type) const;
