@@ -239,7 +239,30 @@ Dim operator+(const Dim& a, const Dim& b) {
   Dim::Terms sum = a.terms();
   const Dim::Terms more = b.terms();
   sum.list.insert(sum.list.end(), more.list.begin(), more.list.end());
-  return Dim::from_terms(std::move(sum));
+  return Dim::from_terms(std::move(sum)).cancel_extremes();
+}
+
+// min(p,q) + max(p-k,q-k) = p + q - k: the two parts of a rotated axis (torch.roll) add up to the axis again.
+Dim Dim::cancel_extremes() const {
+  if (!terms_ || terms_->list.size() < 2) return *this;
+  const auto& list = terms_->list;
+  const auto is = [](const Term& t, int kind) { return t.factors.size() == 1 && t.factors[0]->kind == kind; };
+  for (const Term& low : list) {
+    if (!is(low, kMin)) continue;
+    for (const Term& high : list) {
+      if (!is(high, kMax) || high.coefficient != low.coefficient) continue;
+      const Atom &m = *low.factors[0], &n = *high.factors[0];
+      for (const bool swapped : {false, true}) {
+        const Dim k = m.a - (swapped ? n.b : n.a);
+        if (!(m.b - (swapped ? n.a : n.b) == k)) continue;
+        Terms rest;
+        for (const Term& t : list)
+          if (&t != &low && &t != &high) rest.list.push_back(t);
+        return from_terms(std::move(rest)) + (m.a + m.b - k) * Dim(low.coefficient);
+      }
+    }
+  }
+  return *this;
 }
 
 Dim operator-(const Dim& a, const Dim& b) {

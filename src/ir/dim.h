@@ -63,6 +63,7 @@ class Dim {
   static Dim extreme(int kind, const Dim& a, const Dim& b);
   static std::optional<Dim> exact_quotient(const Dim& a, const Dim& b);
   static Dim floordiv_by_constant(const Dim& a, int64_t c);
+  Dim cancel_extremes() const;
   Dim map_atoms(const std::function<Dim(const Atom&)>& f) const;
   Range range() const;
 

@@ -65,6 +65,8 @@ TEST(Dim, ModMinMax) {
   EXPECT_EQ(Dim::min(a + 1, a), a);
   EXPECT_EQ(Dim::min(a, std::numeric_limits<int64_t>::max()), Dim::min(a, std::numeric_limits<int64_t>::max()));
   EXPECT_EQ(Dim::min(a, 0), Dim(0));
+  EXPECT_EQ(Dim::min(a, 2) + Dim::max(a - 2, 0), a);
+  EXPECT_EQ(Dim::min(a, b) * 3 + Dim::max(a, b) * 3, a * 3 + b * 3);
 }
 
 TEST(Dim, Bounds) {

@@ -58,6 +58,35 @@ void try_set_ints(InferContext& ctx, int output, const std::function<std::option
   }
 }
 
+Ints row_major_strides(const Shape& shape) {
+  Ints strides(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
+  return strides;
+}
+
+void move_ints(InferContext& ctx, const std::function<int64_t(std::span<const int64_t>)>& source) {
+  const TensorType& out = ctx.outputs()[0].type;
+  const auto values = ctx.ints(0);
+  if (!values || !out.is_static()) return;
+  try_set_ints(ctx, 0, [&]() -> std::optional<Dims> {
+    const int64_t total = out.num_elements().value();
+    if (total < 0 || total > static_cast<int64_t>(kMaxKnownInts)) return std::nullopt;
+    const Shape shape = out.static_shape();
+    Ints index(shape.size());
+    Dims result;
+    for (int64_t linear = 0; linear < total; ++linear) {
+      const int64_t from = source(index);
+      if (from < 0 || from >= static_cast<int64_t>(values->size())) return std::nullopt;
+      result.push_back((*values)[from]);
+      for (size_t i = shape.size(); i-- > 0;) {
+        if (++index[i] < shape[i]) break;
+        index[i] = 0;
+      }
+    }
+    return result;
+  });
+}
+
 void combine_ints(InferContext& ctx, const std::function<std::optional<Dim>(std::span<const Dim>)>& f) {
   const TensorType& out = ctx.outputs()[0].type;
   if (!out.is_static() || (!is_integer(out.dtype) && out.dtype != DType::Bool)) return;

@@ -35,6 +35,11 @@ Dims fresh_dims(InferContext& ctx, int64_t count);
 // Sets output contents when they are short enough; drops them silently when `compute` overflows or returns nothing.
 void try_set_ints(InferContext& ctx, int output, const std::function<std::optional<Dims>()>& compute);
 
+// Contents of output 0 taken from input 0, one element each, when the output is static and tiny: `source` gives the input's linear index of
+// the element at an output index, or -1 when it is not known.
+void move_ints(InferContext& ctx, const std::function<int64_t(std::span<const int64_t> index)>& source);
+Ints row_major_strides(const Shape& shape);
+
 // Contents of the inputs broadcast to the (static, tiny) output shape, combined element by element; f may decline.
 void combine_ints(InferContext& ctx, const std::function<std::optional<Dim>(std::span<const Dim>)>& f);
 

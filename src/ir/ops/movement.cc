@@ -24,7 +24,13 @@ void infer_transpose(InferContext& ctx) {
     dims.push_back(ctx.ranked(0) ? ctx.dim(0, p) : ctx.fresh_symbol());
   }
   ctx.set_type(0, dtype, std::move(dims));
-  if (auto values = ctx.ints(0); values && rank <= 1) ctx.set_ints(0, std::move(*values));
+  if (!ctx.type(0).is_static()) return;
+  const Ints strides = row_major_strides(ctx.type(0).static_shape());
+  move_ints(ctx, [&](std::span<const int64_t> index) {
+    int64_t at = 0;
+    for (size_t i = 0; i < index.size(); ++i) at += index[i] * strides[perm[i]];
+    return at;
+  });
 }
 
 void infer_concat(InferContext& ctx) {

@@ -16,7 +16,7 @@ bool is_far_below(const Dim& d) { return d.is_const() && d.value() <= -kBeyond; 
 // A start or end as a position counted from the front, before clamping; nullopt when its sign cannot be told.
 std::optional<Dim> position(const Dim& p, const Dim& size) {
   if (Dim::known_ge(p, 0)) return p;
-  if (Dim::known_ge(Dim(-1), p)) return p + size;
+  if (Dim::known_ge(Dim(-1), p) || (!p.is_const() && Dim::known_ge(0, p))) return p + size;  // -seq: see below
   return std::nullopt;
 }
 
@@ -29,8 +29,8 @@ std::optional<Dim> slice_length(const Dim& size, const Dim& start, const Dim& en
     if (to) to = Dim::min(*to, size);
     std::optional<Dim> from = is_beyond(start) ? size : is_far_below(start) ? Dim(0) : position(start, size);
     if (!from || !to) return std::nullopt;
-    if (open && start.is_const() && start.value() < 0 && !is_far_below(start) && !size.is_const()) {
-      // The last k. The last one is 1: a symbolic axis is taken not to be empty (binding is exact).
+    if (open && Dim::known_ge(0, start) && !start.is(0) && !is_far_below(start) && !(size.is_const() && start.is_const())) {
+      // The last k. A symbolic axis or count is taken not to be empty (binding is exact): the last one is 1, and -seq is not 0.
       const Dim last = start.is(-1) ? Dim(1) : Dim::min(Dim(0) - start, size);
       return Dim::ceildiv(last, step);
     }
@@ -95,22 +95,27 @@ void infer_slice(InferContext& ctx) {
   }
   ctx.set_type(0, dtype, std::move(dims));
 
-  const auto values = ctx.ints(0);
-  if (!values || rank != 1 || !starts || !ends || !steps_known) return;
-  if (axes.empty()) return ctx.set_ints(0, *values);
-  const Dim& length = ctx.outputs()[0].type.dims[0];
-  if (!length.is_const() || !(*starts)[0].is_const()) return;
-  const int64_t n = static_cast<int64_t>(values->size()), step = steps.empty() ? 1 : steps[0];
-  int64_t at = (*starts)[0].value();
-  if (at < 0) at = at < -n ? (step > 0 ? 0 : -1) : at + n;
-  at = std::min(at, step > 0 ? n : n - 1);
-  Dims contents;
-  for (int64_t i = 0; i < length.value(); ++i, at += step) {
-    if (at < 0 || at >= n) return;
-    contents.push_back((*values)[at]);
-    if (i + 1 < length.value() && (step > n || step < -n)) return;
+  if (!starts || !steps_known || !ctx.type(0).is_static() || !ctx.outputs()[0].type.is_static() || !ctx.ints(0)) return;
+  const Shape shape = ctx.type(0).static_shape();
+  Ints from(shape.size()), by(shape.size(), 1);
+  for (size_t i = 0; i < axes.size(); ++i) {
+    const int64_t axis = ctx.axis(axes[i], rank), n = shape[axis];
+    if (!(*starts)[i].is_const()) return;
+    const int64_t start = (*starts)[i].value();
+    by[axis] = steps.empty() ? 1 : steps[i];
+    if (by[axis] > n || by[axis] < -n) by[axis] = 0;  // one element at most
+    from[axis] = std::clamp<int64_t>(start < -n ? 0 : start < 0 ? start + n : start, 0, std::max<int64_t>(n - 1, 0));
   }
-  ctx.set_ints(0, std::move(contents));
+  const Ints strides = row_major_strides(shape);
+  move_ints(ctx, [&](std::span<const int64_t> index) {
+    int64_t at = 0;
+    for (size_t i = 0; i < index.size(); ++i) {
+      const int64_t p = from[i] + index[i] * by[i];
+      if (p < 0 || p >= shape[i]) return int64_t{-1};
+      at += p * strides[i];
+    }
+    return at;
+  });
 }
 
 }  // namespace

@@ -143,6 +143,13 @@ const Case kShapeArithmetic[] = {
     {"%1 = shape(%x)  %2 = const i64[1] {2}  %3 = tile(%1, %2)", "i64[6]{b,s,768,b,s,768}"},
     {"%1 = const i64[1] {7}  %2 = expand(%1) {shape=<3>}", "i64[3]{7,7,7}"},
     {"%1 = shape(%x)  %2 = identity(%1)  %3 = transpose(%2) {perm=[0]}", "i64[3]{b,s,768}"},
+    // How torch exports the pads of F.pad: pairs of the last axes first, reversed and transposed.
+    {"%1 = shape(%x)  %2 = const i64[3] {1, 2, 3}  %3 = concat(%1, %2) {axis=0}  %4 = reshape(%3) {shape=<3,2>}  %5 = slice(%4) "
+     "{starts=<-1>, "
+     "ends=<-9223372036854775807>, axes=[0], steps=[-1]}  %6 = transpose(%5) {perm=[1,0]}  %7 = reshape(%6) {shape=<6>}",
+     "i64[6]{2,768,b,3,1,s}"},
+    {"%1 = const i64[2,3] {1, 2, 3, 4, 5, 6}  %2 = slice(%1) {starts=<0,2>, ends=<2,-9>, axes=[0,1], steps=[9,-2]}", "i64[1,2]{3,1}"},
+    {"%1 = const i64[4] {1, 2, 3, 4}  %2 = slice(%1) {starts=<-9>, ends=<9>, steps=[3]}", "i64[2]{1,4}"},
     {"%1 = const i64[] {2} %2 = shape(%x) %3 = clip(%2, _, %1)", "i64[3]{min(2,b),min(2,s),2}"},
     {"%1 = const i64[] {2} %2 = shape(%x) %3 = pow(%2, %1)", "i64[3]{b*b,s*s,589824}"},
     {"%1 = const bool[2] {1, 0}  %2 = const bool[2] {1, 1}  %3 = and(%1, %2)", "bool[2]{1,0}"},
@@ -246,6 +253,11 @@ const Case kMovement[] = {
     {"%1 = slice(%m) {starts=<0>, ends=<s>, axes=[0]}", "f32[min(768,s),64]"},
     {"%1 = slice(%m) {starts=<0>, ends=<s>, axes=[0]}  %2 = slice(%x) {starts=<0>, ends=<64>, axes=[2]}  %3 = add(%2, %1)", "f32[b,s,64]"},
     {"%1 = slice(%m) {starts=<p>, ends=<p+s>, axes=[0]}", "f32[max(0,min(768,p+s)-p),64]"},
+    {"%1 = slice(%z) {starts=<-b>, ends=<9223372036854775807>, axes=[1]}", "f32[c,min(b,s),768]"},
+    {"%1 = slice(%m) {starts=<-b>, ends=<9223372036854775807>, axes=[1]}", "f32[768,min(64,b)]"},
+    {"%1 = slice(%x) {starts=<2>, ends=<9223372036854775807>, axes=[1]}  %2 = slice(%x) {starts=<0>, ends=<2>, axes=[1]}  %3 = concat(%1, "
+     "%2) {axis=1}",
+     "f32[b,s,768]"},
     {"%1 = slice(%m) {starts=<700,-100>, ends=<900,-1>, axes=[0,1]}", "f32[68,63]"},
     {"%1 = slice(%m) {starts=<-1>, ends=<-9999>, axes=[1], steps=[-3]}", "f32[768,22]"},
     {"%1 = slice(%m) {starts=<5>, ends=<3>, axes=[1]}", "f32[768,0]"},
