@@ -1,5 +1,7 @@
 #include "backends/cpu/kernels/ref/ref.h"
 
+#include <deque>
+
 #include "ir/op.h"
 
 namespace tokamak::cpu::ref {
@@ -41,7 +43,10 @@ class RefKernelDef : public KernelDef {
 
 }  // namespace
 
-const KernelDef* define(std::string_view op, Prepare prepare, Alias alias) { return new RefKernelDef(op, prepare, alias); }
+const KernelDef* define(std::string_view op, Prepare prepare, Alias alias) {
+  static std::deque<RefKernelDef> defs;  // addresses stay; called once, while the backend's list is made
+  return &defs.emplace_back(op, prepare, alias);
+}
 
 std::string label_of(const NodeView& node) { return fmt::format("[{} \"{}\"]", node.node->op().name, node.node->name); }
 
