@@ -1,0 +1,125 @@
+// tokamak bench: throughput and latency on random inputs.
+
+#include <fmt/format.h>
+
+#include "backends/cpu/cpu_features.h"
+#include "backends/cpu/thread_pool.h"
+#include "cli/args.h"
+#include "cli/command.h"
+#include "cli/console.h"
+#include "cli/measure.h"
+#include "cli/session.h"
+#include "cli/stats.h"
+
+namespace tokamak::cli {
+
+namespace {
+
+constexpr const char* kExamples = R"(
+Inputs are random with a fixed seed; integers that index a table stay within it, masks are ones.
+
+Examples:
+  tokamak bench model.onnx
+  tokamak bench model.engine --shapes ids:8x128,mask:8x128 --duration 10
+  tokamak bench model.engine --streams 2 --threads 2 --json result.json
+  tokamak bench model.onnx --threads 1 --profile-layers
+)";
+
+void print_layers(FILE* out, const std::vector<LayerTime>& layers) {
+  double total = 0;
+  std::vector<std::pair<double, const LayerTime*>> order;
+  for (const LayerTime& layer : layers) {
+    const double mean = summarize(layer.ms).mean;
+    order.emplace_back(mean, &layer);
+    total += mean;
+  }
+  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  fmt::print(out, "\n{:>10}{:>7}  {:20}{:36}{}\n", "mean us", "%", "op", "kernel", "layer");
+  for (const auto& [ms, layer] : order)
+    fmt::print(out, "{:10.1f}{:7.1f}  {:20}{:36}{}\n", ms * 1e3, total > 0 ? ms / total * 100 : 0, layer->op,
+               layer->tactic.empty() ? layer->kernel : layer->kernel + " " + layer->tactic, layer->name);
+}
+
+}  // namespace
+
+int run_bench(const Words& args) {
+  CLI::App app("Measures throughput and latency of a model or engine.", "bench");
+  app.footer(kExamples);
+  std::string model, shapes, json_file;
+  MeasureOptions options;
+  BuildFlags flags;
+  bool show_layers = false;
+  uint64_t seed = 1;
+  app.add_option("MODEL", model, "ONNX file (built first) or engine file")->required();
+  app.add_option("--shapes", shapes, "input shapes, NAME:1x128,...; default: the profile's optimum");
+  app.add_option("--warmup", options.warmup_ms, "milliseconds before timing")->capture_default_str()->check(CLI::NonNegativeNumber);
+  app.add_option("--duration", options.duration_s, "seconds of timing")->capture_default_str()->check(CLI::NonNegativeNumber);
+  app.add_option("--iterations", options.exact_iterations, "exactly so many queries per stream instead of --duration")->check(CLI::PositiveNumber);
+  app.add_option("--streams", options.streams, "contexts that run at the same time, each on its share of the threads")->capture_default_str()->check(CLI::Range(1, 256));
+  app.add_option("--profile-index", options.profile, "optimization profile to run under")->capture_default_str();
+  app.add_option("--seed", seed, "of the random inputs")->capture_default_str();
+  app.add_flag("--profile-layers", show_layers, "time each layer in a separate run");
+  app.add_option("--json", json_file, "write the figures as JSON ('-': standard output)");
+  flags.add_to(app);
+  if (const auto status = parse(app, args)) return *status;
+
+  FILE* out = text_stream(json_file);
+  std::vector<std::string> notes;
+  const BuildOptions build_options = flags.options(notes);
+  for (const std::string& note : notes) fmt::print(out, "note: {}\n", note);
+  const NamedShapes asked = parse_shapes(shapes);
+  const Opened opened = open_model(model, build_options, asked);
+  const Engine& engine = *opened.engine;
+  const NamedShapes resolved = resolve_shapes(engine, asked, options.profile);
+  std::vector<Tensor> inputs;
+  for (size_t i = 0; i < resolved.size(); ++i) inputs.push_back(random_input(engine, engine.inputs()[i], resolved[i].second, seed));
+  options.threads = flags.threads > 0 ? flags.threads : available_threads();
+
+  ProgressBar bar;
+  options.progress = [&](double fraction) { bar.update("measure", fraction); };
+  const Measurement measured = measure(opened.engine, inputs, options);
+  bar.clear();
+  std::vector<LayerTime> layers;
+  if (show_layers) layers = profile_layers(opened.engine, inputs, options.threads, std::min(options.duration_s, 2.0), options.profile);
+
+  std::vector<double> latency;
+  for (const Query& q : measured.queries) latency.push_back(q.latency());
+  const double percents[] = {90, 95, 99};
+  const Summary s = summarize(latency, percents);
+  const double qps = measured.wall_s > 0 ? static_cast<double>(latency.size()) / measured.wall_s : 0;
+  const int64_t nodes = opened.built ? opened.report.nodes_before : engine.info().nodes_before;
+
+  Json shapes_json = Json::object();
+  std::string shapes_text;
+  for (const auto& [name, shape] : resolved) {
+    shapes_json[name] = shape;
+    shapes_text += fmt::format("{}{}:{}", shapes_text.empty() ? "" : ",", name, format_shape(shape));
+  }
+  fmt::print(out, "{}  on {}, {}, {} thread{}, {} stream{}\n", model, cpu_model_name(), engine.info().precision, options.threads, options.threads == 1 ? "" : "s",
+             options.streams, options.streams == 1 ? "" : "s");
+  fmt::print(out, "  shapes      {}\n", shapes_text);
+  if (opened.built) fmt::print(out, "  built       {:.2f} s, {} nodes -> {} kernels\n", opened.build_s, nodes, engine.num_kernels());
+  else fmt::print(out, "  loaded      {:.2f} ms, {} nodes -> {} kernels\n", opened.load_ms, nodes, engine.num_kernels());
+  fmt::print(out, "  throughput  {:.2f} qps ({} queries in {:.2f} s)\n", qps, latency.size(), measured.wall_s);
+  fmt::print(out, "  latency ms  min {:.4f}  median {:.4f}  mean {:.4f}  p90 {:.4f}  p95 {:.4f}  p99 {:.4f}  max {:.4f}\n", s.min, s.median, s.mean, s.percentiles[0],
+             s.percentiles[1], s.percentiles[2], s.max);
+  fmt::print(out, "  memory      activations {} (lower bound {}), weights {}, process peak {}\n", format_bytes(measured.memory.arena_bytes),
+             format_bytes(measured.memory.lower_bound_bytes), format_bytes(engine.weights_bytes()), format_bytes(peak_memory_bytes()));
+  if (show_layers) print_layers(out, layers);
+
+  if (!json_file.empty()) {
+    Json json = {{"model", model}, {"device", cpu_model_name()}, {"precision", engine.info().precision}, {"threads", options.threads}, {"streams", options.streams},
+                 {"shapes", shapes_json}, {"nodes", nodes}, {"kernels", engine.num_kernels()}, {"build_s", opened.build_s}, {"load_ms", opened.load_ms},
+                 {"peak_memory_bytes", peak_memory_bytes()}, {"arena_bytes", measured.memory.arena_bytes}, {"lower_bound_bytes", measured.memory.lower_bound_bytes},
+                 {"weights_bytes", engine.weights_bytes()}, {"queries", latency.size()}, {"throughput_qps", qps},
+                 {"latency_ms", {{"min", s.min}, {"max", s.max}, {"mean", s.mean}, {"median", s.median}, {"p90", s.percentiles[0]}, {"p95", s.percentiles[1]},
+                                 {"p99", s.percentiles[2]}}}};
+    for (const LayerTime& layer : layers)
+      json["layers"].push_back({{"name", layer.name}, {"origin", layer.origin}, {"op", layer.op}, {"kernel", layer.kernel}, {"tactic", layer.tactic},
+                                {"mean_ms", summarize(layer.ms).mean}});
+    write_json(json_file, json);
+  }
+  return 0;
+}
+
+}  // namespace tokamak::cli

@@ -1,0 +1,49 @@
+// tokamak check: what would not build, and why, before building.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cli/command.h"
+#include "cli/session.h"
+#include "import/onnx/import.h"
+
+namespace tokamak::cli {
+
+int run_check(const Words& args) {
+  CLI::App app("Lists every node of a model that would not build, and why. Exit status 0 when there is none.", "check");
+  app.footer("\nExamples:\n  tokamak check model.onnx\n  tokamak check model.onnx --json - | jq '.unsupported[].op'\n");
+  std::string model, json_file;
+  app.add_option("MODEL", model, "ONNX file, or a folder with model.onnx")->required();
+  app.add_option("--json", json_file, "write the list as JSON ('-': standard output)");
+  if (const auto status = parse(app, args)) return *status;
+  if (model_kind(model) == ModelKind::Engine) fail(ErrorCode::InvalidArgument, "'{}' is not an ONNX model", model);
+
+  std::vector<onnx::UnsupportedNode> nodes;
+  onnx::ImportOptions options;
+  options.unsupported = &nodes;
+  const auto graph = onnx::import_model(model, options);
+
+  FILE* out = text_stream(json_file);
+  if (nodes.empty()) {
+    fmt::print(out, "{}: every node is supported ({} nodes)\n", model, graph ? graph->num_nodes_deep() : 0);
+  } else {
+    size_t name_width = 4, op_width = 8;
+    const auto op_name = [](const onnx::UnsupportedNode& n) { return n.domain.empty() || n.domain == "ai.onnx" ? n.op : n.domain + "::" + n.op; };
+    for (const auto& n : nodes) name_width = std::max(name_width, std::min<size_t>(n.name.size(), 40)), op_width = std::max(op_width, op_name(n).size());
+    fmt::print(out, "{:{}}  {:{}}  {:>5}  {:8}  {}\n", "node", name_width, "operator", op_width, "opset", "dtype", "reason");
+    for (const auto& n : nodes)
+      fmt::print(out, "{:{}}  {:{}}  {:>5}  {:8}  {}{}\n", n.name, name_width, op_name(n), op_width, n.opset, n.dtype, n.reason,
+                 n.advice.empty() ? "" : "; " + n.advice);
+    fmt::print(out, "{}: {} unsupported node{}\n", model, nodes.size(), nodes.size() == 1 ? "" : "s");
+  }
+  if (!json_file.empty()) {
+    Json json = {{"model", model}, {"supported", nodes.empty()}, {"unsupported", Json::array()}};
+    for (const auto& n : nodes)
+      json["unsupported"].push_back({{"name", n.name}, {"op", n.op}, {"domain", n.domain}, {"opset", n.opset}, {"dtype", n.dtype}, {"reason", n.reason}, {"advice", n.advice}});
+    write_json(json_file, json);
+  }
+  return nodes.empty() ? 0 : 1;
+}
+
+}  // namespace tokamak::cli

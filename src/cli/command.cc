@@ -1,0 +1,87 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "cli/args.h"
+#include "cli/session.h"
+
+namespace tokamak::cli {
+
+std::optional<int> parse(CLI::App& app, const Words& args) {
+  try {
+    app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
+    return std::nullopt;
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+    return 0;
+  } catch (const CLI::ExtrasError& e) {
+    std::vector<std::string> known;
+    for (const CLI::Option* option : app.get_options())
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    const std::vector<std::string> extra = app.remaining();
+    std::string word = extra.empty() ? "" : extra.front();
+    for (const std::string& candidate : extra)
+      if (candidate.starts_with("-")) {
+        word = candidate.substr(0, candidate.find('='));
+        break;
+      }
+    fmt::print(stderr, "error: {} {}: unknown {} '{}'{} (tokamak {} --help)\n", "tokamak", app.get_name(), word.starts_with("-") ? "flag" : "argument",
+               word, suggestion(word, known), app.get_name());
+    return 2;
+  } catch (const CLI::ParseError& e) {
+    fmt::print(stderr, "error: tokamak {}: {} (tokamak {} --help)\n", app.get_name(), e.what(), app.get_name());
+    return 2;
+  }
+}
+
+void write_json(const std::string& file, const Json& json) {
+  const std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (file != "-") return write_file_atomic(file, std::string_view(text));
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (std::fflush(stdout) != 0) fail(ErrorCode::Io, "cannot write JSON to standard output");
+}
+
+void BuildFlags::add_to(CLI::App& app) {
+  app.add_option("--precision", precision, "fp32, tf32, bf16 or fp16 (bf16 on CPUs that have it)")
+      ->check(CLI::IsMember({"fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "best"}));
+  app.add_flag("--fp16", fp16, "the lower precision this CPU has (bf16), said in one line");
+  app.add_flag("--bf16", bf16, "bfloat16 where kernels have it");
+  app.add_flag("--int8", int8, "not yet: build a model with Q/DQ nodes instead");
+  app.add_flag("--fp8", fp8, "not yet");
+  app.add_flag("--int4", int4, "not yet");
+  app.add_flag("--best", best, "fastest of the precisions this CPU has");
+  app.add_option("--profile", profiles, "shapes to accept and tune for, INPUT:MIN,OPT,MAX (repeatable; a repeated input begins the next profile)");
+  app.add_option("--workspace", workspace, "bound on activations and scratch memory, e.g. 1G; the build fails naming what would do");
+  app.add_option("--timing-cache", timing_cache, "file of kernel timings to read, merge into and write");
+  app.add_option("--device", device, "cpu");
+  app.add_option("--opt-level", opt_level, "0: no timing .. 5: every candidate, long timing")->capture_default_str()->check(CLI::Range(0, 5));
+  app.add_option("--threads", threads, "threads to tune for and run on (0: all available)")->capture_default_str()->check(CLI::Range(0, 1024));
+  app.add_option("--disable-pass", disabled_passes, "skip an optimization pass (repeatable)");
+  app.add_option("--disable-kernel", disabled_kernels, "skip kernels whose name begins so (repeatable)");
+}
+
+BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
+  if (device != "cpu") fail(ErrorCode::Unsupported, "--device {}: only cpu is supported yet", device);
+  const auto wants = [&](bool flag, const char* name) { return flag || precision == name; };
+  for (const auto& [asked, name] : {std::pair{wants(int8, "int8"), "int8"}, {wants(fp8, "fp8"), "fp8"}, {wants(int4, "int4"), "int4"}})
+    if (asked) fail(ErrorCode::Unsupported, "--{}: not yet supported as a build option; quantized models (with Q/DQ nodes) run as they are written", name);
+  BuildOptions options;
+  std::string message;
+  if (wants(fp16, "fp16")) options.precision = lower_precision("--fp16", message);
+  if (wants(bf16, "bf16")) options.precision = lower_precision("--bf16", message);
+  if (wants(best, "best")) options.precision = Precision::Best;
+  if (precision == "tf32") message = "tf32 is a GPU format; fp32 is used";
+  if (!message.empty()) notes.push_back(message);
+  options.opt_level = opt_level;
+  options.num_threads = threads;
+  options.profiles = parse_profiles(profiles);
+  if (!workspace.empty()) options.workspace_limit_bytes = parse_size_bytes(workspace);
+  options.timing_cache = timing_cache;
+  options.disabled_passes = disabled_passes;
+  options.disabled_kernels = disabled_kernels;
+  options.dump_ir = dump_ir;
+  return options;
+}
+
+}  // namespace tokamak::cli

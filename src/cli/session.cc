@@ -1,0 +1,228 @@
+#include "cli/session.h"
+
+#include <sys/stat.h>
+
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <random>
+
+#include "backends/cpu/cpu_features.h"
+#include "base/file.h"
+#include "base/half.h"
+#include "cli/console.h"
+#include "ir/op.h"
+#include "import/onnx/import.h"
+
+namespace tokamak::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+bool is_file(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
+}
+
+// The smallest table that integer input `value` indexes through views and casts; -1 when it indexes none.
+int64_t index_limit(const ir::Value& value, int depth = 0) {
+  int64_t limit = -1;
+  for (const ir::Use& use : value.uses()) {
+    const ir::Node& node = *use.node;
+    int64_t found = -1;
+    if (node.is("gather") && use.index == 1) {
+      const ir::TensorType& table = node.input(0)->type;
+      int64_t axis = 0;
+      if (node.attrs.has("axis")) axis = node.attrs.get_int("axis");
+      if (axis < 0) axis += table.rank();
+      if (table.ranked && axis < table.rank() && table.dims[axis].is_const()) found = table.dims[axis].value();
+    } else if (depth < 4 && use.index == 0 && (node.op().has(ir::kView) || node.op().has(ir::kUnary) || node.is("cast"))) {
+      found = index_limit(*node.output(), depth + 1);
+    }
+    if (found >= 0 && (limit < 0 || found < limit)) limit = found;
+  }
+  return limit;
+}
+
+bool name_has(const std::string& name, std::initializer_list<const char*> words) {
+  for (const char* word : words)
+    if (name.find(word) != std::string::npos) return true;
+  return false;
+}
+
+void store_float(Tensor& tensor, int64_t i, float value) {
+  switch (tensor.dtype()) {
+    case DType::F32: tensor.data<float>()[i] = value; break;
+    case DType::F64: tensor.data<double>()[i] = value; break;
+    case DType::F16: tensor.data<uint16_t>()[i] = float_to_half(value); break;
+    case DType::BF16: tensor.data<uint16_t>()[i] = float_to_bfloat16(value); break;
+    default: break;
+  }
+}
+
+void store_int(Tensor& tensor, int64_t i, int64_t value) {
+  switch (bits_of(tensor.dtype())) {
+    case 8: tensor.data<int8_t>()[i] = static_cast<int8_t>(value); break;
+    case 16: tensor.data<int16_t>()[i] = static_cast<int16_t>(value); break;
+    case 32: tensor.data<int32_t>()[i] = static_cast<int32_t>(value); break;
+    case 64: tensor.data<int64_t>()[i] = value; break;
+    default: break;
+  }
+}
+
+}  // namespace
+
+ModelKind model_kind(std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) fail(ErrorCode::NotFound, "no such model: '{}'", path);
+  if (S_ISDIR(info.st_mode)) {
+    if (is_file(path + "/model.onnx")) {
+      path += "/model.onnx";
+      return ModelKind::Onnx;
+    }
+    if (is_file(path + "/config.json"))
+      fail(ErrorCode::Unsupported, "'{}' is a Hugging Face checkpoint: not yet supported; export it to ONNX and give that file", path);
+    fail(ErrorCode::NotFound, "'{}' is a folder without model.onnx", path);
+  }
+  if (path.ends_with(".onnx")) return ModelKind::Onnx;
+  char magic[4] = {};
+  std::ifstream(path, std::ios::binary).read(magic, 4);
+  if (path.ends_with(".gguf") || std::memcmp(magic, "GGUF", 4) == 0)
+    fail(ErrorCode::Unsupported, "'{}' is a GGUF file: not yet supported; export the model to ONNX and give that file", path);
+  // An ONNX file begins with its ir_version field (tag 8); engines begin with letters.
+  return magic[0] == 8 && !path.ends_with(".engine") ? ModelKind::Onnx : ModelKind::Engine;
+}
+
+Opened open_model(std::string path, BuildOptions options, const NamedShapes& shapes) {
+  Opened opened;
+  const ModelKind kind = model_kind(path);
+  const auto start = Clock::now();
+  if (kind == ModelKind::Engine) {
+    opened.engine = Engine::load(path);
+    opened.load_ms = seconds_since(start) * 1e3;
+    return opened;
+  }
+  ProgressBar bar;
+  if (!options.progress) options.progress = [&bar](const BuildProgress& p) { bar.update(p.step, p.fraction, p.remaining_s); };
+  auto graph = onnx::import_model(path);
+  if (options.profiles.empty() && !shapes.empty()) {
+    OptimizationProfile profile;
+    for (const ir::Value* input : graph->inputs()) {
+      const Shape* shape = find_shape(shapes, input->name);
+      if (shape && !input->type.is_static()) profile.push_back({input->name, *shape, *shape, *shape});
+    }
+    if (!profile.empty()) options.profiles.push_back(std::move(profile));
+  }
+  const double import_s = seconds_since(start);
+  opened.engine = build_engine(std::move(graph), options, &opened.report);
+  opened.report.import_s = import_s;
+  opened.built = true;
+  opened.build_s = seconds_since(start);
+  return opened;
+}
+
+NamedShapes resolve_shapes(const Engine& engine, const NamedShapes& asked, int profile) {
+  std::vector<std::string> names;
+  for (const TensorInfo& input : engine.inputs()) names.push_back(input.name);
+  for (const auto& [pattern, shape] : asked) {
+    bool used = false;
+    for (const std::string& name : names) used |= matches(pattern, name);
+    if (!used) fail(ErrorCode::InvalidArgument, "no input is named '{}' (inputs: {}){}", pattern, fmt::join(names, ", "), suggestion(pattern, names));
+    if (pattern.empty() && names.size() != 1)
+      fail(ErrorCode::InvalidArgument, "the model has {} inputs: write NAME:{} (inputs: {})", names.size(), format_shape(shape), fmt::join(names, ", "));
+  }
+  const auto& profiles = engine.info().profiles;
+  if (profile < 0 || (profile > 0 && profile >= static_cast<int>(profiles.size())))
+    fail(ErrorCode::OutOfRange, "profile {} does not exist: the engine has {}", profile, profiles.size());
+
+  std::vector<const Shape*> given(names.size(), nullptr);
+  ir::Dim::Bindings bindings;
+  for (size_t i = 0; i < names.size(); ++i) {
+    given[i] = find_shape(asked, names[i]);
+    if (!given[i] && !profiles.empty())
+      for (const ShapeRange& range : profiles[profile])
+        if (range.input == names[i]) given[i] = &range.opt;
+    const ir::TensorType& type = engine.inputs()[i].type;
+    if (!given[i] || !type.ranked) continue;
+    if (type.rank() != static_cast<int64_t>(given[i]->size()))
+      fail(ErrorCode::InvalidArgument, "input '{}' is {}: the shape {} has another rank", names[i], ir::to_string(type), format_shape(*given[i]));
+    for (int64_t d = 0; d < type.rank(); ++d)
+      if (const auto symbol = type.dims[d].as_symbol()) bindings.emplace(*symbol, (*given[i])[d]);
+  }
+  NamedShapes resolved;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const ir::TensorType& type = engine.inputs()[i].type;
+    if (given[i]) {
+      resolved.emplace_back(names[i], *given[i]);
+      continue;
+    }
+    if (!type.ranked) fail(ErrorCode::InvalidArgument, "input '{}' has no declared rank: give its shape with --shapes {}:...", names[i], names[i]);
+    Shape shape;
+    for (int64_t d = 0; d < type.rank(); ++d) {
+      std::vector<std::string> symbols;
+      type.dims[d].collect_symbols(symbols);
+      for (const std::string& symbol : symbols) bindings.emplace(symbol, d == 0 ? 1 : 16);
+      shape.push_back(type.dims[d].substitute(bindings).value());
+    }
+    resolved.emplace_back(names[i], std::move(shape));
+  }
+  return resolved;
+}
+
+Tensor random_input(const Engine& engine, const TensorInfo& input, const Shape& shape, uint64_t seed) {
+  Tensor tensor = Tensor::zeros(input.dtype, shape);
+  std::mt19937_64 random(seed * 0x9e3779b97f4a7c15u + std::hash<std::string>{}(input.name));
+  if (is_float(input.dtype)) {
+    for (int64_t i = 0; i < tensor.count(); ++i) store_float(tensor, i, static_cast<float>(random() >> 40) * 0x1p-23f - 1.0f);
+    return tensor;
+  }
+  if (input.dtype == DType::Bool) {
+    for (int64_t i = 0; i < tensor.count(); ++i) tensor.data<bool>()[i] = true;
+    return tensor;
+  }
+  int64_t limit = -1;
+  for (const ir::Value* value : engine.graph().inputs())
+    if (value->name == input.name) limit = index_limit(*value);
+  const int64_t last = shape.empty() ? 1 : std::max<int64_t>(1, shape.back());
+  for (int64_t i = 0; i < tensor.count() && is_integer(input.dtype); ++i) {
+    int64_t value = 1;
+    if (name_has(input.name, {"mask"})) value = 1;
+    else if (name_has(input.name, {"position", "pos_ids"})) value = i % last;
+    else if (name_has(input.name, {"token_type", "segment"})) value = 0;
+    else if (limit > 0) value = static_cast<int64_t>(random() % static_cast<uint64_t>(limit));
+    store_int(tensor, i, limit > 0 ? std::min(value, limit - 1) : value);
+  }
+  return tensor;
+}
+
+Tensor raw_file_input(const TensorInfo& input, const Shape& shape, const std::string& path) {
+  const auto file = MappedFile::open(path);
+  Tensor tensor = Tensor::empty(input.dtype, shape);
+  if (file->size_bytes() != tensor.size_bytes())
+    fail(ErrorCode::InvalidArgument, "{}: input '{}' of shape {} and type {} takes {} bytes, the file has {}", path, input.name, format_shape(shape),
+         to_string(input.dtype), tensor.size_bytes(), file->size_bytes());
+  if (tensor.size_bytes() > 0) std::memcpy(tensor.raw(), file->bytes().data(), tensor.size_bytes());
+  return tensor;
+}
+
+int64_t peak_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::strtoll(line.c_str() + 6, nullptr, 10) * 1024;
+  return 0;
+}
+
+Precision lower_precision(const std::string& asked, std::string& message) {
+  const CpuFeatures& features = cpu_features();
+  if (features.avx512_bf16 || features.amx_bf16) {
+    message = fmt::format("{}: this CPU's lower precision is bf16, which is used", asked);
+    return Precision::BF16;
+  }
+  message = fmt::format("{}: this CPU has no lower precision than fp32 in hardware; fp32 is used", asked);
+  return Precision::F32;
+}
+
+}  // namespace tokamak::cli
