@@ -135,7 +135,7 @@ TEST_F(CommandLine, BuildBenchInspect) {
   EXPECT_EQ(run({"tokamak", "bench", at("m.engine"), "--shapes", "x:9x3", "--iterations", "1"}), 1);   // outside the profile
   EXPECT_EQ(run({"tokamak", "bench", at("m.engine"), "--shapes", "z:1x3", "--iterations", "1"}), 1);
   ASSERT_EQ(run({"tokamak", "inspect", at("m.engine"), "--json", at("i.json"), "--html", at("i.html")}), 0) << err_;
-  EXPECT_EQ(json("i.json")["layers"].size(), json("i.json")["kernels"].get<size_t>());
+  EXPECT_GE(json("i.json")["layers"].size(), json("i.json")["kernels"].get<size_t>());
   EXPECT_NE(read_file(at("i.html")).find("</table>"), std::string::npos);
   ASSERT_EQ(run({"tokamak", "inspect", at("m.engine"), "--ir"}), 0);
   EXPECT_TRUE(printed("graph "));
