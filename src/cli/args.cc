@@ -26,7 +26,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 std::string_view unquoted(std::string_view text) {
-  if (text.size() >= 2 && (text.front() == '\'' || text.front() == '"') && text.back() == text.front()) return text.substr(1, text.size() - 2);
+  if (text.size() >= 2 && (text.front() == '\'' || text.front() == '"') && text.back() == text.front())
+    return text.substr(1, text.size() - 2);
   return text;
 }
 
@@ -68,7 +69,8 @@ double parse_number(std::string_view text, std::string_view what) {
 int64_t parse_int(std::string_view text, std::string_view what) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) fail(ErrorCode::InvalidArgument, "{}: expected an integer, found '{}'", what, text);
+  if (error != std::errc{} || end != text.data() + text.size())
+    fail(ErrorCode::InvalidArgument, "{}: expected an integer, found '{}'", what, text);
   return value;
 }
 
@@ -85,7 +87,8 @@ int64_t parse_size_bytes(std::string_view text, int64_t plain_unit) {
   if (unit == "k") scale = 1024;
   if (unit == "m") scale = 1024.0 * 1024;
   if (unit == "g") scale = 1024.0 * 1024 * 1024;
-  if (scale == 0 || digits == 0) fail(ErrorCode::InvalidArgument, "expected a size such as 512M or 1G (units B, K, M, G), found '{}'", text);
+  if (scale == 0 || digits == 0)
+    fail(ErrorCode::InvalidArgument, "expected a size such as 512M or 1G (units B, K, M, G), found '{}'", text);
   const double bytes = parse_number(text.substr(0, digits), "size") * scale;
   if (bytes > 0x1p62) fail(ErrorCode::InvalidArgument, "size '{}' is too large", text);
   return static_cast<int64_t>(bytes);
@@ -149,7 +152,8 @@ std::vector<OptimizationProfile> parse_profiles(const std::vector<std::string>& 
   std::vector<OptimizationProfile> profiles;
   for (const std::string& item : items) {
     const size_t colon = item.rfind(':');
-    if (colon == std::string::npos) fail(ErrorCode::InvalidArgument, "profile '{}': expected INPUT:MIN,OPT,MAX such as ids:1x1,1x128,8x512", item);
+    if (colon == std::string::npos)
+      fail(ErrorCode::InvalidArgument, "profile '{}': expected INPUT:MIN,OPT,MAX such as ids:1x1,1x128,8x512", item);
     const std::vector<std::string> shapes = split(std::string_view(item).substr(colon + 1), ',');
     if (shapes.size() != 1 && shapes.size() != 3)
       fail(ErrorCode::InvalidArgument, "profile '{}': expected one shape or three (MIN,OPT,MAX), found {}", item, shapes.size());

@@ -18,11 +18,11 @@ std::string suggestion(std::string_view word, std::span<const std::string> known
 
 // "4096", "512K", "1.5G", "64MiB". A number without a unit counts `plain_unit` bytes. Throws InvalidArgument.
 int64_t parse_size_bytes(std::string_view text, int64_t plain_unit = 1);
-std::string format_bytes(int64_t bytes);   // "12.3 MiB"
+std::string format_bytes(int64_t bytes);  // "12.3 MiB"
 
 // "1x3x224x224", "scalar" or "" (rank 0). Throws InvalidArgument.
 Shape parse_shape(std::string_view text);
-std::string format_shape(const Shape& shape);   // "1x3x224x224", "scalar"
+std::string format_shape(const Shape& shape);  // "1x3x224x224", "scalar"
 
 // One name (possibly a `*` pattern; empty: the only input) and shape each.
 using NamedShapes = std::vector<std::pair<std::string, Shape>>;

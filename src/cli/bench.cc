@@ -54,8 +54,11 @@ int run_bench(const Words& args) {
   app.add_option("--shapes", shapes, "input shapes, NAME:1x128,...; default: the profile's optimum");
   app.add_option("--warmup", options.warmup_ms, "milliseconds before timing")->capture_default_str()->check(CLI::NonNegativeNumber);
   app.add_option("--duration", options.duration_s, "seconds of timing")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app.add_option("--iterations", options.exact_iterations, "exactly so many queries per stream instead of --duration")->check(CLI::PositiveNumber);
-  app.add_option("--streams", options.streams, "contexts that run at the same time, each on its share of the threads")->capture_default_str()->check(CLI::Range(1, 256));
+  app.add_option("--iterations", options.exact_iterations, "exactly so many queries per stream instead of --duration")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--streams", options.streams, "contexts that run at the same time, each on its share of the threads")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
   app.add_option("--profile-index", options.profile, "optimization profile to run under")->capture_default_str();
   app.add_option("--seed", seed, "of the random inputs")->capture_default_str();
   app.add_flag("--profile-layers", show_layers, "time each layer in a separate run");
@@ -95,27 +98,49 @@ int run_bench(const Words& args) {
     shapes_json[name] = shape;
     shapes_text += fmt::format("{}{}:{}", shapes_text.empty() ? "" : ",", name, format_shape(shape));
   }
-  fmt::print(out, "{}  on {}, {}, {} thread{}, {} stream{}\n", model, cpu_model_name(), engine.info().precision, options.threads, options.threads == 1 ? "" : "s",
-             options.streams, options.streams == 1 ? "" : "s");
+  fmt::print(out, "{}  on {}, {}, {} thread{}, {} stream{}\n", model, cpu_model_name(), engine.info().precision, options.threads,
+             options.threads == 1 ? "" : "s", options.streams, options.streams == 1 ? "" : "s");
   fmt::print(out, "  shapes      {}\n", shapes_text);
   if (opened.built) fmt::print(out, "  built       {:.2f} s, {} nodes -> {} kernels\n", opened.build_s, nodes, engine.num_kernels());
   else fmt::print(out, "  loaded      {:.2f} ms, {} nodes -> {} kernels\n", opened.load_ms, nodes, engine.num_kernels());
   fmt::print(out, "  throughput  {:.2f} qps ({} queries in {:.2f} s)\n", qps, latency.size(), measured.wall_s);
-  fmt::print(out, "  latency ms  min {:.4f}  median {:.4f}  mean {:.4f}  p90 {:.4f}  p95 {:.4f}  p99 {:.4f}  max {:.4f}\n", s.min, s.median, s.mean, s.percentiles[0],
-             s.percentiles[1], s.percentiles[2], s.max);
+  fmt::print(out, "  latency ms  min {:.4f}  median {:.4f}  mean {:.4f}  p90 {:.4f}  p95 {:.4f}  p99 {:.4f}  max {:.4f}\n", s.min, s.median,
+             s.mean, s.percentiles[0], s.percentiles[1], s.percentiles[2], s.max);
   fmt::print(out, "  memory      activations {} (lower bound {}), weights {}, process peak {}\n", format_bytes(measured.memory.arena_bytes),
              format_bytes(measured.memory.lower_bound_bytes), format_bytes(engine.weights_bytes()), format_bytes(peak_memory_bytes()));
   if (show_layers) print_layers(out, layers);
 
   if (!json_file.empty()) {
-    Json json = {{"model", model}, {"device", cpu_model_name()}, {"precision", engine.info().precision}, {"threads", options.threads}, {"streams", options.streams},
-                 {"shapes", shapes_json}, {"nodes", nodes}, {"kernels", engine.num_kernels()}, {"build_s", opened.build_s}, {"load_ms", opened.load_ms},
-                 {"peak_memory_bytes", peak_memory_bytes()}, {"arena_bytes", measured.memory.arena_bytes}, {"lower_bound_bytes", measured.memory.lower_bound_bytes},
-                 {"weights_bytes", engine.weights_bytes()}, {"queries", latency.size()}, {"throughput_qps", qps},
-                 {"latency_ms", {{"min", s.min}, {"max", s.max}, {"mean", s.mean}, {"median", s.median}, {"p90", s.percentiles[0]}, {"p95", s.percentiles[1]},
-                                 {"p99", s.percentiles[2]}}}};
+    Json json = {{"model", model},
+                 {"device", cpu_model_name()},
+                 {"precision", engine.info().precision},
+                 {"threads", options.threads},
+                 {"streams", options.streams},
+                 {"shapes", shapes_json},
+                 {"nodes", nodes},
+                 {"kernels", engine.num_kernels()},
+                 {"build_s", opened.build_s},
+                 {"load_ms", opened.load_ms},
+                 {"peak_memory_bytes", peak_memory_bytes()},
+                 {"arena_bytes", measured.memory.arena_bytes},
+                 {"lower_bound_bytes", measured.memory.lower_bound_bytes},
+                 {"weights_bytes", engine.weights_bytes()},
+                 {"queries", latency.size()},
+                 {"throughput_qps", qps},
+                 {"latency_ms",
+                  {{"min", s.min},
+                   {"max", s.max},
+                   {"mean", s.mean},
+                   {"median", s.median},
+                   {"p90", s.percentiles[0]},
+                   {"p95", s.percentiles[1]},
+                   {"p99", s.percentiles[2]}}}};
     for (const LayerTime& layer : layers)
-      json["layers"].push_back({{"name", layer.name}, {"origin", layer.origin}, {"op", layer.op}, {"kernel", layer.kernel}, {"tactic", layer.tactic},
+      json["layers"].push_back({{"name", layer.name},
+                                {"origin", layer.origin},
+                                {"op", layer.op},
+                                {"kernel", layer.kernel},
+                                {"tactic", layer.tactic},
                                 {"mean_ms", summarize(layer.ms).mean}});
     write_json(json_file, json);
   }

@@ -1,7 +1,6 @@
 // tokamak build: model file to engine file.
 
 #include <fmt/format.h>
-
 #include <sys/stat.h>
 
 #include "base/file.h"
@@ -58,11 +57,12 @@ int run_build(const Words& args) {
   const BuildOptions options = flags.options(notes);
   FILE* out = text_stream(json_file);
   for (const std::string& note : notes) fmt::print(out, "note: {}\n", note);
-  if (model_kind(model) == ModelKind::Engine) fail(ErrorCode::InvalidArgument, "'{}' is not an ONNX model; tokamak bench runs engines", model);
+  if (model_kind(model) == ModelKind::Engine)
+    fail(ErrorCode::InvalidArgument, "'{}' is not an ONNX model; tokamak bench runs engines", model);
   const Opened opened = open_model(model, options);
   opened.engine->save(output);
 
-  struct stat info{};
+  struct stat info {};
   stat(output.c_str(), &info);
   const int64_t arena_bytes = planned_memory_bytes(opened.engine);
   const BuildReport& report = opened.report;
@@ -70,20 +70,36 @@ int run_build(const Words& args) {
   for (const std::string& note : report.notes) fmt::print(out, "note: {}\n", note);
   fmt::print(out, "{} -> {}\n", model, output);
   fmt::print(out, "  nodes before {}, kernels after {}\n", report.nodes_before, report.kernels_after);
-  fmt::print(out, "  built in {:.2f} s (import {:.2f}, optimize {:.2f}, tune {:.2f}); tactics timed {}, from the cache {}\n", opened.build_s, report.import_s,
-             report.optimize_s, report.tune_s, report.timed, report.cached);
+  fmt::print(out, "  built in {:.2f} s (import {:.2f}, optimize {:.2f}, tune {:.2f}); tactics timed {}, from the cache {}\n",
+             opened.build_s, report.import_s, report.optimize_s, report.tune_s, report.timed, report.cached);
   fmt::print(out, "  engine {}, of it weights {}; planned memory {}; precision {}, {} thread{}\n", format_bytes(info.st_size),
-             format_bytes(opened.engine->weights_bytes()), format_bytes(arena_bytes), opened.engine->info().precision, opened.engine->info().num_threads,
-             opened.engine->info().num_threads == 1 ? "" : "s");
+             format_bytes(opened.engine->weights_bytes()), format_bytes(arena_bytes), opened.engine->info().precision,
+             opened.engine->info().num_threads, opened.engine->info().num_threads == 1 ? "" : "s");
 
   if (!json_file.empty()) {
-    Json json = {{"model", model}, {"engine", output}, {"device", opened.engine->info().device_name}, {"precision", opened.engine->info().precision},
-                 {"threads", opened.engine->info().num_threads}, {"nodes", report.nodes_before}, {"kernels", report.kernels_after},
-                 {"build_s", opened.build_s}, {"import_s", report.import_s}, {"optimize_s", report.optimize_s}, {"tune_s", report.tune_s},
-                 {"timed", report.timed}, {"cached", report.cached}, {"engine_bytes", static_cast<int64_t>(info.st_size)},
-                 {"weights_bytes", opened.engine->weights_bytes()}, {"planned_memory_bytes", arena_bytes}, {"passes", Json::array()}};
+    Json json = {{"model", model},
+                 {"engine", output},
+                 {"device", opened.engine->info().device_name},
+                 {"precision", opened.engine->info().precision},
+                 {"threads", opened.engine->info().num_threads},
+                 {"nodes", report.nodes_before},
+                 {"kernels", report.kernels_after},
+                 {"build_s", opened.build_s},
+                 {"import_s", report.import_s},
+                 {"optimize_s", report.optimize_s},
+                 {"tune_s", report.tune_s},
+                 {"timed", report.timed},
+                 {"cached", report.cached},
+                 {"engine_bytes", static_cast<int64_t>(info.st_size)},
+                 {"weights_bytes", opened.engine->weights_bytes()},
+                 {"planned_memory_bytes", arena_bytes},
+                 {"passes", Json::array()}};
     for (const PassReport& pass : report.passes)
-      json["passes"].push_back({{"name", pass.name}, {"nodes_before", pass.nodes_before}, {"nodes_after", pass.nodes_after}, {"rewrites", pass.rewrites}, {"ms", pass.ms}});
+      json["passes"].push_back({{"name", pass.name},
+                                {"nodes_before", pass.nodes_before},
+                                {"nodes_after", pass.nodes_after},
+                                {"rewrites", pass.rewrites},
+                                {"ms", pass.ms}});
     json["notes"] = report.notes;
     write_json(json_file, json);
   }

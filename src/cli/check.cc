@@ -29,8 +29,11 @@ int run_check(const Words& args) {
     fmt::print(out, "{}: every node is supported ({} nodes)\n", model, graph ? graph->num_nodes_deep() : 0);
   } else {
     size_t name_width = 4, op_width = 8;
-    const auto op_name = [](const onnx::UnsupportedNode& n) { return n.domain.empty() || n.domain == "ai.onnx" ? n.op : n.domain + "::" + n.op; };
-    for (const auto& n : nodes) name_width = std::max(name_width, std::min<size_t>(n.name.size(), 40)), op_width = std::max(op_width, op_name(n).size());
+    const auto op_name = [](const onnx::UnsupportedNode& n) {
+      return n.domain.empty() || n.domain == "ai.onnx" ? n.op : n.domain + "::" + n.op;
+    };
+    for (const auto& n : nodes)
+      name_width = std::max(name_width, std::min<size_t>(n.name.size(), 40)), op_width = std::max(op_width, op_name(n).size());
     fmt::print(out, "{:{}}  {:{}}  {:>5}  {:8}  {}\n", "node", name_width, "operator", op_width, "opset", "dtype", "reason");
     for (const auto& n : nodes)
       fmt::print(out, "{:{}}  {:{}}  {:>5}  {:8}  {}{}\n", n.name, name_width, op_name(n), op_width, n.opset, n.dtype, n.reason,
@@ -40,7 +43,13 @@ int run_check(const Words& args) {
   if (!json_file.empty()) {
     Json json = {{"model", model}, {"supported", nodes.empty()}, {"unsupported", Json::array()}};
     for (const auto& n : nodes)
-      json["unsupported"].push_back({{"name", n.name}, {"op", n.op}, {"domain", n.domain}, {"opset", n.opset}, {"dtype", n.dtype}, {"reason", n.reason}, {"advice", n.advice}});
+      json["unsupported"].push_back({{"name", n.name},
+                                     {"op", n.op},
+                                     {"domain", n.domain},
+                                     {"opset", n.opset},
+                                     {"dtype", n.dtype},
+                                     {"reason", n.reason},
+                                     {"advice", n.advice}});
     write_json(json_file, json);
   }
   return nodes.empty() ? 0 : 1;

@@ -26,8 +26,8 @@ std::optional<int> parse(CLI::App& app, const Words& args) {
         word = candidate.substr(0, candidate.find('='));
         break;
       }
-    fmt::print(stderr, "error: {} {}: unknown {} '{}'{} (tokamak {} --help)\n", "tokamak", app.get_name(), word.starts_with("-") ? "flag" : "argument",
-               word, suggestion(word, known), app.get_name());
+    fmt::print(stderr, "error: {} {}: unknown {} '{}'{} (tokamak {} --help)\n", "tokamak", app.get_name(),
+               word.starts_with("-") ? "flag" : "argument", word, suggestion(word, known), app.get_name());
     return 2;
   } catch (const CLI::ParseError& e) {
     fmt::print(stderr, "error: tokamak {}: {} (tokamak {} --help)\n", app.get_name(), e.what(), app.get_name());
@@ -51,12 +51,17 @@ void BuildFlags::add_to(CLI::App& app) {
   app.add_flag("--fp8", fp8, "not yet");
   app.add_flag("--int4", int4, "not yet");
   app.add_flag("--best", best, "fastest of the precisions this CPU has");
-  app.add_option("--profile", profiles, "shapes to accept and tune for, INPUT:MIN,OPT,MAX (repeatable; a repeated input begins the next profile)");
+  app.add_option("--profile", profiles,
+                 "shapes to accept and tune for, INPUT:MIN,OPT,MAX (repeatable; a repeated input begins the next profile)");
   app.add_option("--workspace", workspace, "bound on activations and scratch memory, e.g. 1G; the build fails naming what would do");
   app.add_option("--timing-cache", timing_cache, "file of kernel timings to read, merge into and write");
   app.add_option("--device", device, "cpu");
-  app.add_option("--opt-level", opt_level, "0: no timing .. 5: every candidate, long timing")->capture_default_str()->check(CLI::Range(0, 5));
-  app.add_option("--threads", threads, "threads to tune for and run on (0: all available)")->capture_default_str()->check(CLI::Range(0, 1024));
+  app.add_option("--opt-level", opt_level, "0: no timing .. 5: every candidate, long timing")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 5));
+  app.add_option("--threads", threads, "threads to tune for and run on (0: all available)")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
   app.add_option("--disable-pass", disabled_passes, "skip an optimization pass (repeatable)");
   app.add_option("--disable-kernel", disabled_kernels, "skip kernels whose name begins so (repeatable)");
 }
@@ -65,7 +70,9 @@ BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
   if (device != "cpu") fail(ErrorCode::Unsupported, "--device {}: only cpu is supported yet", device);
   const auto wants = [&](bool flag, const char* name) { return flag || precision == name; };
   for (const auto& [asked, name] : {std::pair{wants(int8, "int8"), "int8"}, {wants(fp8, "fp8"), "fp8"}, {wants(int4, "int4"), "int4"}})
-    if (asked) fail(ErrorCode::Unsupported, "--{}: not yet supported as a build option; quantized models (with Q/DQ nodes) run as they are written", name);
+    if (asked)
+      fail(ErrorCode::Unsupported, "--{}: not yet supported as a build option; quantized models (with Q/DQ nodes) run as they are written",
+           name);
   BuildOptions options;
   std::string message;
   if (wants(fp16, "fp16")) options.precision = lower_precision("--fp16", message);

@@ -13,7 +13,7 @@
 namespace tokamak::cli {
 
 using Json = nlohmann::ordered_json;
-using Words = std::vector<std::string>;   // arguments after the subcommand
+using Words = std::vector<std::string>;  // arguments after the subcommand
 
 struct Command {
   const char* name;

@@ -22,7 +22,8 @@ Difference compare_tensors(const Tensor& got, const Tensor& want, const Toleranc
   int64_t outside = 0;
   for (int64_t i = 0; i < want.count(); ++i) {
     if (want.dtype() == DType::String) {
-      if (got.strings()[i] != want.strings()[i]) differs(fmt::format("element {} is '{}' where '{}' is expected", i, got.strings()[i], want.strings()[i]));
+      if (got.strings()[i] != want.strings()[i])
+        differs(fmt::format("element {} is '{}' where '{}' is expected", i, got.strings()[i], want.strings()[i]));
       continue;
     }
     // 64-bit integers past 2^53 would lose their difference as doubles.
@@ -42,7 +43,8 @@ Difference compare_tensors(const Tensor& got, const Tensor& want, const Toleranc
       differs(fmt::format("element {} is {} where {} is expected", i, g, w));
     }
   }
-  if (outside > 1) d.message += fmt::format(" ({} of {} elements outside rtol {} atol {})", outside, want.count(), tolerance.rtol, tolerance.atol);
+  if (outside > 1)
+    d.message += fmt::format(" ({} of {} elements outside rtol {} atol {})", outside, want.count(), tolerance.rtol, tolerance.atol);
   return d;
 }
 

@@ -19,7 +19,8 @@ namespace {
 // Folders and files in the order a person expects: case_2 before case_10.
 bool natural_less(const fs::path& a, const fs::path& b) {
   const std::string x = a.filename(), y = b.filename();
-  if (x.size() != y.size() && x.substr(0, x.find_first_of("0123456789")) == y.substr(0, y.find_first_of("0123456789"))) return x.size() < y.size();
+  if (x.size() != y.size() && x.substr(0, x.find_first_of("0123456789")) == y.substr(0, y.find_first_of("0123456789")))
+    return x.size() < y.size();
   return x < y;
 }
 
@@ -83,7 +84,8 @@ TestModel describe(const fs::path& model) {
   if (row.contains("atol")) test.tolerance.atol = parse_number(row.at("atol"), "index.tsv atol");
   if (row.contains("flags"))
     for (const char* flag : {"random", "training"})
-      if (row.at("flags").find(flag) != std::string::npos) test.skip_reason = fmt::format("the index flags it '{}': its outputs come from one generator's draws", flag);
+      if (row.at("flags").find(flag) != std::string::npos)
+        test.skip_reason = fmt::format("the index flags it '{}': its outputs come from one generator's draws", flag);
   return test;
 }
 

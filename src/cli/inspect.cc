@@ -58,10 +58,17 @@ Json ops_json(const ir::Graph& graph) {
 Json report_json(const BuildReport& report) {
   Json json = {{"passes", Json::array()}, {"tactics", Json::array()}, {"notes", report.notes}};
   for (const PassReport& p : report.passes)
-    json["passes"].push_back({{"name", p.name}, {"nodes_before", p.nodes_before}, {"nodes_after", p.nodes_after}, {"rewrites", p.rewrites}, {"ms", p.ms}});
+    json["passes"].push_back(
+        {{"name", p.name}, {"nodes_before", p.nodes_before}, {"nodes_after", p.nodes_after}, {"rewrites", p.rewrites}, {"ms", p.ms}});
   for (const TacticReport& t : report.tactics)
-    json["tactics"].push_back({{"node", t.node}, {"op", t.op}, {"origin", t.origin}, {"kernel", t.kernel}, {"tactic", t.tactic}, {"us", t.us},
-                               {"candidates", t.candidates}, {"declined", t.declined}});
+    json["tactics"].push_back({{"node", t.node},
+                               {"op", t.op},
+                               {"origin", t.origin},
+                               {"kernel", t.kernel},
+                               {"tactic", t.tactic},
+                               {"us", t.us},
+                               {"candidates", t.candidates},
+                               {"declined", t.declined}});
   return json;
 }
 
@@ -73,8 +80,9 @@ Json layers_json(const Engine& engine, const Json& report) {
   Json layers = Json::array();
   ir::for_each_graph(const_cast<ir::Graph&>(engine.graph()), [&](ir::Graph& graph) {
     for (const auto& node : graph.nodes()) {
-      Json layer = {{"name", node->label()}, {"op", node->op().name}, {"origin", node->origin.empty() ? node->name : node->origin}, {"kernel", node->kernel},
-                    {"tactic", node->tactic}, {"inputs", Json::array()}, {"outputs", Json::array()}};
+      Json layer = {{"name", node->label()},   {"op", node->op().name},  {"origin", node->origin.empty() ? node->name : node->origin},
+                    {"kernel", node->kernel},  {"tactic", node->tactic}, {"inputs", Json::array()},
+                    {"outputs", Json::array()}};
       for (const ir::Value* v : node->inputs()) layer["inputs"].push_back(v ? ir::to_string(v->type) : "");
       for (const ir::Value* v : node->outputs()) layer["outputs"].push_back(v ? ir::to_string(v->type) : "");
       const auto known = by_node.find(node->label());
@@ -91,11 +99,15 @@ Json layers_json(const Engine& engine, const Json& report) {
 Json memory_json(const std::shared_ptr<const Engine>& engine) {
   ExecutionContext context(engine);
   const NamedShapes shapes = resolve_shapes(*engine, {});
-  for (size_t i = 0; i < shapes.size(); ++i) context.set_input(shapes[i].first, random_input(*engine, engine->inputs()[i], shapes[i].second));
+  for (size_t i = 0; i < shapes.size(); ++i)
+    context.set_input(shapes[i].first, random_input(*engine, engine->inputs()[i], shapes[i].second));
   context.prepare();
   const MemoryStats m = context.memory();
-  Json json = {{"shapes", Json::object()}, {"arena_bytes", m.arena_bytes}, {"lower_bound_bytes", m.lower_bound_bytes},
-               {"shape_constant_bytes", m.shape_constant_bytes}, {"weights_bytes", engine->weights_bytes()}};
+  Json json = {{"shapes", Json::object()},
+               {"arena_bytes", m.arena_bytes},
+               {"lower_bound_bytes", m.lower_bound_bytes},
+               {"shape_constant_bytes", m.shape_constant_bytes},
+               {"weights_bytes", engine->weights_bytes()}};
   for (const auto& [name, shape] : shapes) json["shapes"][name] = shape;
   return json;
 }
@@ -108,15 +120,16 @@ void print_text(FILE* out, const Json& info) {
   }
   for (size_t i = 0; i < info["profiles"].size(); ++i)
     for (const Json& r : info["profiles"][i])
-      fmt::print(out, "profile {}  {:28} min {}  opt {}  max {}\n", i, r["input"].get<std::string>(), format_shape(r["min"]), format_shape(r["opt"]), format_shape(r["max"]));
+      fmt::print(out, "profile {}  {:28} min {}  opt {}  max {}\n", i, r["input"].get<std::string>(), format_shape(r["min"]),
+                 format_shape(r["opt"]), format_shape(r["max"]));
   const Json& e = info["engine"];
-  fmt::print(out, "precision {}, tuned for {} thread(s) on {}, opt level {}, needs {}\n", e["precision"].get<std::string>(), e["threads"].get<int>(),
-             e["device"].get<std::string>(), e["opt_level"].get<int>(), e["target"].get<std::string>());
+  fmt::print(out, "precision {}, tuned for {} thread(s) on {}, opt level {}, needs {}\n", e["precision"].get<std::string>(),
+             e["threads"].get<int>(), e["device"].get<std::string>(), e["opt_level"].get<int>(), e["target"].get<std::string>());
   fmt::print(out, "{} nodes in the model -> {} kernels\n", info["nodes"].get<int64_t>(), info["kernels"].get<int64_t>());
   if (info.contains("memory")) {
     const Json& m = info["memory"];
-    fmt::print(out, "memory: weights {}, activations {} (lower bound {}), shape constants {}\n", format_bytes(m["weights_bytes"]), format_bytes(m["arena_bytes"]),
-               format_bytes(m["lower_bound_bytes"]), format_bytes(m["shape_constant_bytes"]));
+    fmt::print(out, "memory: weights {}, activations {} (lower bound {}), shape constants {}\n", format_bytes(m["weights_bytes"]),
+               format_bytes(m["arena_bytes"]), format_bytes(m["lower_bound_bytes"]), format_bytes(m["shape_constant_bytes"]));
   }
   for (const char* key : {"model_ops", "ops"}) {
     if (!info.contains(key)) continue;
@@ -128,14 +141,15 @@ void print_text(FILE* out, const Json& info) {
   if (report.contains("passes") && !report["passes"].empty()) {
     fmt::print(out, "\n{:32}{:>8}{:>8}{:>10}\n", "pass", "before", "after", "rewrites");
     for (const Json& p : report["passes"])
-      fmt::print(out, "{:32}{:>8}{:>8}{:>10}\n", p.value("name", ""), p.value("nodes_before", 0), p.value("nodes_after", 0), p.value("rewrites", 0));
+      fmt::print(out, "{:32}{:>8}{:>8}{:>10}\n", p.value("name", ""), p.value("nodes_before", 0), p.value("nodes_after", 0),
+                 p.value("rewrites", 0));
   }
   fmt::print(out, "\n{:18}{:40}{:>10}  {}\n", "op", "kernel and tactic", "us", "layer (what it came from)");
   for (const Json& l : info["layers"]) {
     const std::string name = l["name"], origin = l["origin"], kernel = l["kernel"], tactic = l["tactic"];
     const double us = l.contains("us") ? l["us"].get<double>() : 0;
-    fmt::print(out, "{:18}{:40}{:>10}  {}{}\n", l["op"].get<std::string>(), tactic.empty() ? kernel : kernel + " " + tactic, us > 0 ? fmt::format("{:.1f}", us) : "", name,
-               origin.empty() || origin == name ? "" : "  <- " + origin);
+    fmt::print(out, "{:18}{:40}{:>10}  {}{}\n", l["op"].get<std::string>(), tactic.empty() ? kernel : kernel + " " + tactic,
+               us > 0 ? fmt::format("{:.1f}", us) : "", name, origin.empty() || origin == name ? "" : "  <- " + origin);
   }
   if (report.contains("notes"))
     for (const Json& note : report["notes"]) fmt::print(out, "note: {}\n", note.get<std::string>());
@@ -149,7 +163,8 @@ int print_why(FILE* out, const Json& info, const std::string& wanted) {
     names.push_back(name);
     if (name.find(wanted) == std::string::npos && origin.find(wanted) == std::string::npos) continue;
     ++found;
-    fmt::print(out, "{} ({}), from {}\n  chosen    {} {}\n", name, l["op"].get<std::string>(), origin, l["kernel"].get<std::string>(), l["tactic"].get<std::string>());
+    fmt::print(out, "{} ({}), from {}\n  chosen    {} {}\n", name, l["op"].get<std::string>(), origin, l["kernel"].get<std::string>(),
+               l["tactic"].get<std::string>());
     if (l.contains("candidates"))
       for (const Json& c : l["candidates"]) {
         const double us = c.at(1);
@@ -174,7 +189,8 @@ int run_inspect(const Words& args) {
   app.add_option("FILE", file, "ONNX file or engine file")->required();
   app.add_option("--json", json_file, "write everything as JSON ('-': standard output)");
   app.add_option("--html", html_file, "write a self-contained report page");
-  app.add_option("--why", why, "for layers whose name or origin contains this: candidates, their times, and kernels that declined with reasons");
+  app.add_option("--why", why,
+                 "for layers whose name or origin contains this: candidates, their times, and kernels that declined with reasons");
   app.add_flag("--ir", print_ir, "print the engine's graph as text");
   flags.add_to(app);
   if (const auto status = parse(app, args)) return *status;
@@ -195,8 +211,10 @@ int run_inspect(const Words& args) {
   else if (!engine.info().report.empty()) report = Json::parse(engine.info().report, nullptr, false);
   if (!report.is_object()) report = Json::object();
   const EngineInfo& e = engine.info();
-  info["engine"] = {{"model", e.model_name}, {"target", e.target}, {"device", e.device_name}, {"precision", e.precision}, {"version", e.tokamak_version},
-                    {"opt_level", e.opt_level}, {"threads", e.num_threads}, {"workspace_limit_bytes", e.workspace_limit_bytes}};
+  info["engine"] = {{"model", e.model_name},        {"target", e.target},
+                    {"device", e.device_name},      {"precision", e.precision},
+                    {"version", e.tokamak_version}, {"opt_level", e.opt_level},
+                    {"threads", e.num_threads},     {"workspace_limit_bytes", e.workspace_limit_bytes}};
   info["nodes"] = opened.built ? opened.report.nodes_before : e.nodes_before;
   info["kernels"] = engine.num_kernels();
   info["inputs"] = tensors_json(engine.inputs());

@@ -48,14 +48,18 @@ std::string facts(const std::string& title, const Json& object) {
 std::string inspect_html(const Json& info) {
   std::string html = fmt::format(
       "<!doctype html><meta charset=utf-8><title>{0}</title><style>body{{font:14px sans-serif;margin:2em;max-width:1400px}}"
-      "table{{border-collapse:collapse}}td,th{{border:1px solid #ccc;padding:2px 8px;text-align:left;vertical-align:top}}</style><h1>{0}</h1>\n",
+      "table{{border-collapse:collapse}}td,th{{border:1px solid #ccc;padding:2px "
+      "8px;text-align:left;vertical-align:top}}</style><h1>{0}</h1>\n",
       escaped(info["file"]));
-  html += fmt::format("<p>{} nodes in the model, {} kernels in the engine</p>", info["nodes"].get<int64_t>(), info["kernels"].get<int64_t>());
-  html += facts("Engine", info["engine"]) + table("Inputs", info["inputs"], {"name", "type"}) + table("Outputs", info["outputs"], {"name", "type"});
+  html +=
+      fmt::format("<p>{} nodes in the model, {} kernels in the engine</p>", info["nodes"].get<int64_t>(), info["kernels"].get<int64_t>());
+  html += facts("Engine", info["engine"]) + table("Inputs", info["inputs"], {"name", "type"}) +
+          table("Outputs", info["outputs"], {"name", "type"});
   for (const Json& profile : info["profiles"]) html += table("Profile", profile, {"input", "min", "opt", "max"});
   if (info.contains("memory")) html += facts("Memory", info["memory"]);
   html += facts("Operators", info["ops"]);
-  if (info["report"].contains("passes")) html += table("Passes", info["report"]["passes"], {"name", "nodes_before", "nodes_after", "rewrites", "ms"});
+  if (info["report"].contains("passes"))
+    html += table("Passes", info["report"]["passes"], {"name", "nodes_before", "nodes_after", "rewrites", "ms"});
   html += table("Layers", info["layers"], {"name", "op", "kernel", "tactic", "us", "outputs", "origin"});
   return html;
 }

@@ -67,7 +67,8 @@ class Stream {
     host_outputs_.resize(count);
     for (size_t i = 0; i < count; ++i) {
       const Tensor& output = context_.output(static_cast<int>(i));
-      const bool fits = host_outputs_[i].defined() && host_outputs_[i].shape() == output.shape() && host_outputs_[i].dtype() == output.dtype();
+      const bool fits =
+          host_outputs_[i].defined() && host_outputs_[i].shape() == output.shape() && host_outputs_[i].dtype() == output.dtype();
       if (fits) copy_bytes(host_outputs_[i], output);
       else host_outputs_[i] = output.clone();
     }
@@ -110,7 +111,7 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
   std::barrier ready(streams, [&origin]() noexcept { origin = Clock::now(); });
 
   const auto body = [&](int id) {
-    bool waiting = true;   // has yet to arrive at the barrier
+    bool waiting = true;  // has yet to arrive at the barrier
     try {
       const auto create = Clock::now();
       Stream stream(engine, inputs, std::make_shared<ThreadPool>(width), options.profile);
@@ -133,7 +134,8 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
                                          : options.duration_s >= 0 && elapsed_ms >= end_ms && count >= options.min_iterations)
           break;
         if (id == 0 && options.progress)
-          options.progress(options.exact_iterations > 0 ? static_cast<double>(count) / static_cast<double>(options.exact_iterations) : elapsed_ms / end_ms);
+          options.progress(options.exact_iterations > 0 ? static_cast<double>(count) / static_cast<double>(options.exact_iterations)
+                                                        : elapsed_ms / end_ms);
         mine.push_back(stream.run(origin, options));
         sleep_for_ms(options.idle_ms);
       }
@@ -165,7 +167,8 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
   return result;
 }
 
-std::vector<LayerTime> profile_layers(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, int threads, double duration_s, int profile) {
+std::vector<LayerTime> profile_layers(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, int threads,
+                                      double duration_s, int profile) {
   Stream stream(engine, inputs, std::make_shared<ThreadPool>(threads > 0 ? threads : available_threads()), profile);
   MeasureOptions options;
   const auto start = Clock::now();

@@ -14,17 +14,17 @@ namespace tokamak::cli {
 
 struct MeasureOptions {
   double warmup_ms = 200;
-  double duration_s = 3;          // and at least min_iterations
-  int64_t min_iterations = 10;    // per stream
-  int64_t exact_iterations = 0;   // per stream; above 0: exactly so many, whatever the duration
-  int streams = 1;                // contexts, each on a thread of its own
-  int threads = 0;                // of all streams together; 0: all available
-  bool transfers = false;         // copy inputs into and outputs out of the context for every query, and time it
-  double sleep_ms = 0;            // between copying in and computing
-  double idle_ms = 0;             // between two queries
+  double duration_s = 3;         // and at least min_iterations
+  int64_t min_iterations = 10;   // per stream
+  int64_t exact_iterations = 0;  // per stream; above 0: exactly so many, whatever the duration
+  int streams = 1;               // contexts, each on a thread of its own
+  int threads = 0;               // of all streams together; 0: all available
+  bool transfers = false;        // copy inputs into and outputs out of the context for every query, and time it
+  double sleep_ms = 0;           // between copying in and computing
+  double idle_ms = 0;            // between two queries
   int profile = 0;
-  bool keep_outputs = false;      // of the last query of stream 0
-  std::function<void(double fraction)> progress;   // from stream 0
+  bool keep_outputs = false;                      // of the last query of stream 0
+  std::function<void(double fraction)> progress;  // from stream 0
 };
 
 // Times of one query in ms since the timed part began.
@@ -37,11 +37,11 @@ struct Query {
 };
 
 struct Measurement {
-  std::vector<Query> queries;     // of all streams, by start
-  double wall_s = 0;              // first start to last end
-  double context_ms = 0;          // creating the first context and planning for the shapes
+  std::vector<Query> queries;  // of all streams, by start
+  double wall_s = 0;           // first start to last end
+  double context_ms = 0;       // creating the first context and planning for the shapes
   int64_t warmup_queries = 0;
-  MemoryStats memory;             // of one context
+  MemoryStats memory;  // of one context
   std::vector<Tensor> outputs;
 };
 
@@ -50,11 +50,11 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
 
 struct LayerTime {
   std::string name, origin, op, kernel, tactic;
-  std::vector<double> ms;         // per iteration; what a loop body runs several times is summed
+  std::vector<double> ms;  // per iteration; what a loop body runs several times is summed
 };
 
 // A separate run with the profiler attached, for `duration_s` and at least ten iterations. Layers in order of first execution.
-std::vector<LayerTime> profile_layers(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, int threads, double duration_s,
-                                      int profile = 0);
+std::vector<LayerTime> profile_layers(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, int threads,
+                                      double duration_s, int profile = 0);
 
 }  // namespace tokamak::cli

@@ -43,8 +43,8 @@ std::string_view dict_value(std::string_view header, std::string_view key, const
 
 struct Element {
   DType dtype;
-  int64_t size_bytes;   // in the file
-  char kind;            // numpy's letter; 'U' and 'S' are strings
+  int64_t size_bytes;  // in the file
+  char kind;           // numpy's letter; 'U' and 'S' are strings
 };
 
 Element parse_descr(std::string_view text, const std::string& where) {
@@ -55,10 +55,13 @@ Element parse_descr(std::string_view text, const std::string& where) {
   const char kind = descr[1];
   const int64_t size = parse_int(descr.substr(2), where);
   if (kind == 'O') fail(ErrorCode::Unsupported, "{}: object arrays are pickled Python and are not read", where);
-  static constexpr struct { char kind; int64_t size; DType dtype; } kTypes[] = {
-      {'f', 4, DType::F32}, {'f', 2, DType::F16}, {'f', 8, DType::F64}, {'i', 1, DType::I8},  {'i', 2, DType::I16},  {'i', 4, DType::I32},
-      {'i', 8, DType::I64}, {'u', 1, DType::U8},  {'u', 2, DType::U16}, {'u', 4, DType::U32}, {'u', 8, DType::U64},  {'b', 1, DType::Bool},
-      {'c', 8, DType::C64}, {'c', 16, DType::C128}, {'V', 2, DType::BF16}};
+  static constexpr struct {
+    char kind;
+    int64_t size;
+    DType dtype;
+  } kTypes[] = {{'f', 4, DType::F32}, {'f', 2, DType::F16},  {'f', 8, DType::F64}, {'i', 1, DType::I8},    {'i', 2, DType::I16},
+                {'i', 4, DType::I32}, {'i', 8, DType::I64},  {'u', 1, DType::U8},  {'u', 2, DType::U16},   {'u', 4, DType::U32},
+                {'u', 8, DType::U64}, {'b', 1, DType::Bool}, {'c', 8, DType::C64}, {'c', 16, DType::C128}, {'V', 2, DType::BF16}};
   for (const auto& type : kTypes)
     if (type.kind == kind && type.size == size) return {type.dtype, size, kind};
   if (size >= 0 && size <= (1 << 24)) {
@@ -163,10 +166,8 @@ Tensor read_npy(Bytes bytes, const std::string& where) {
   Tensor tensor = Tensor::empty(element.dtype, shape);
   for (int64_t i = 0; i < (fortran || element.dtype == DType::String ? count : 0); ++i) {
     const Bytes source = data.subspan((fortran ? fortran_index(i, shape) : i) * element.size_bytes, element.size_bytes);
-    if (element.dtype == DType::String)
-      tensor.strings()[i] = string_element(source, element.kind);
-    else
-      std::memcpy(static_cast<std::byte*>(tensor.raw()) + i * element.size_bytes, source.data(), source.size());
+    if (element.dtype == DType::String) tensor.strings()[i] = string_element(source, element.kind);
+    else std::memcpy(static_cast<std::byte*>(tensor.raw()) + i * element.size_bytes, source.data(), source.size());
   }
   if (!fortran && element.dtype != DType::String && count > 0) std::memcpy(tensor.raw(), data.data(), count * element.size_bytes);
   return tensor;
@@ -196,8 +197,10 @@ std::vector<std::pair<std::string, Tensor>> read_npz(const std::string& path) {
     if (reader.read<uint32_t>(at) != 0x02014b50) fail(ErrorCode::Corrupt, "{}: damaged zip directory", path);
     const int method = reader.read<uint16_t>(at + 10);
     const uint32_t crc = reader.read<uint32_t>(at + 16);
-    uint64_t packed_size = reader.read<uint32_t>(at + 20), full_size = reader.read<uint32_t>(at + 24), local = reader.read<uint32_t>(at + 42);
-    const uint64_t name_size = reader.read<uint16_t>(at + 28), extra_size = reader.read<uint16_t>(at + 30), comment_size = reader.read<uint16_t>(at + 32);
+    uint64_t packed_size = reader.read<uint32_t>(at + 20), full_size = reader.read<uint32_t>(at + 24),
+             local = reader.read<uint32_t>(at + 42);
+    const uint64_t name_size = reader.read<uint16_t>(at + 28), extra_size = reader.read<uint16_t>(at + 30),
+                   comment_size = reader.read<uint16_t>(at + 32);
     const Bytes name_bytes = reader.slice(at + 46, name_size);
     std::string name(reinterpret_cast<const char*>(name_bytes.data()), name_bytes.size());
     // The zip64 field lists only the sizes that did not fit, in this order.
@@ -220,7 +223,8 @@ std::vector<std::pair<std::string, Tensor>> read_npz(const std::string& path) {
     if (method == 8) inflated = inflate_member(packed, full_size, where);
     else if (method != 0) fail(ErrorCode::Unsupported, "{}: zip compression method {}", where, method);
     const Bytes content = method == 8 ? Bytes(inflated) : packed;
-    if (crc32_z(0, reinterpret_cast<const Bytef*>(content.data()), content.size()) != crc) fail(ErrorCode::Corrupt, "{}: checksum does not match", where);
+    if (crc32_z(0, reinterpret_cast<const Bytef*>(content.data()), content.size()) != crc)
+      fail(ErrorCode::Corrupt, "{}: checksum does not match", where);
     if (name.ends_with(".npy")) name.resize(name.size() - 4);
     arrays.emplace_back(std::move(name), read_npy(content, where));
   }

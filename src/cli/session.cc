@@ -11,8 +11,8 @@
 #include "base/file.h"
 #include "base/half.h"
 #include "cli/console.h"
-#include "ir/op.h"
 #include "import/onnx/import.h"
+#include "ir/op.h"
 
 namespace tokamak::cli {
 
@@ -130,9 +130,12 @@ NamedShapes resolve_shapes(const Engine& engine, const NamedShapes& asked, int p
   for (const auto& [pattern, shape] : asked) {
     bool used = false;
     for (const std::string& name : names) used |= matches(pattern, name);
-    if (!used) fail(ErrorCode::InvalidArgument, "no input is named '{}' (inputs: {}){}", pattern, fmt::join(names, ", "), suggestion(pattern, names));
+    if (!used)
+      fail(ErrorCode::InvalidArgument, "no input is named '{}' (inputs: {}){}", pattern, fmt::join(names, ", "),
+           suggestion(pattern, names));
     if (pattern.empty() && names.size() != 1)
-      fail(ErrorCode::InvalidArgument, "the model has {} inputs: write NAME:{} (inputs: {})", names.size(), format_shape(shape), fmt::join(names, ", "));
+      fail(ErrorCode::InvalidArgument, "the model has {} inputs: write NAME:{} (inputs: {})", names.size(), format_shape(shape),
+           fmt::join(names, ", "));
   }
   const auto& profiles = engine.info().profiles;
   if (profile < 0 || (profile > 0 && profile >= static_cast<int>(profiles.size())))
@@ -148,7 +151,8 @@ NamedShapes resolve_shapes(const Engine& engine, const NamedShapes& asked, int p
     const ir::TensorType& type = engine.inputs()[i].type;
     if (!given[i] || !type.ranked) continue;
     if (type.rank() != static_cast<int64_t>(given[i]->size()))
-      fail(ErrorCode::InvalidArgument, "input '{}' is {}: the shape {} has another rank", names[i], ir::to_string(type), format_shape(*given[i]));
+      fail(ErrorCode::InvalidArgument, "input '{}' is {}: the shape {} has another rank", names[i], ir::to_string(type),
+           format_shape(*given[i]));
     for (int64_t d = 0; d < type.rank(); ++d)
       if (const auto symbol = type.dims[d].as_symbol()) bindings.emplace(*symbol, (*given[i])[d]);
   }
@@ -159,7 +163,8 @@ NamedShapes resolve_shapes(const Engine& engine, const NamedShapes& asked, int p
       resolved.emplace_back(names[i], *given[i]);
       continue;
     }
-    if (!type.ranked) fail(ErrorCode::InvalidArgument, "input '{}' has no declared rank: give its shape with --shapes {}:...", names[i], names[i]);
+    if (!type.ranked)
+      fail(ErrorCode::InvalidArgument, "input '{}' has no declared rank: give its shape with --shapes {}:...", names[i], names[i]);
     Shape shape;
     for (int64_t d = 0; d < type.rank(); ++d) {
       std::vector<std::string> symbols;
@@ -202,8 +207,8 @@ Tensor raw_file_input(const TensorInfo& input, const Shape& shape, const std::st
   const auto file = MappedFile::open(path);
   Tensor tensor = Tensor::empty(input.dtype, shape);
   if (file->size_bytes() != tensor.size_bytes())
-    fail(ErrorCode::InvalidArgument, "{}: input '{}' of shape {} and type {} takes {} bytes, the file has {}", path, input.name, format_shape(shape),
-         to_string(input.dtype), tensor.size_bytes(), file->size_bytes());
+    fail(ErrorCode::InvalidArgument, "{}: input '{}' of shape {} and type {} takes {} bytes, the file has {}", path, input.name,
+         format_shape(shape), to_string(input.dtype), tensor.size_bytes(), file->size_bytes());
   if (tensor.size_bytes() > 0) std::memcpy(tensor.raw(), file->bytes().data(), tensor.size_bytes());
   return tensor;
 }

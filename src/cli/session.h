@@ -20,10 +20,10 @@ ModelKind model_kind(std::string& path);
 
 struct Opened {
   std::shared_ptr<const Engine> engine;
-  BuildReport report;      // empty for a loaded engine
+  BuildReport report;  // empty for a loaded engine
   bool built = false;
-  double build_s = 0;      // 0 for a loaded engine
-  double load_ms = 0;      // of the engine file; 0 when built in this process
+  double build_s = 0;  // 0 for a loaded engine
+  double load_ms = 0;  // of the engine file; 0 when built in this process
 };
 
 // Builds or loads, with a progress bar. `shapes` gives the only profile when the options have none and the model has symbolic inputs
@@ -41,7 +41,7 @@ Tensor random_input(const Engine& engine, const TensorInfo& input, const Shape& 
 // Raw little-endian bytes of exactly the shape's size. Throws InvalidArgument when the file has another size.
 Tensor raw_file_input(const TensorInfo& input, const Shape& shape, const std::string& path);
 
-int64_t peak_memory_bytes();    // VmHWM of this process; 0 where /proc is absent
+int64_t peak_memory_bytes();  // VmHWM of this process; 0 where /proc is absent
 
 // The lower precision this CPU has for a request of half precision, and the line that says so.
 Precision lower_precision(const std::string& asked, std::string& message);

@@ -8,8 +8,8 @@ namespace tokamak::cli {
 
 struct Summary {
   double min = 0, max = 0, mean = 0, median = 0;
-  double coefficient_of_variation = 0;   // standard deviation / mean
-  std::vector<double> percentiles;       // one for each asked
+  double coefficient_of_variation = 0;  // standard deviation / mean
+  std::vector<double> percentiles;      // one for each asked
 };
 
 // Nearest rank: the smallest value with at least `percent` % of all values at or below it. `sorted` ascending; 0 when empty.

@@ -53,32 +53,48 @@ void echo_options(const TrtOptions& o) {
   section("Model Options", {{"Format", o.onnx.empty() ? "Engine" : "ONNX"}, {"Model", o.onnx.empty() ? o.load_engine : o.onnx}});
   std::string profiles;
   for (const TrtProfileShapes& p : o.profiles)
-    if (!p.opt.empty() || !p.min.empty() || !p.max.empty()) profiles += fmt::format("{}{} + {} + {}", profiles.empty() ? "" : "; ", shapes_text(p.min), shapes_text(p.opt), shapes_text(p.max));
+    if (!p.opt.empty() || !p.min.empty() || !p.max.empty())
+      profiles += fmt::format("{}{} + {} + {}", profiles.empty() ? "" : "; ", shapes_text(p.min), shapes_text(p.opt), shapes_text(p.max));
   const char* precision = o.build.precision == Precision::F32 ? "FP32" : o.build.precision == Precision::BF16 ? "FP32+BF16" : "best";
-  section("Build Options", {{"Memory Pools", o.build.workspace_limit_bytes > 0 ? "workspace: " + format_bytes(o.build.workspace_limit_bytes) : "workspace: default"},
+  section("Build Options", {{"Memory Pools", o.build.workspace_limit_bytes > 0 ? "workspace: " + format_bytes(o.build.workspace_limit_bytes)
+                                                                               : "workspace: default"},
                             {"Precision", precision},
                             {"Builder optimization level", fmt::format("{}", o.build.opt_level)},
                             {"Timing cache", or_none(o.build.timing_cache)},
-                            {"Profiling verbosity", o.no_layers ? "none" : o.detailed_layers ? "detailed" : "layer_names_only"},
+                            {"Profiling verbosity", o.no_layers         ? "none"
+                                                    : o.detailed_layers ? "detailed"
+                                                                        : "layer_names_only"},
                             {"Save engine", o.save_engine},
                             {"Load engine", o.load_engine},
                             {"Input build shapes", profiles.empty() ? "model" : profiles}});
-  section("System Options", {{"Device", "CPU"}, {"Threads", fmt::format("{}", o.measure.threads > 0 ? o.measure.threads : available_threads())}});
+  section("System Options",
+          {{"Device", "CPU"}, {"Threads", fmt::format("{}", o.measure.threads > 0 ? o.measure.threads : available_threads())}});
   std::string inputs;
   for (const auto& [name, file] : o.load_inputs) inputs += fmt::format("{}{}<-{}", inputs.empty() ? "" : ", ", name, file);
-  section("Inference Options", {{"Batch", "Explicit"}, {"Input inference shapes", shapes_text(o.shapes)}, {"Iterations", fmt::format("{}", o.measure.min_iterations)},
+  section("Inference Options", {{"Batch", "Explicit"},
+                                {"Input inference shapes", shapes_text(o.shapes)},
+                                {"Iterations", fmt::format("{}", o.measure.min_iterations)},
                                 {"Duration", fmt::format("{}s (+ {}ms warm up)", o.measure.duration_s, o.measure.warmup_ms)},
-                                {"Sleep time", fmt::format("{}ms", o.measure.sleep_ms)}, {"Idle time", fmt::format("{}ms", o.measure.idle_ms)},
-                                {"Inference Streams", fmt::format("{}", o.measure.streams)}, {"Data transfers", yes_no(o.measure.transfers)},
-                                {"Skip inference", yes_no(o.skip_inference)}, {"Inputs", or_none(inputs)}});
-  section("Reporting Options", {{"Verbose", yes_no(o.verbose)}, {"Averages", fmt::format("{} inferences", o.avg_runs)},
-                                {"Percentiles", fmt::format("{:g}", fmt::join(o.percentiles, ","))}, {"Dump profile", yes_no(o.dump_profile)},
-                                {"Dump output", yes_no(o.dump_output)}, {"Export timing to JSON file", o.export_times}, {"Export output to JSON file", o.export_output},
-                                {"Export profile to JSON file", o.export_profile}, {"Export layer information to JSON file", o.export_layers}});
+                                {"Sleep time", fmt::format("{}ms", o.measure.sleep_ms)},
+                                {"Idle time", fmt::format("{}ms", o.measure.idle_ms)},
+                                {"Inference Streams", fmt::format("{}", o.measure.streams)},
+                                {"Data transfers", yes_no(o.measure.transfers)},
+                                {"Skip inference", yes_no(o.skip_inference)},
+                                {"Inputs", or_none(inputs)}});
+  section("Reporting Options", {{"Verbose", yes_no(o.verbose)},
+                                {"Averages", fmt::format("{} inferences", o.avg_runs)},
+                                {"Percentiles", fmt::format("{:g}", fmt::join(o.percentiles, ","))},
+                                {"Dump profile", yes_no(o.dump_profile)},
+                                {"Dump output", yes_no(o.dump_output)},
+                                {"Export timing to JSON file", o.export_times},
+                                {"Export output to JSON file", o.export_output},
+                                {"Export profile to JSON file", o.export_profile},
+                                {"Export layer information to JSON file", o.export_layers}});
 }
 
 void device_information() {
-  section("Device Information", {{"Selected Device", cpu_model_name()}, {"Instruction sets", cpu_features().to_string()},
+  section("Device Information", {{"Selected Device", cpu_model_name()},
+                                 {"Instruction sets", cpu_features().to_string()},
                                  {"Threads available", fmt::format("{}", available_threads())}});
   info(fmt::format("TensorRT version: none; Tokamak {} builds and runs the engine", TOKAMAK_VERSION));
 }
@@ -86,7 +102,7 @@ void device_information() {
 std::string mebibytes(int64_t bytes) { return fmt::format("{:.6g} MiB", static_cast<double>(bytes) / (1 << 20)); }
 
 int64_t file_bytes(const std::string& path) {
-  struct stat file{};
+  struct stat file {};
   return stat(path.c_str(), &file) == 0 ? file.st_size : 0;
 }
 
@@ -106,11 +122,12 @@ std::shared_ptr<const Engine> build(const TrtOptions& o) {
   bar.clear();
   for (const std::string& note : report.notes) info(note);
   if (o.verbose) {
-    for (const PassReport& p : report.passes) log('V', fmt::format("pass {}: {} -> {} nodes, {} rewrites, {:.1f} ms", p.name, p.nodes_before, p.nodes_after, p.rewrites, p.ms));
+    for (const PassReport& p : report.passes)
+      log('V', fmt::format("pass {}: {} -> {} nodes, {} rewrites, {:.1f} ms", p.name, p.nodes_before, p.nodes_after, p.rewrites, p.ms));
     for (const TacticReport& t : report.tactics) log('V', fmt::format("{} ({}): {} {} {:.1f} us", t.node, t.op, t.kernel, t.tactic, t.us));
   }
-  info(fmt::format("Layers: {} in the model, {} kernels in the engine; tactics timed: {}, from the timing cache: {}", report.nodes_before, report.kernels_after, report.timed,
-                   report.cached));
+  info(fmt::format("Layers: {} in the model, {} kernels in the engine; tactics timed: {}, from the timing cache: {}", report.nodes_before,
+                   report.kernels_after, report.timed, report.cached));
   info(fmt::format("Engine built in {:.6g} sec.", seconds_since(start)));
   if (!o.save_engine.empty()) {
     engine->save(o.save_engine);
@@ -133,14 +150,17 @@ std::vector<Tensor> prepare_inputs(const TrtOptions& o, const Engine& engine, co
   std::vector<std::string> names;
   for (const TensorInfo& input : engine.inputs()) names.push_back(input.name);
   for (const auto& [name, file] : o.load_inputs)
-    if (std::find(names.begin(), names.end(), name) == names.end()) fail(ErrorCode::NotFound, "--loadInputs: no input is named '{}'{}", name, suggestion(name, names));
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      fail(ErrorCode::NotFound, "--loadInputs: no input is named '{}'{}", name, suggestion(name, names));
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < shapes.size(); ++i) {
     const auto file = std::find_if(o.load_inputs.begin(), o.load_inputs.end(), [&](const auto& f) { return f.first == names[i]; });
     const bool from_file = file != o.load_inputs.end();
     info(fmt::format("Using {} for input {}", from_file ? file->second : "random values", names[i]));
-    inputs.push_back(from_file ? raw_file_input(engine.inputs()[i], shapes[i].second, file->second) : random_input(engine, engine.inputs()[i], shapes[i].second));
-    info(fmt::format("Input binding for {} with dimensions {} and type {} is created.", names[i], format_shape(shapes[i].second), to_string(engine.inputs()[i].dtype)));
+    inputs.push_back(from_file ? raw_file_input(engine.inputs()[i], shapes[i].second, file->second)
+                               : random_input(engine, engine.inputs()[i], shapes[i].second));
+    info(fmt::format("Input binding for {} with dimensions {} and type {} is created.", names[i], format_shape(shapes[i].second),
+                     to_string(engine.inputs()[i].dtype)));
   }
   return inputs;
 }
@@ -148,7 +168,8 @@ std::vector<Tensor> prepare_inputs(const TrtOptions& o, const Engine& engine, co
 void write_raw(const std::string& name, const char* kind, const Tensor& tensor) {
   std::string file = fmt::format("{}.{}.bin", name, kind);
   std::replace(file.begin(), file.end(), '/', '_');
-  write_file_atomic(file, std::span<const std::byte>(static_cast<const std::byte*>(tensor.raw()), static_cast<size_t>(tensor.size_bytes())));
+  write_file_atomic(file,
+                    std::span<const std::byte>(static_cast<const std::byte*>(tensor.raw()), static_cast<size_t>(tensor.size_bytes())));
 }
 
 bool outputs_match(const TrtOptions& o, const Engine& engine, const std::vector<Tensor>& outputs) {
@@ -158,7 +179,8 @@ bool outputs_match(const TrtOptions& o, const Engine& engine, const std::vector<
     while (i < outputs.size() && engine.outputs()[i].name != name) ++i;
     if (i == outputs.size()) fail(ErrorCode::NotFound, "--loadRefOutputs: no output is named '{}'", name);
     const Difference d = compare_tensors(outputs[i], raw_file_input(engine.outputs()[i], outputs[i].shape(), file), {o.rtol, o.atol});
-    log(d.same ? 'I' : 'E', fmt::format("Output {}: max abs error {:.3g}, max rel error {:.3g}{}{}", name, d.max_abs_error, d.max_rel_error, d.same ? "" : ": ", d.message));
+    log(d.same ? 'I' : 'E', fmt::format("Output {}: max abs error {:.3g}, max rel error {:.3g}{}{}", name, d.max_abs_error, d.max_rel_error,
+                                        d.same ? "" : ": ", d.message));
     all &= d.same;
   }
   return all;
@@ -173,7 +195,8 @@ void report_layers(const TrtOptions& o, const Engine& engine) {
   if (o.dump_profiles)
     for (size_t i = 0; i < engine.info().profiles.size(); ++i)
       for (const ShapeRange& r : engine.info().profiles[i])
-        info(fmt::format("Optimization Profile {}: {} min={} opt={} max={}", i, r.input, format_shape(r.min), format_shape(r.opt), format_shape(r.max)));
+        info(fmt::format("Optimization Profile {}: {} min={} opt={} max={}", i, r.input, format_shape(r.min), format_shape(r.opt),
+                         format_shape(r.max)));
 }
 
 bool infer(const TrtOptions& o, const std::shared_ptr<const Engine>& engine) {
@@ -187,8 +210,10 @@ bool infer(const TrtOptions& o, const std::shared_ptr<const Engine>& engine) {
   const Measurement measured = measure(engine, inputs, options);
   bar.clear();
   for (size_t i = 0; i < measured.outputs.size(); ++i)
-    info(fmt::format("Output binding for {} with dimensions {} is created.", engine->outputs()[i].name, format_shape(measured.outputs[i].shape())));
-  info(fmt::format("Execution context: {} of activations and scratch memory, created in {:.4g} ms", mebibytes(measured.memory.arena_bytes), measured.context_ms));
+    info(fmt::format("Output binding for {} with dimensions {} is created.", engine->outputs()[i].name,
+                     format_shape(measured.outputs[i].shape())));
+  info(fmt::format("Execution context: {} of activations and scratch memory, created in {:.4g} ms", mebibytes(measured.memory.arena_bytes),
+                   measured.context_ms));
   info(fmt::format("Warmup completed {} queries over {:g} ms", measured.warmup_queries, o.measure.warmup_ms));
   info(fmt::format("Timing trace has {} queries over {:.6g} s", measured.queries.size(), measured.wall_s));
   info("");

@@ -27,8 +27,12 @@ constexpr std::string_view kDebugTensors = "tensors inside an engine cannot be m
 constexpr TrtFlag kFlags[] = {
     // Model.
     {"onnx", kNeeded, "8-11", Honoured, "ONNX model to build"},
-    {"model", kNeeded, "8", Ignored, kFormats}, {"deploy", kNeeded, "8", Ignored, kFormats}, {"uff", kNeeded, "8", Ignored, kFormats},
-    {"uffInput", kNeeded, "8", Ignored, kFormats}, {"uffNHWC", kNone, "8", Ignored, kFormats}, {"output", kNeeded, "8", Ignored, kFormats},
+    {"model", kNeeded, "8", Ignored, kFormats},
+    {"deploy", kNeeded, "8", Ignored, kFormats},
+    {"uff", kNeeded, "8", Ignored, kFormats},
+    {"uffInput", kNeeded, "8", Ignored, kFormats},
+    {"uffNHWC", kNone, "8", Ignored, kFormats},
+    {"output", kNeeded, "8", Ignored, kFormats},
     // Engine files.
     {"saveEngine", kNeeded, "8-11", Honoured, "write the engine to this file"},
     {"loadEngine", kNeeded, "8-11", Honoured, "run this engine file instead of building"},
@@ -43,15 +47,21 @@ constexpr TrtFlag kFlags[] = {
     {"shapes", kNeeded, "8-11", Honoured, "shapes to run"},
     {"profile", kNeeded, "9.1-11", Honoured, "the shapes that follow belong to profile i"},
     {"useProfile", kNeeded, "10-11", Honoured, "profile to run under"},
-    {"minShapesCalib", kNeeded, "8-10", Ignored, kCalibration}, {"optShapesCalib", kNeeded, "8-10", Ignored, kCalibration},
-    {"maxShapesCalib", kNeeded, "8-10", Ignored, kCalibration}, {"calibProfile", kNeeded, "8-10", Ignored, kCalibration},
+    {"minShapesCalib", kNeeded, "8-10", Ignored, kCalibration},
+    {"optShapesCalib", kNeeded, "8-10", Ignored, kCalibration},
+    {"maxShapesCalib", kNeeded, "8-10", Ignored, kCalibration},
+    {"calibProfile", kNeeded, "8-10", Ignored, kCalibration},
     // Types and layouts.
-    {"inputIOFormats", kNeeded, "8-11", Ignored, kLayouts}, {"outputIOFormats", kNeeded, "8-11", Ignored, kLayouts}, {"directIO", kNone, "8-11", Ignored, kLayouts},
+    {"inputIOFormats", kNeeded, "8-11", Ignored, kLayouts},
+    {"outputIOFormats", kNeeded, "8-11", Ignored, kLayouts},
+    {"directIO", kNone, "8-11", Ignored, kLayouts},
     // Memory.
     {"memPoolSize", kNeeded, "8.4-11", Honoured, "workspace:SIZE bounds activations and scratch memory (default unit MiB)"},
     {"workspace", kNeeded, "8-9", Honoured, "same as --memPoolSize=workspace:SIZE"},
-    {"allowWeightStreaming", kNone, "10-11", Ignored, kWeights}, {"weightStreamingBudget", kNeeded, "10-11", Ignored, kWeights},
-    {"allocationStrategy", kNeeded, "10-11", Ignored, "memory is planned for the shapes that run"}, {"monitorMemory", kNone, "10-11", Ignored, kSafety},
+    {"allowWeightStreaming", kNone, "10-11", Ignored, kWeights},
+    {"weightStreamingBudget", kNeeded, "10-11", Ignored, kWeights},
+    {"allocationStrategy", kNeeded, "10-11", Ignored, "memory is planned for the shapes that run"},
+    {"monitorMemory", kNone, "10-11", Ignored, kSafety},
     // Precision.
     {"fp16", kNone, "8-10", Honoured, "the lower precision this CPU has"},
     {"bf16", kNone, "9-10", Honoured, "bfloat16 where this CPU has it"},
@@ -61,10 +71,13 @@ constexpr TrtFlag kFlags[] = {
     {"best", kNone, "8-10", Honoured, "the fastest precision this CPU has"},
     {"noTF32", kNone, "8-11", Honoured, "CPU float32 is always full float32"},
     {"stronglyTyped", kNone, "9.1-11", Honoured, "types as the model writes them"},
-    {"calib", kNeeded, "8-10", Ignored, kCalibration}, {"precisionConstraints", kNeeded, "8-10", Ignored, kTyped},
-    {"layerPrecisions", kNeeded, "8-10", Ignored, kTyped}, {"layerOutputTypes", kNeeded, "8-10", Ignored, kTyped},
+    {"calib", kNeeded, "8-10", Ignored, kCalibration},
+    {"precisionConstraints", kNeeded, "8-10", Ignored, kTyped},
+    {"layerPrecisions", kNeeded, "8-10", Ignored, kTyped},
+    {"layerOutputTypes", kNeeded, "8-10", Ignored, kTyped},
     {"sparsity", kNeeded, "8-11", Ignored, "structured sparsity needs GPU tensor cores"},
-    {"layerDeviceTypes", kNeeded, "8-11", Ignored, kDla}, {"decomposableAttentions", kOptional, "10.14-11", Ignored, "attention is recognised in any form"},
+    {"layerDeviceTypes", kNeeded, "8-11", Ignored, kDla},
+    {"decomposableAttentions", kOptional, "10.14-11", Ignored, "attention is recognised in any form"},
     // Search.
     {"builderOptimizationLevel", kNeeded, "8.6-11", Honoured, "0: no timing .. 5: every candidate"},
     {"timingCacheFile", kNeeded, "8-11", Honoured, "read, merge into and write kernel timings"},
@@ -76,36 +89,62 @@ constexpr TrtFlag kFlags[] = {
     {"maxTactics", kNeeded, "10.4-11", Ignored, "--builderOptimizationLevel bounds the candidates"},
     {"heuristic", kNone, "8.5-9", Ignored, "--builderOptimizationLevel=1 is its successor"},
     {"tacticSources", kNeeded, "8-11", Ignored, "those are GPU libraries"},
-    {"tilingOptimizationLevel", kNeeded, "10.8-11", Ignored, kGpu}, {"l2LimitForTiling", kNeeded, "10.8-11", Ignored, kGpu},
+    {"tilingOptimizationLevel", kNeeded, "10.8-11", Ignored, kGpu},
+    {"l2LimitForTiling", kNeeded, "10.8-11", Ignored, kGpu},
     {"preview", kNeeded, "8.5-11", Ignored, "there are no preview features"},
     {"maxAuxStreams", kNeeded, "8.6-11", Ignored, "one inference uses all threads without auxiliary streams"},
     {"distributiveIndependence", kNone, "10-11", Ignored, "each row's result already depends on that row alone only where kernels say so"},
     // Portability.
-    {"versionCompatible", kNone, "8.6-11", Ignored, kPortable}, {"vc", kNone, "8.6-11", Ignored, kPortable}, {"excludeLeanRuntime", kNone, "8.6-11", Ignored, kPortable},
-    {"useRuntime", kNeeded, "8.6-11", Ignored, "there is one runtime"}, {"leanDLLPath", kNeeded, "8.6-11", Ignored, "there is one runtime"},
-    {"hardwareCompatibilityLevel", kNeeded, "8.6-11", Ignored, kPortable}, {"runtimePlatform", kNeeded, "10.2-11", Ignored, kPortable},
-    {"tempdir", kNeeded, "8.6-11", Ignored, "no temporary files are written"}, {"tempfileControls", kNeeded, "8.6-11", Ignored, "no temporary files are written"},
+    {"versionCompatible", kNone, "8.6-11", Ignored, kPortable},
+    {"vc", kNone, "8.6-11", Ignored, kPortable},
+    {"excludeLeanRuntime", kNone, "8.6-11", Ignored, kPortable},
+    {"useRuntime", kNeeded, "8.6-11", Ignored, "there is one runtime"},
+    {"leanDLLPath", kNeeded, "8.6-11", Ignored, "there is one runtime"},
+    {"hardwareCompatibilityLevel", kNeeded, "8.6-11", Ignored, kPortable},
+    {"runtimePlatform", kNeeded, "10.2-11", Ignored, kPortable},
+    {"tempdir", kNeeded, "8.6-11", Ignored, "no temporary files are written"},
+    {"tempfileControls", kNeeded, "8.6-11", Ignored, "no temporary files are written"},
     // Refit.
-    {"refit", kNone, "8-11", Ignored, "refit is not supported; build again"}, {"stripWeights", kNone, "10-11", Ignored, kWeights},
-    {"stripAllWeights", kNone, "10.1-11", Ignored, kWeights}, {"weightless", kNone, "9-10", Ignored, kWeights},
-    {"refitFromOnnx", kNeeded, "10.14-11", Ignored, "refit is not supported; build again"}, {"timeRefit", kNone, "9-11", Ignored, "refit is not supported; build again"},
+    {"refit", kNone, "8-11", Ignored, "refit is not supported; build again"},
+    {"stripWeights", kNone, "10-11", Ignored, kWeights},
+    {"stripAllWeights", kNone, "10.1-11", Ignored, kWeights},
+    {"weightless", kNone, "9-10", Ignored, kWeights},
+    {"refitFromOnnx", kNeeded, "10.14-11", Ignored, "refit is not supported; build again"},
+    {"timeRefit", kNone, "9-11", Ignored, "refit is not supported; build again"},
     {"dumpRefit", kNone, "8-11", Ignored, "refit is not supported; build again"},
     // Debug tensors.
-    {"markDebug", kNeeded, "9-11", Ignored, kDebugTensors}, {"markUnfusedTensorsAsDebugTensors", kNone, "10.12-11", Ignored, kDebugTensors},
-    {"saveDebugTensors", kNeeded, "9-11", Ignored, kDebugTensors}, {"saveAllDebugTensors", kNeeded, "10.12-11", Ignored, kDebugTensors},
+    {"markDebug", kNeeded, "9-11", Ignored, kDebugTensors},
+    {"markUnfusedTensorsAsDebugTensors", kNone, "10.12-11", Ignored, kDebugTensors},
+    {"saveDebugTensors", kNeeded, "9-11", Ignored, kDebugTensors},
+    {"saveAllDebugTensors", kNeeded, "10.12-11", Ignored, kDebugTensors},
     {"profilingVerbosity", kNeeded, "8-11", Honoured, "layer_names_only, detailed or none: what layer information holds"},
     {"nvtxMode", kNeeded, "8-9", Alias, "profilingVerbosity"},
     // Parser.
-    {"pluginInstanceNorm", kNone, "10-11", Ignored, kPlugins}, {"pi", kNone, "10-11", Ignored, kPlugins}, {"nativeInstanceNorm", kNone, "9", Ignored, kPlugins},
-    {"ni", kNone, "9", Ignored, kPlugins}, {"enablePluginOverride", kNone, "10-11", Ignored, kPlugins},
-    {"uint8AsymmetricQuantizationDLA", kNone, "10-11", Ignored, kDla}, {"reportCapabilityDLA", kNone, "10-11", Ignored, kDla}, {"adjustForDLA", kNone, "10-11", Ignored, kDla},
-    {"explicitBatch", kNone, "8", Ignored, "batch is always explicit"}, {"explicitPrecision", kNone, "8", Ignored, "Q/DQ nodes are always honoured"},
-    {"batch", kNeeded, "8-9", Ignored, kImplicit}, {"maxBatch", kNeeded, "8-9", Ignored, kImplicit},
+    {"pluginInstanceNorm", kNone, "10-11", Ignored, kPlugins},
+    {"pi", kNone, "10-11", Ignored, kPlugins},
+    {"nativeInstanceNorm", kNone, "9", Ignored, kPlugins},
+    {"ni", kNone, "9", Ignored, kPlugins},
+    {"enablePluginOverride", kNone, "10-11", Ignored, kPlugins},
+    {"uint8AsymmetricQuantizationDLA", kNone, "10-11", Ignored, kDla},
+    {"reportCapabilityDLA", kNone, "10-11", Ignored, kDla},
+    {"adjustForDLA", kNone, "10-11", Ignored, kDla},
+    {"explicitBatch", kNone, "8", Ignored, "batch is always explicit"},
+    {"explicitPrecision", kNone, "8", Ignored, "Q/DQ nodes are always honoured"},
+    {"batch", kNeeded, "8-9", Ignored, kImplicit},
+    {"maxBatch", kNeeded, "8-9", Ignored, kImplicit},
     // Safety and DLA.
-    {"safe", kNone, "8-11", Ignored, kSafety}, {"consistency", kNone, "8-11", Ignored, kSafety}, {"restricted", kNone, "8-10", Ignored, kSafety},
-    {"dumpKernelText", kNone, "10-11", Ignored, kGpu}, {"safetyPlugins", kNeeded, "10-11", Ignored, kSafety}, {"remoteAutoTuningConfig", kNeeded, "10-11", Ignored, kSafety},
-    {"cpuOnly", kNone, "10-11", Ignored, "it is always so here"}, {"serialized", kNone, "8-11", Ignored, kSafety}, {"std", kNone, "8-11", Ignored, kSafety},
-    {"useDLACore", kNeeded, "8-11", Ignored, kDla}, {"allowGPUFallback", kNone, "8-11", Ignored, kDla}, {"buildDLAStandalone", kNone, "8-11", Ignored, kDla},
+    {"safe", kNone, "8-11", Ignored, kSafety},
+    {"consistency", kNone, "8-11", Ignored, kSafety},
+    {"restricted", kNone, "8-10", Ignored, kSafety},
+    {"dumpKernelText", kNone, "10-11", Ignored, kGpu},
+    {"safetyPlugins", kNeeded, "10-11", Ignored, kSafety},
+    {"remoteAutoTuningConfig", kNeeded, "10-11", Ignored, kSafety},
+    {"cpuOnly", kNone, "10-11", Ignored, "it is always so here"},
+    {"serialized", kNone, "8-11", Ignored, kSafety},
+    {"std", kNone, "8-11", Ignored, kSafety},
+    {"useDLACore", kNeeded, "8-11", Ignored, kDla},
+    {"allowGPUFallback", kNone, "8-11", Ignored, kDla},
+    {"buildDLAStandalone", kNone, "8-11", Ignored, kDla},
     // Inference.
     {"iterations", kNeeded, "8-11", Honoured, "at least so many queries (10)"},
     {"warmUp", kNeeded, "8-11", Honoured, "milliseconds before timing (200)"},
@@ -122,8 +161,11 @@ constexpr TrtFlag kFlags[] = {
     {"timeDeserialize", kNone, "8-11", Honoured, "time loading the engine, and stop"},
     {"useSpinWait", kNone, "8-11", Ignored, "a CPU query returns when it is done; nothing is waited for"},
     {"noSpinWait", kNone, "11", Ignored, "a CPU query returns when it is done; nothing is waited for"},
-    {"useCudaGraph", kNone, "8-11", Ignored, kGpu}, {"noCudaGraph", kNone, "11", Ignored, kGpu}, {"exposeDMA", kNone, "8-11", Ignored, kGpu},
-    {"useManagedMemory", kNone, "8-11", Ignored, kGpu}, {"persistentCacheRatio", kNeeded, "8-11", Ignored, kGpu},
+    {"useCudaGraph", kNone, "8-11", Ignored, kGpu},
+    {"noCudaGraph", kNone, "11", Ignored, kGpu},
+    {"exposeDMA", kNone, "8-11", Ignored, kGpu},
+    {"useManagedMemory", kNone, "8-11", Ignored, kGpu},
+    {"persistentCacheRatio", kNeeded, "8-11", Ignored, kGpu},
     // Accuracy.
     {"loadRefOutputs", kNeeded, "11.1", Honoured, "name:file,... raw binary expected outputs; a difference fails the run"},
     {"rtol", kNeeded, "11.1", Honoured, "relative tolerance of --loadRefOutputs (1e-3)"},
@@ -132,10 +174,17 @@ constexpr TrtFlag kFlags[] = {
     {"accuracyAlgorithm", kNeeded, "11.1", Ignored, "elements are compared by --rtol and --atol"},
     {"accuracyThreshold", kNeeded, "11.1", Ignored, "elements are compared by --rtol and --atol"},
     // Route tuner.
-    {"tuneBuildRoutes", kNeeded, "11.1", Ignored, kRoutes}, {"tuneBuildRouteFile", kNeeded, "11.1", Ignored, kRoutes}, {"tuningSearch", kNeeded, "11.1", Ignored, kRoutes},
-    {"tuningCacheFile", kNeeded, "11.1", Ignored, kRoutes}, {"tuningTimeOut", kNeeded, "11.1", Ignored, kRoutes}, {"saveAllEngines", kNone, "11.1", Ignored, kRoutes},
-    {"dryRun", kNone, "11.1", Ignored, kRoutes}, {"continue", kNone, "11.1", Ignored, kRoutes}, {"helpBuildRoute", kOptional, "11.1", Ignored, kRoutes},
-    {"setBuildRoute", kNeeded, "11.1", Ignored, kRoutes}, {"tuningResultFile", kNeeded, "11.1", Ignored, kRoutes},
+    {"tuneBuildRoutes", kNeeded, "11.1", Ignored, kRoutes},
+    {"tuneBuildRouteFile", kNeeded, "11.1", Ignored, kRoutes},
+    {"tuningSearch", kNeeded, "11.1", Ignored, kRoutes},
+    {"tuningCacheFile", kNeeded, "11.1", Ignored, kRoutes},
+    {"tuningTimeOut", kNeeded, "11.1", Ignored, kRoutes},
+    {"saveAllEngines", kNone, "11.1", Ignored, kRoutes},
+    {"dryRun", kNone, "11.1", Ignored, kRoutes},
+    {"continue", kNone, "11.1", Ignored, kRoutes},
+    {"helpBuildRoute", kOptional, "11.1", Ignored, kRoutes},
+    {"setBuildRoute", kNeeded, "11.1", Ignored, kRoutes},
+    {"tuningResultFile", kNeeded, "11.1", Ignored, kRoutes},
     // Reporting.
     {"verbose", kNone, "8-11", Honoured, "say more: passes, tactics"},
     {"v", kNone, "8-11", Alias, "verbose"},
@@ -152,8 +201,11 @@ constexpr TrtFlag kFlags[] = {
     {"dumpOptimizationProfile", kNone, "10-11", Honoured, "print the optimization profiles"},
     // System.
     {"device", kNeeded, "8-11", Ignored, "there is one device, the CPU"},
-    {"staticPlugins", kNeeded, "8.6-11", Ignored, kPlugins}, {"plugins", kNeeded, "8-11", Ignored, kPlugins}, {"dynamicPlugins", kNeeded, "8.6-11", Ignored, kPlugins},
-    {"setPluginsToSerialize", kNeeded, "8.6-11", Ignored, kPlugins}, {"ignoreParsedPluginLibs", kNone, "8.6-11", Ignored, kPlugins},
+    {"staticPlugins", kNeeded, "8.6-11", Ignored, kPlugins},
+    {"plugins", kNeeded, "8-11", Ignored, kPlugins},
+    {"dynamicPlugins", kNeeded, "8.6-11", Ignored, kPlugins},
+    {"setPluginsToSerialize", kNeeded, "8.6-11", Ignored, kPlugins},
+    {"ignoreParsedPluginLibs", kNone, "8.6-11", Ignored, kPlugins},
     {"help", kNone, "8-11", Honoured, "this text"},
     {"h", kNone, "8-11", Alias, "help"},
 };
@@ -187,7 +239,8 @@ TrtWords parse_trt_words(const std::vector<std::string>& args) {
   TrtWords words;
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& arg = args[i];
-    if (!arg.starts_with("-") || arg == "-" || arg == "--") fail(ErrorCode::InvalidArgument, "stray word '{}': flags are written --name=value (--help lists them)", arg);
+    if (!arg.starts_with("-") || arg == "-" || arg == "--")
+      fail(ErrorCode::InvalidArgument, "stray word '{}': flags are written --name=value (--help lists them)", arg);
     const size_t begin = arg.starts_with("--") ? 2 : 1, equals = arg.find('=');
     const std::string name = arg.substr(begin, equals == std::string::npos ? equals : equals - begin);
     bool has_value = equals != std::string::npos;
@@ -199,12 +252,14 @@ TrtWords parse_trt_words(const std::vector<std::string>& args) {
       fail(ErrorCode::InvalidArgument, "unknown option --{}{} (--help lists them)", name, suggestion("--" + name, known));
     }
     if (flag->value == FlagValue::Needed && !has_value) {
-      if (i + 1 >= args.size() || args[i + 1].starts_with("--")) fail(ErrorCode::InvalidArgument, "--{} needs a value: --{}=...", name, name);
+      if (i + 1 >= args.size() || args[i + 1].starts_with("--"))
+        fail(ErrorCode::InvalidArgument, "--{} needs a value: --{}=...", name, name);
       value = args[++i];
     }
     if (flag->value == FlagValue::None && has_value) fail(ErrorCode::InvalidArgument, "--{} takes no value, found '{}'", name, value);
     if (flag->action == Alias) {
-      if (flag->note != "help" && flag->note != "verbose") words.warnings.push_back(fmt::format("--{} ({}) is an old name of --{}", name, versions_text(flag->versions), flag->note));
+      if (flag->note != "help" && flag->note != "verbose")
+        words.warnings.push_back(fmt::format("--{} ({}) is an old name of --{}", name, versions_text(flag->versions), flag->note));
       flag = find_trt_flag(flag->note);
     }
     if (flag->action == Ignored) words.warnings.push_back(fmt::format("--{} does nothing here: {}", name, flag->note));
@@ -232,7 +287,8 @@ std::string trt_help() {
   return text +
          "\nExamples:\n"
          "  trtexec --onnx=model.onnx --saveEngine=model.engine --fp16 --workspace=1G --warmUp=500 --duration=10\n"
-         "  trtexec --onnx=bert.onnx --minShapes=ids:1x1 --optShapes=ids:1x128 --maxShapes=ids:8x512 --saveEngine=bert.engine --skipInference\n"
+         "  trtexec --onnx=bert.onnx --minShapes=ids:1x1 --optShapes=ids:1x128 --maxShapes=ids:8x512 --saveEngine=bert.engine "
+         "--skipInference\n"
          "  trtexec --loadEngine=bert.engine --shapes=ids:4x128 --exportTimes=times.json --dumpProfile\n";
 }
 

@@ -49,7 +49,9 @@ TrtOptions trt_options(const TrtWords& words) {
   size_t profile = 0;
   std::string precision;
   const auto number = [](const std::string& flag, const std::string& value) { return parse_number(value, "--" + flag); };
-  const auto integer = [](const std::string& flag, const std::string& value) { return static_cast<int>(std::clamp<int64_t>(parse_int(value, "--" + flag), -1, 1 << 30)); };
+  const auto integer = [](const std::string& flag, const std::string& value) {
+    return static_cast<int>(std::clamp<int64_t>(parse_int(value, "--" + flag), -1, 1 << 30));
+  };
   for (const auto& [flag, value] : words.flags) {
     if (flag == "onnx") o.onnx = value;
     else if (flag == "loadEngine") o.load_engine = value;
@@ -62,24 +64,24 @@ TrtOptions trt_options(const TrtWords& words) {
       if (index < 0 || index > 63) fail(ErrorCode::InvalidArgument, "--profile: expected 0..63, found {}", value);
       profile = static_cast<size_t>(index);
       if (o.profiles.size() <= profile) o.profiles.resize(profile + 1);
-    }
-    else if (flag == "minShapes") o.profiles[profile].min = parse_shapes(value);
+    } else if (flag == "minShapes") o.profiles[profile].min = parse_shapes(value);
     else if (flag == "optShapes") o.profiles[profile].opt = parse_shapes(value);
     else if (flag == "maxShapes") o.profiles[profile].max = parse_shapes(value);
     else if (flag == "shapes") o.shapes = parse_shapes(value);
     else if (flag == "useProfile") o.measure.profile = integer(flag, value);
     else if (flag == "memPoolSize") read_pools(value, o.build, o.notes);
     else if (flag == "workspace") o.build.workspace_limit_bytes = parse_size_bytes(value, 1 << 20);
-    else if (flag == "fp16" || flag == "bf16" || flag == "int8" || flag == "fp8" || flag == "int4" || flag == "best") precision = precision.empty() ? flag : precision + "+" + flag;
+    else if (flag == "fp16" || flag == "bf16" || flag == "int8" || flag == "fp8" || flag == "int4" || flag == "best")
+      precision = precision.empty() ? flag : precision + "+" + flag;
     else if (flag == "builderOptimizationLevel") o.build.opt_level = std::clamp(integer(flag, value), 0, 5);
     else if (flag == "timingCacheFile") o.build.timing_cache = value;
     else if (flag == "profilingVerbosity") {
       const std::vector<std::string> known = {"layer_names_only", "detailed", "none", "default", "verbose"};
-      if (std::find(known.begin(), known.end(), value) == known.end()) fail(ErrorCode::InvalidArgument, "--profilingVerbosity: unknown value '{}'{}", value, suggestion(value, known));
+      if (std::find(known.begin(), known.end(), value) == known.end())
+        fail(ErrorCode::InvalidArgument, "--profilingVerbosity: unknown value '{}'{}", value, suggestion(value, known));
       o.detailed_layers = value == "detailed" || value == "verbose";
       o.no_layers = value == "none";
-    }
-    else if (flag == "iterations") o.measure.min_iterations = std::max(1, integer(flag, value));
+    } else if (flag == "iterations") o.measure.min_iterations = std::max(1, integer(flag, value));
     else if (flag == "warmUp") o.measure.warmup_ms = number(flag, value);
     else if (flag == "duration") o.measure.duration_s = number(flag, value);
     else if (flag == "sleepTime") o.measure.sleep_ms = number(flag, value);
@@ -95,8 +97,7 @@ TrtOptions trt_options(const TrtWords& words) {
         if (percent < 0 || percent > 100) fail(ErrorCode::InvalidArgument, "--percentile: expected 0..100, found {}", part);
         o.percentiles.push_back(percent);
       }
-    }
-    else if (flag == "verbose") o.verbose = true;
+    } else if (flag == "verbose") o.verbose = true;
     else if (flag == "dumpProfile") o.dump_profile = true;
     else if (flag == "exportProfile") o.export_profile = value;
     else if (flag == "dumpLayerInfo") o.dump_layers = true;
@@ -114,22 +115,27 @@ TrtOptions trt_options(const TrtWords& words) {
   }
   o.measure.transfers = !words.has("noDataTransfers");
   o.build.num_threads = o.measure.threads;
-  if (precision.find("int8") != std::string::npos || precision.find("fp8") != std::string::npos || precision.find("int4") != std::string::npos ||
-      precision.find("best") != std::string::npos) {
+  if (precision.find("int8") != std::string::npos || precision.find("fp8") != std::string::npos ||
+      precision.find("int4") != std::string::npos || precision.find("best") != std::string::npos) {
     o.build.precision = Precision::Best;
-    o.notes.push_back(fmt::format("--{}: the fastest precision this CPU has is chosen for each layer; layers are quantized only where the model has Q/DQ nodes", precision));
+    o.notes.push_back(fmt::format(
+        "--{}: the fastest precision this CPU has is chosen for each layer; layers are quantized only where the model has Q/DQ nodes",
+        precision));
   } else if (!precision.empty()) {
     std::string message;
     o.build.precision = lower_precision("--" + precision, message);
     o.notes.push_back(message);
   }
-  if (o.onnx.empty() && o.load_engine.empty()) fail(ErrorCode::InvalidArgument, "no model: give --onnx=model.onnx or --loadEngine=model.engine (--help lists the flags)");
+  if (o.onnx.empty() && o.load_engine.empty())
+    fail(ErrorCode::InvalidArgument, "no model: give --onnx=model.onnx or --loadEngine=model.engine (--help lists the flags)");
   if (!o.onnx.empty() && !o.load_engine.empty()) fail(ErrorCode::InvalidArgument, "--onnx and --loadEngine exclude each other");
-  if (!o.load_engine.empty() && !o.save_engine.empty()) fail(ErrorCode::InvalidArgument, "--saveEngine needs --onnx; --loadEngine names a file that is already an engine");
+  if (!o.load_engine.empty() && !o.save_engine.empty())
+    fail(ErrorCode::InvalidArgument, "--saveEngine needs --onnx; --loadEngine names a file that is already an engine");
   return o;
 }
 
-std::vector<OptimizationProfile> trt_profiles(const TrtOptions& options, std::span<ir::Value* const> inputs, std::vector<std::string>& warnings) {
+std::vector<OptimizationProfile> trt_profiles(const TrtOptions& options, std::span<ir::Value* const> inputs,
+                                              std::vector<std::string>& warnings) {
   std::vector<OptimizationProfile> profiles;
   for (const TrtProfileShapes& given : options.profiles) {
     OptimizationProfile profile;
@@ -149,7 +155,9 @@ std::vector<OptimizationProfile> trt_profiles(const TrtOptions& options, std::sp
           for (const std::string& symbol : symbols) bindings[symbol] = 1;
           ones.push_back(dim.substitute(bindings).value());
         }
-        warnings.push_back(fmt::format("Dynamic dimensions required for input: {}, but no shapes were provided. Automatically overriding shape to: {}", name, format_shape(ones)));
+        warnings.push_back(
+            fmt::format("Dynamic dimensions required for input: {}, but no shapes were provided. Automatically overriding shape to: {}",
+                        name, format_shape(ones)));
         min = opt = max = &ones;
       }
       profile.push_back({name, *min, *opt, *max});
@@ -161,7 +169,8 @@ std::vector<OptimizationProfile> trt_profiles(const TrtOptions& options, std::sp
       std::vector<std::string> names;
       for (const ir::Value* input : inputs) names.push_back(input->name);
       if (std::none_of(names.begin(), names.end(), [&, &p = pattern](const std::string& name) { return matches(p, name); }))
-        fail(ErrorCode::InvalidArgument, "no input is named '{}' (inputs: {}){}", pattern, fmt::join(names, ", "), suggestion(pattern, names));
+        fail(ErrorCode::InvalidArgument, "no input is named '{}' (inputs: {}){}", pattern, fmt::join(names, ", "),
+             suggestion(pattern, names));
     }
   };
   for (const TrtProfileShapes& given : options.profiles)

@@ -16,7 +16,8 @@ namespace {
 
 std::string summary_line(const char* title, const std::vector<double>& values, const std::vector<double>& percents) {
   const Summary s = summarize(values, percents);
-  std::string line = fmt::format("{}: min = {:.6g} ms, max = {:.6g} ms, mean = {:.6g} ms, median = {:.6g} ms", title, s.min, s.max, s.mean, s.median);
+  std::string line =
+      fmt::format("{}: min = {:.6g} ms, max = {:.6g} ms, mean = {:.6g} ms, median = {:.6g} ms", title, s.min, s.max, s.mean, s.median);
   for (size_t i = 0; i < percents.size(); ++i) line += fmt::format(", percentile({:g}%) = {:.6g} ms", percents[i], s.percentiles[i]);
   return line;
 }
@@ -29,7 +30,10 @@ std::vector<double> times(const Measurement& measured, double (Query::*of)() con
 }
 
 Json tensor_json(const std::string& name, const ir::TensorType& type) {
-  return {{"Name", name}, {"Location", "Host"}, {"Dimensions", Json::array()}, {"Format/Datatype", fmt::format("Row major linear {}", to_string(type.dtype))}};
+  return {{"Name", name},
+          {"Location", "Host"},
+          {"Dimensions", Json::array()},
+          {"Format/Datatype", fmt::format("Row major linear {}", to_string(type.dtype))}};
 }
 
 Json tensors_json(std::span<ir::Value* const> values) {
@@ -74,21 +78,29 @@ std::vector<std::string> trace_lines(const Measurement& measured, int runs_per_l
       group = groups - kKept;
     }
     double compute = 0, latency = 0;
-    for (size_t i = group * runs; i < (group + 1) * runs; ++i) compute += measured.queries[i].compute(), latency += measured.queries[i].latency();
-    lines.push_back(fmt::format("Average on {} runs - GPU latency: {:.6g} ms - Host latency: {:.6g} ms (enqueue {:.6g} ms)", runs, compute / static_cast<double>(runs),
-                                latency / static_cast<double>(runs), compute / static_cast<double>(runs)));
+    for (size_t i = group * runs; i < (group + 1) * runs; ++i)
+      compute += measured.queries[i].compute(), latency += measured.queries[i].latency();
+    lines.push_back(fmt::format("Average on {} runs - GPU latency: {:.6g} ms - Host latency: {:.6g} ms (enqueue {:.6g} ms)", runs,
+                                compute / static_cast<double>(runs), latency / static_cast<double>(runs),
+                                compute / static_cast<double>(runs)));
   }
   return lines;
 }
 
 std::vector<std::string> performance_warnings(const Measurement& measured, int streams) {
   std::vector<std::string> lines;
-  const Summary compute = summarize(times(measured, &Query::compute)), h2d = summarize(times(measured, &Query::h2d)), d2h = summarize(times(measured, &Query::d2h));
-  if (h2d.median > 0 && h2d.median >= compute.median) lines.emplace_back("Throughput is bound by copying inputs (H2D); --noDataTransfers leaves it out.");
-  if (d2h.median > 0 && d2h.median >= compute.median) lines.emplace_back("Throughput is bound by copying outputs (D2H); --noDataTransfers leaves it out.");
+  const Summary compute = summarize(times(measured, &Query::compute)), h2d = summarize(times(measured, &Query::h2d)),
+                d2h = summarize(times(measured, &Query::d2h));
+  if (h2d.median > 0 && h2d.median >= compute.median)
+    lines.emplace_back("Throughput is bound by copying inputs (H2D); --noDataTransfers leaves it out.");
+  if (d2h.median > 0 && d2h.median >= compute.median)
+    lines.emplace_back("Throughput is bound by copying outputs (D2H); --noDataTransfers leaves it out.");
   if (compute.coefficient_of_variation > 0.025)
-    lines.push_back(fmt::format("Compute time is unstable, with coefficient of variance = {:.3g}%; other work on this machine may be the cause.", 100 * compute.coefficient_of_variation));
-  if (streams > 1) lines.emplace_back("With several streams, latencies include waiting for shared caches and memory; throughput is the figure to read.");
+    lines.push_back(
+        fmt::format("Compute time is unstable, with coefficient of variance = {:.3g}%; other work on this machine may be the cause.",
+                    100 * compute.coefficient_of_variation));
+  if (streams > 1)
+    lines.emplace_back("With several streams, latencies include waiting for shared caches and memory; throughput is the figure to read.");
   return lines;
 }
 
@@ -102,7 +114,8 @@ std::vector<std::string> profile_lines(const std::vector<LayerTime>& layers) {
     const double time = std::accumulate(layer.ms.begin(), layer.ms.end(), 0.0);
     total_mean += s.mean;
     total_median += s.median;
-    lines.push_back(fmt::format("{:12.2f}{:13.4f}{:13.4f}{:10.1f}   {}", time, s.mean, s.median, total > 0 ? 100 * time / total : 0, layer.name));
+    lines.push_back(
+        fmt::format("{:12.2f}{:13.4f}{:13.4f}{:10.1f}   {}", time, s.mean, s.median, total > 0 ? 100 * time / total : 0, layer.name));
   }
   lines.push_back(fmt::format("{:12.2f}{:13.4f}{:13.4f}{:10.1f}   Total", total, total_mean, total_median, 100.0));
   return lines;
@@ -128,9 +141,18 @@ std::vector<std::string> layer_lines(const Engine& engine, bool detailed) {
 Json times_json(const Measurement& measured) {
   Json list = Json::array();
   for (const Query& q : measured.queries)
-    list.push_back({{"startEnqMs", q.start_compute}, {"endEnqMs", q.end_compute}, {"startH2dMs", q.start_h2d}, {"endH2dMs", q.end_h2d}, {"startComputeMs", q.start_compute},
-                    {"endComputeMs", q.end_compute}, {"startD2hMs", q.start_d2h}, {"endD2hMs", q.end_d2h}, {"h2dMs", q.h2d()}, {"computeMs", q.compute()},
-                    {"d2hMs", q.d2h()}, {"latencyMs", q.latency()}});
+    list.push_back({{"startEnqMs", q.start_compute},
+                    {"endEnqMs", q.end_compute},
+                    {"startH2dMs", q.start_h2d},
+                    {"endH2dMs", q.end_h2d},
+                    {"startComputeMs", q.start_compute},
+                    {"endComputeMs", q.end_compute},
+                    {"startD2hMs", q.start_d2h},
+                    {"endD2hMs", q.end_d2h},
+                    {"h2dMs", q.h2d()},
+                    {"computeMs", q.compute()},
+                    {"d2hMs", q.d2h()},
+                    {"latencyMs", q.latency()}});
   return list;
 }
 
@@ -141,7 +163,11 @@ Json profile_json(const std::vector<LayerTime>& layers) {
   for (const LayerTime& layer : layers) {
     const Summary s = summarize(layer.ms);
     const double time = std::accumulate(layer.ms.begin(), layer.ms.end(), 0.0);
-    list.push_back({{"name", layer.name}, {"timeMs", time}, {"averageMs", s.mean}, {"medianMs", s.median}, {"percentage", total > 0 ? 100 * time / total : 0}});
+    list.push_back({{"name", layer.name},
+                    {"timeMs", time},
+                    {"averageMs", s.mean},
+                    {"medianMs", s.median},
+                    {"percentage", total > 0 ? 100 * time / total : 0}});
   }
   return list;
 }
@@ -154,7 +180,7 @@ Json outputs_json(const Engine& engine, const std::vector<Tensor>& outputs) {
     for (int64_t e = 0; e < t.count(); ++e) {
       if (t.dtype() == DType::String) values.push_back(t.strings()[e]);
       else if (is_integer(t.dtype()) || t.dtype() == DType::Bool) values.push_back(t.int_at(e));
-      else values.push_back(t.float_at(e));   // JSON has no NaN or infinity: null
+      else values.push_back(t.float_at(e));  // JSON has no NaN or infinity: null
     }
     list.push_back({{"name", engine.outputs()[i].name}, {"dimensions", format_shape(t.shape())}, {"values", std::move(values)}});
   }
@@ -169,9 +195,16 @@ Json layer_info_json(const Engine& engine, bool detailed) {
         json["Layers"].push_back(node->label());
         continue;
       }
-      json["Layers"].push_back({{"Name", node->label()}, {"LayerType", node->op().name}, {"Inputs", tensors_json(node->inputs())}, {"Outputs", tensors_json(node->outputs())},
-                                {"ParameterType", node->op().name}, {"TacticName", node->tactic.empty() ? node->kernel : node->kernel + " " + node->tactic},
-                                {"TacticValue", node->tactic}, {"StreamId", 0}, {"Metadata", node->origin.empty() ? node->name : node->origin}, {"Kernel", node->kernel}});
+      json["Layers"].push_back({{"Name", node->label()},
+                                {"LayerType", node->op().name},
+                                {"Inputs", tensors_json(node->inputs())},
+                                {"Outputs", tensors_json(node->outputs())},
+                                {"ParameterType", node->op().name},
+                                {"TacticName", node->tactic.empty() ? node->kernel : node->kernel + " " + node->tactic},
+                                {"TacticValue", node->tactic},
+                                {"StreamId", 0},
+                                {"Metadata", node->origin.empty() ? node->name : node->origin},
+                                {"Kernel", node->kernel}});
     }
   });
   for (const auto* side : {&engine.inputs(), &engine.outputs()})

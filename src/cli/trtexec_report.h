@@ -20,9 +20,9 @@ std::vector<std::string> profile_lines(const std::vector<LayerTime>& layers);
 // One line a layer; detailed adds kernel, tactic and tensors.
 std::vector<std::string> layer_lines(const Engine& engine, bool detailed);
 
-Json times_json(const Measurement& measured);                                             // --exportTimes
-Json profile_json(const std::vector<LayerTime>& layers);                                  // --exportProfile
-Json outputs_json(const Engine& engine, const std::vector<Tensor>& outputs);              // --exportOutput
-Json layer_info_json(const Engine& engine, bool detailed);                                // --exportLayerInfo
+Json times_json(const Measurement& measured);                                 // --exportTimes
+Json profile_json(const std::vector<LayerTime>& layers);                      // --exportProfile
+Json outputs_json(const Engine& engine, const std::vector<Tensor>& outputs);  // --exportOutput
+Json layer_info_json(const Engine& engine, bool detailed);                    // --exportLayerInfo
 
 }  // namespace tokamak::cli

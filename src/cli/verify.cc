@@ -78,7 +78,9 @@ void verify_model(const TestModel& model, const BuildOptions& build_options, con
   try {
     const Opened opened = open_model(model.model_path, build_options);
     context = std::make_unique<ExecutionContext>(
-        opened.engine, ContextOptions{std::make_shared<ThreadPool>(build_options.num_threads > 0 ? build_options.num_threads : available_threads()), 0, 0});
+        opened.engine,
+        ContextOptions{std::make_shared<ThreadPool>(build_options.num_threads > 0 ? build_options.num_threads : available_threads()), 0,
+                       0});
   } catch (const Error& error) {
     for (const Case& c : model.cases) report(from_error(model.name + "/" + c.name, error));
     return;
@@ -135,11 +137,16 @@ int run_verify(const Words& args) {
       if (!quiet || r.status != "passed")
         fmt::print(out, "{:12}{:40} max_abs_error {:.2e}  max_rel_error {:.2e}{}{}\n", r.status, r.name, r.max_abs_error, r.max_rel_error,
                    r.message.empty() ? "" : "  ", r.message);
-      cases.push_back({{"name", r.name}, {"status", r.status}, {"max_abs_error", r.max_abs_error}, {"max_rel_error", r.max_rel_error}, {"message", r.message}});
+      cases.push_back({{"name", r.name},
+                       {"status", r.status},
+                       {"max_abs_error", r.max_abs_error},
+                       {"max_rel_error", r.max_rel_error},
+                       {"message", r.message}});
     });
     std::fflush(out);
   }
-  fmt::print(out, "{} passed, {} failed, {} unsupported, {} skipped\n", counts["passed"], counts["failed"], counts["unsupported"], counts["skipped"]);
+  fmt::print(out, "{} passed, {} failed, {} unsupported, {} skipped\n", counts["passed"], counts["failed"], counts["unsupported"],
+             counts["skipped"]);
   if (!json_file.empty()) {
     Json json = Json::object();
     for (const char* status : kStatuses) json[status] = counts[status];

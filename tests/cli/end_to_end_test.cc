@@ -26,7 +26,8 @@ std::string field(int number, int64_t value) { return varint(number << 3) + vari
 std::string tensor_proto(const std::string& name, const std::vector<int64_t>& dims, const std::vector<float>& values) {
   std::string out;
   for (const int64_t d : dims) out += field(1, d);
-  return out + field(2, int64_t{1}) + field(8, name) + field(9, std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4));
+  return out + field(2, int64_t{1}) + field(8, name) +
+         field(9, std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4));
 }
 
 std::string value_info(const std::string& name) {
@@ -36,9 +37,11 @@ std::string value_info(const std::string& name) {
 
 // y = op(x + w)
 std::string model(const std::string& op) {
-  const std::string add = field(1, std::string("x")) + field(1, std::string("w")) + field(2, std::string("t")) + field(3, std::string("add_1")) + field(4, std::string("Add"));
+  const std::string add = field(1, std::string("x")) + field(1, std::string("w")) + field(2, std::string("t")) +
+                          field(3, std::string("add_1")) + field(4, std::string("Add"));
   const std::string last = field(1, std::string("t")) + field(2, std::string("y")) + field(3, std::string("last_2")) + field(4, op);
-  const std::string graph = field(1, add) + field(1, last) + field(2, std::string("g")) + field(5, tensor_proto("w", {3}, {1, -20, 3})) + field(11, value_info("x")) + field(12, value_info("y"));
+  const std::string graph = field(1, add) + field(1, last) + field(2, std::string("g")) + field(5, tensor_proto("w", {3}, {1, -20, 3})) +
+                            field(11, value_info("x")) + field(12, value_info("y"));
   return field(1, int64_t{8}) + field(7, graph) + field(8, field(1, std::string()) + field(2, int64_t{13}));
 }
 
@@ -124,15 +127,19 @@ TEST_F(CommandLine, CheckListsUnsupportedNodes) {
 }
 
 TEST_F(CommandLine, BuildBenchInspect) {
-  ASSERT_EQ(run({"tokamak", "build", at("m"), "-o", at("m.engine"), "--profile", "x:1x3,2x3,8x3", "-v", "--json", at("b.json")}), 0) << err_;
+  ASSERT_EQ(run({"tokamak", "build", at("m"), "-o", at("m.engine"), "--profile", "x:1x3,2x3,8x3", "-v", "--json", at("b.json")}), 0)
+      << err_;
   EXPECT_EQ(json("b.json")["nodes"], 2);
-  ASSERT_EQ(run({"tokamak", "bench", at("m.engine"), "--iterations", "5", "--warmup", "0", "--streams", "2", "--json", at("r.json")}), 0) << err_;
+  ASSERT_EQ(run({"tokamak", "bench", at("m.engine"), "--iterations", "5", "--warmup", "0", "--streams", "2", "--json", at("r.json")}), 0)
+      << err_;
   const auto r = json("r.json");
-  for (const char* key : {"model", "device", "precision", "threads", "shapes", "nodes", "kernels", "build_s", "load_ms", "peak_memory_bytes", "throughput_qps"}) EXPECT_TRUE(r.contains(key)) << key;
+  for (const char* key : {"model", "device", "precision", "threads", "shapes", "nodes", "kernels", "build_s", "load_ms",
+                          "peak_memory_bytes", "throughput_qps"})
+    EXPECT_TRUE(r.contains(key)) << key;
   for (const char* key : {"min", "max", "mean", "median", "p90", "p95", "p99"}) EXPECT_TRUE(r["latency_ms"].contains(key)) << key;
   EXPECT_EQ(r["shapes"]["x"], (std::vector<int>{2, 3}));
   EXPECT_EQ(r["queries"], 10);
-  EXPECT_EQ(run({"tokamak", "bench", at("m.engine"), "--shapes", "x:9x3", "--iterations", "1"}), 1);   // outside the profile
+  EXPECT_EQ(run({"tokamak", "bench", at("m.engine"), "--shapes", "x:9x3", "--iterations", "1"}), 1);  // outside the profile
   EXPECT_EQ(run({"tokamak", "bench", at("m.engine"), "--shapes", "z:1x3", "--iterations", "1"}), 1);
   ASSERT_EQ(run({"tokamak", "inspect", at("m.engine"), "--json", at("i.json"), "--html", at("i.html")}), 0) << err_;
   EXPECT_GE(json("i.json")["layers"].size(), json("i.json")["kernels"].get<size_t>());
@@ -145,23 +152,30 @@ TEST_F(CommandLine, BuildBenchInspect) {
 }
 
 TEST_F(CommandLine, TrtexecTutorialLineAndExports) {
-  ASSERT_EQ(run({"trtexec", "--onnx=" + at("m/model.onnx"), "--saveEngine=" + at("m.engine"), "--fp16", "--workspace=1G", "--warmUp=1", "--duration=0.01", "--useCudaGraph"}), 0) << err_;
-  for (const char* line : {"&&&& RUNNING TensorRT.trtexec", "=== Model Options ===", "=== Device Information ===", "Engine built in ", "Created engine with size: ",
-                           "=== Performance summary ===", "Throughput: ", "Latency: min = ", "Enqueue Time: ", "H2D Latency: ", "GPU Compute Time: ", "D2H Latency: ",
-                           "percentile(99%) = ", "Total Host Walltime: ", "&&&& PASSED TensorRT.trtexec"})
+  ASSERT_EQ(run({"trtexec", "--onnx=" + at("m/model.onnx"), "--saveEngine=" + at("m.engine"), "--fp16", "--workspace=1G", "--warmUp=1",
+                 "--duration=0.01", "--useCudaGraph"}),
+            0)
+      << err_;
+  for (const char* line :
+       {"&&&& RUNNING TensorRT.trtexec", "=== Model Options ===", "=== Device Information ===", "Engine built in ",
+        "Created engine with size: ", "=== Performance summary ===", "Throughput: ", "Latency: min = ", "Enqueue Time: ", "H2D Latency: ",
+        "GPU Compute Time: ", "D2H Latency: ", "percentile(99%) = ", "Total Host Walltime: ", "&&&& PASSED TensorRT.trtexec"})
     EXPECT_TRUE(printed(line)) << line;
   EXPECT_TRUE(complained("--useCudaGraph does nothing here"));
 
-  put("x.bin", std::string("\0\0\0\0\0\0\xa0\x41\0\0\x80\x3f", 12));   // 0, 20, 1
-  ASSERT_EQ(run({"tokamak", "trtexec", "--loadEngine=" + at("m.engine"), "--loadInputs=x:" + at("x.bin"), "--iterations=12", "--duration=0", "--warmUp=0", "--dumpProfile",
-                 "--dumpLayerInfo", "--profilingVerbosity=detailed", "--exportTimes=" + at("t.json"), "--exportOutput=" + at("o.json"), "--exportProfile=" + at("p.json"),
-                 "--exportLayerInfo=" + at("l.json")}), 0) << err_;
+  put("x.bin", std::string("\0\0\0\0\0\0\xa0\x41\0\0\x80\x3f", 12));  // 0, 20, 1
+  ASSERT_EQ(run({"tokamak", "trtexec", "--loadEngine=" + at("m.engine"), "--loadInputs=x:" + at("x.bin"), "--iterations=12", "--duration=0",
+                 "--warmUp=0", "--dumpProfile", "--dumpLayerInfo", "--profilingVerbosity=detailed", "--exportTimes=" + at("t.json"),
+                 "--exportOutput=" + at("o.json"), "--exportProfile=" + at("p.json"), "--exportLayerInfo=" + at("l.json")}),
+            0)
+      << err_;
   EXPECT_EQ(json("t.json").size(), 12u);
-  for (const char* key : {"startEnqMs", "endEnqMs", "startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs", "startD2hMs", "endD2hMs", "h2dMs", "computeMs", "d2hMs", "latencyMs"})
+  for (const char* key : {"startEnqMs", "endEnqMs", "startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs", "startD2hMs", "endD2hMs",
+                          "h2dMs", "computeMs", "d2hMs", "latencyMs"})
     EXPECT_TRUE(json("t.json")[0].contains(key)) << key;
   EXPECT_EQ(json("o.json")[0]["name"], "y");
   EXPECT_EQ(json("o.json")[0]["dimensions"], "1x3");
-  EXPECT_NEAR(json("o.json")[0]["values"][2].get<double>(), 4, 0.05);   // bf16 at worst
+  EXPECT_NEAR(json("o.json")[0]["values"][2].get<double>(), 4, 0.05);  // bf16 at worst
   EXPECT_GE(json("p.json")[0]["count"].get<int>(), 10);
   EXPECT_TRUE(json("p.json")[1].contains("averageMs"));
   EXPECT_TRUE(json("l.json")["Layers"][0].contains("TacticName"));

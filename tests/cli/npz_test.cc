@@ -52,7 +52,9 @@ TEST(CliNpy, BadFilesAreErrors) {
 }
 
 template <class T>
-void put(std::string& out, T value) { out.append(reinterpret_cast<const char*>(&value), sizeof(T)); }
+void put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
+}
 
 // A zip archive of one member.
 std::string zip(const std::string& name, const std::string& content, bool deflated) {
@@ -88,7 +90,8 @@ std::string zip(const std::string& name, const std::string& content, bool deflat
   out += name;
   const uint32_t size = static_cast<uint32_t>(out.size()) - directory;
   put<uint32_t>(out, 0x06054b50);
-  put<uint32_t>(out, 0), put<uint16_t>(out, 1), put<uint16_t>(out, 1), put<uint32_t>(out, size), put<uint32_t>(out, directory), put<uint16_t>(out, 0);
+  put<uint32_t>(out, 0), put<uint16_t>(out, 1), put<uint16_t>(out, 1), put<uint32_t>(out, size), put<uint32_t>(out, directory),
+      put<uint16_t>(out, 0);
   return out;
 }
 
@@ -117,7 +120,7 @@ TEST(CliNpz, EveryCutAndEveryChangedByteIsAnErrorOrHarmless) {
       bad[i] = static_cast<char>(bad[i] ^ 0x55);
       std::ofstream(path, std::ios::binary) << bad;
       try {
-        for (const auto& [name, tensor] : read_npz(path)) EXPECT_EQ(tensor.float_at(3), 4) << i;   // the checksum guards contents
+        for (const auto& [name, tensor] : read_npz(path)) EXPECT_EQ(tensor.float_at(3), 4) << i;  // the checksum guards contents
       } catch (const Error&) {
       }
     }

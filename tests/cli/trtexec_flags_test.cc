@@ -13,20 +13,34 @@ namespace {
 
 // The flags of TensorRT 8.6, 10.16 and 11.1, by group.
 constexpr const char* kAll =
-    "onnx model deploy uff uffInput uffNHWC output saveEngine loadEngine skipInference getPlanVersionOnly asyncFileReader minShapes optShapes maxShapes shapes "
-    "profile useProfile minShapesCalib optShapesCalib maxShapesCalib calibProfile inputIOFormats outputIOFormats directIO memPoolSize allowWeightStreaming "
-    "weightStreamingBudget allocationStrategy monitorMemory fp16 int8 bf16 fp8 int4 best noTF32 stronglyTyped calib precisionConstraints layerPrecisions "
-    "layerOutputTypes sparsity layerDeviceTypes decomposableAttentions builderOptimizationLevel timingCacheFile noBuilderCache noCompilationCache "
-    "errorOnTimingCacheMiss avgTiming maxTactics tacticSources tilingOptimizationLevel l2LimitForTiling preview maxAuxStreams distributiveIndependence "
-    "versionCompatible vc excludeLeanRuntime useRuntime leanDLLPath hardwareCompatibilityLevel runtimePlatform tempdir tempfileControls refit stripWeights "
-    "stripAllWeights weightless refitFromOnnx timeRefit markDebug markUnfusedTensorsAsDebugTensors saveDebugTensors saveAllDebugTensors profilingVerbosity "
-    "pluginInstanceNorm pi enablePluginOverride uint8AsymmetricQuantizationDLA reportCapabilityDLA adjustForDLA safe consistency restricted dumpKernelText "
-    "safetyPlugins remoteAutoTuningConfig cpuOnly useDLACore allowGPUFallback buildDLAStandalone iterations warmUp duration sleepTime idleTime infStreams streams "
-    "useCudaGraph noDataTransfers useSpinWait exposeDMA useManagedMemory threads loadInputs persistentCacheRatio timeDeserialize separateProfileRun "
-    "includeDataTransfers noSpinWait noCudaGraph loadRefOutputs refPair accuracyAlgorithm atol rtol accuracyThreshold tuneBuildRoutes tuneBuildRouteFile "
-    "tuningSearch tuningCacheFile tuningTimeOut saveAllEngines dryRun continue helpBuildRoute setBuildRoute tuningResultFile verbose avgRuns percentile "
-    "dumpProfile exportProfile dumpLayerInfo exportLayerInfo exportTimes dumpOutput exportOutput dumpRawBindingsToFile dumpOptimizationProfile dumpRefit device "
-    "staticPlugins plugins dynamicPlugins setPluginsToSerialize ignoreParsedPluginLibs help h workspace buildOnly explicitBatch explicitPrecision batch maxBatch "
+    "onnx model deploy uff uffInput uffNHWC output saveEngine loadEngine skipInference getPlanVersionOnly asyncFileReader minShapes "
+    "optShapes maxShapes shapes "
+    "profile useProfile minShapesCalib optShapesCalib maxShapesCalib calibProfile inputIOFormats outputIOFormats directIO memPoolSize "
+    "allowWeightStreaming "
+    "weightStreamingBudget allocationStrategy monitorMemory fp16 int8 bf16 fp8 int4 best noTF32 stronglyTyped calib precisionConstraints "
+    "layerPrecisions "
+    "layerOutputTypes sparsity layerDeviceTypes decomposableAttentions builderOptimizationLevel timingCacheFile noBuilderCache "
+    "noCompilationCache "
+    "errorOnTimingCacheMiss avgTiming maxTactics tacticSources tilingOptimizationLevel l2LimitForTiling preview maxAuxStreams "
+    "distributiveIndependence "
+    "versionCompatible vc excludeLeanRuntime useRuntime leanDLLPath hardwareCompatibilityLevel runtimePlatform tempdir tempfileControls "
+    "refit stripWeights "
+    "stripAllWeights weightless refitFromOnnx timeRefit markDebug markUnfusedTensorsAsDebugTensors saveDebugTensors saveAllDebugTensors "
+    "profilingVerbosity "
+    "pluginInstanceNorm pi enablePluginOverride uint8AsymmetricQuantizationDLA reportCapabilityDLA adjustForDLA safe consistency "
+    "restricted dumpKernelText "
+    "safetyPlugins remoteAutoTuningConfig cpuOnly useDLACore allowGPUFallback buildDLAStandalone iterations warmUp duration sleepTime "
+    "idleTime infStreams streams "
+    "useCudaGraph noDataTransfers useSpinWait exposeDMA useManagedMemory threads loadInputs persistentCacheRatio timeDeserialize "
+    "separateProfileRun "
+    "includeDataTransfers noSpinWait noCudaGraph loadRefOutputs refPair accuracyAlgorithm atol rtol accuracyThreshold tuneBuildRoutes "
+    "tuneBuildRouteFile "
+    "tuningSearch tuningCacheFile tuningTimeOut saveAllEngines dryRun continue helpBuildRoute setBuildRoute tuningResultFile verbose "
+    "avgRuns percentile "
+    "dumpProfile exportProfile dumpLayerInfo exportLayerInfo exportTimes dumpOutput exportOutput dumpRawBindingsToFile "
+    "dumpOptimizationProfile dumpRefit device "
+    "staticPlugins plugins dynamicPlugins setPluginsToSerialize ignoreParsedPluginLibs help h workspace buildOnly explicitBatch "
+    "explicitPrecision batch maxBatch "
     "minTiming heuristic nvtxMode nativeInstanceNorm ni";
 
 TEST(TrtexecFlags, TableIsCompleteAndConsistent) {
@@ -85,8 +99,9 @@ TEST(TrtexecOptions, UnitlessSizesAreMebibytes) {
 }
 
 TEST(TrtexecOptions, BadValuesAreErrors) {
-  for (const char* line : {"--fp16", "--onnx=a --loadEngine=b", "--loadEngine=a --saveEngine=b", "--onnx=m --percentile=101", "--onnx=m --duration=x",
-                           "--onnx=m --shapes=a:1x-2", "--onnx=m --profilingVerbosity=chatty", "--onnx=m --loadInputs=file"})
+  for (const char* line :
+       {"--fp16", "--onnx=a --loadEngine=b", "--loadEngine=a --saveEngine=b", "--onnx=m --percentile=101", "--onnx=m --duration=x",
+        "--onnx=m --shapes=a:1x-2", "--onnx=m --profilingVerbosity=chatty", "--onnx=m --loadInputs=file"})
     EXPECT_THROW(options(line), Error) << line;
 }
 
