@@ -139,16 +139,33 @@ void max_unpool(NodeImporter& n) {
   Value* flat = n.add("scatter_elements", {zeros, n.reshape(n.input(1), minus_one), n.reshape(x, minus_one)}, {{"axis", int64_t{0}}});
   Value* y = n.reshape(flat, natural);
   if (n.has_input(2)) {
-    const auto shape = n.const_ints(n.input(2));
-    if (!shape || static_cast<int64_t>(shape->size()) != rank) n.unsupported("its output_shape is not a constant of the input's rank");
-    Ints padding(2 * rank, 0);
-    for (int64_t i = 0; i < rank; ++i) {
-      if (!natural[i].is_const()) n.unsupported("its input shape is not constant", "fix the shapes of the model's inputs");
-      padding[rank + i] = (*shape)[i] - natural[i].value();
+    Ints ends;
+    for (const auto& d : natural) {
+      if (!d.is_const()) n.unsupported("its input shape is not constant", "fix the shapes of the model's inputs");
+      ends.push_back(d.value());
     }
-    y = n.add("pad", {y}, {{"pads", padding}, {"mode", std::string("constant")}, {"axes", n.iota(0, rank)}});
+    Value* after = n.add("sub", {n.cast(n.input(2), DType::I64), n.i64(ends)});
+    y = n.add("pad", {y, n.concat({n.i64(Ints(rank, 0)), after}, 0)}, {{"mode", std::string("constant")}, {"axes", n.iota(0, rank)}});
   }
   n.set_output(0, y);
+}
+
+// A depthwise convolution that looks back only, with the last k - 1 positions carried from call to call.
+void causal_conv_with_state(NodeImporter& n) {
+  Value* x = n.input(0);
+  Value* w = n.input(1);
+  if (n.rank(x) != 3 || n.rank(w) != 3) n.bad("input and weight should have three dimensions");
+  if (!w->type.dims[0].is_const() || !w->type.dims[2].is_const()) n.unsupported("the shape of its weight is not known");
+  const int64_t channels = w->type.dims[0].value(), k = w->type.dims[2].value();
+  if (k < 1 || channels < 1) n.bad("its weight is empty");
+  Value* padded = n.has_input(3) ? n.concat({n.input(3), x}, 2)
+                                 : n.add("pad", {x}, {{"pads", Ints{k - 1, 0}}, {"mode", std::string("constant")}, {"axes", Ints{2}}});
+  Value* y = n.add("conv", trimmed({padded, w, n.maybe(2)}),
+                   {{"strides", Ints{1}}, {"dilations", Ints{1}}, {"pads", Ints{0, 0}}, {"group", channels}});
+  const std::string activation = n.string_attr("activation", "none");
+  if (activation != "none" && activation != "silu" && activation != "swish") n.bad("attribute 'activation' is '{}'", activation);
+  n.set_output(0, activation == "none" ? y : n.add("silu", {y}));
+  n.set_output(1, n.slice(padded, 2, k > 1 ? 1 - k : INT64_MAX, INT64_MAX));
 }
 
 constexpr OpImporter kImporters[] = {
@@ -159,6 +176,7 @@ constexpr OpImporter kImporters[] = {
     {"AveragePool", average_pool},
     {"LpPool", lp_pool, 2},
     {"MaxUnpool", max_unpool},
+    {"CausalConvWithState", causal_conv_with_state},
 };
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Operators that move elements without computing.
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 
 #include "import/onnx/node_importer.h"
 
@@ -52,17 +54,48 @@ void flatten(NodeImporter& n) {
   n.set_output(0, n.reshape(x, n.concat({rows, columns}, 0)));
 }
 
-// Axes are an attribute before opset 13 and an input since.
-Ints squeeze_axes(NodeImporter& n) {
+// Axes are an attribute before opset 13 and an input since; nullopt when the input is computed.
+std::optional<Ints> squeeze_axes(NodeImporter& n) {
   if (n.opset() < 13) return n.ints_attr("axes");
-  if (!n.has_input(1)) return {};
-  const auto axes = n.const_ints(n.input(1));
-  if (!axes) n.unsupported("its axes are not constant", "make the axes a constant");
-  return *axes;
+  if (!n.has_input(1)) return Ints{};
+  return n.const_ints(n.input(1));
 }
 
-void squeeze(NodeImporter& n) { n.set_output(0, n.squeeze(n.input(0), squeeze_axes(n))); }
-void unsqueeze(NodeImporter& n) { n.set_output(0, n.unsqueeze(n.input(0), squeeze_axes(n))); }
+// 1 at the axes that `axes` (computed, known length) does not name, 0 at those it does.
+struct AxisMask {
+  Value* axes;  // [k] i64, not negative
+  Value* kept;  // [rank] i64
+  int64_t count;
+};
+
+AxisMask axis_mask(NodeImporter& n, Value* axes, int64_t rank_without, int64_t sign) {
+  if (n.rank(axes) != 1 || !axes->type.dims[0].is_const()) n.unsupported("the number of its axes is not known", "make the axes a constant");
+  const int64_t k = axes->type.dims[0].value(), rank = rank_without + sign * k;
+  if (rank < k || rank > 64) n.bad("{} axes do not fit", k);
+  axes = n.cast(axes, DType::I64);
+  axes = n.add("where", {n.add("less", {axes, n.i64_scalar(0)}), n.add("add", {axes, n.i64_scalar(rank)}), axes});
+  Value* kept = n.add("scatter_elements", {n.i64(Ints(rank, 1)), axes, n.i64(Ints(k, 0))}, {{"axis", int64_t{0}}});
+  return {axes, kept, k};
+}
+
+void squeeze(NodeImporter& n) {
+  Value* x = n.input(0);
+  if (const auto axes = squeeze_axes(n)) return n.set_output(0, n.squeeze(x, *axes));
+  const AxisMask mask = axis_mask(n, n.input(1), n.rank(x), 0);
+  Value* shape = n.add("compress", {n.shape_of(x), n.cast(mask.kept, DType::Bool)}, {{"axis", int64_t{0}}});
+  n.set_output(0, n.reshape(x, n.reshape(shape, n.i64({n.rank(x) - mask.count}))));
+}
+
+void unsqueeze(NodeImporter& n) {
+  Value* x = n.input(0);
+  if (const auto axes = squeeze_axes(n)) return n.set_output(0, n.unsqueeze(x, *axes));
+  const AxisMask mask = axis_mask(n, n.input(1), n.rank(x), 1);
+  // The kept axes count up through x's shape; a leading 1 keeps the position in range before the first of them.
+  Value* position = n.add("cumsum", {mask.kept, n.i64_scalar(0)}, {{"exclusive", int64_t{0}}, {"reverse", int64_t{0}}});
+  Value* sizes = n.add("gather", {n.concat({n.i64({1}), n.shape_of(x)}, 0), position}, {{"axis", int64_t{0}}});
+  Value* is_kept = n.cast(mask.kept, DType::Bool);
+  n.set_output(0, n.reshape(x, n.add("where", {is_kept, sizes, n.i64_scalar(1)})));
+}
 
 void transpose(NodeImporter& n) {
   Value* x = n.input(0);
@@ -144,15 +177,23 @@ void pad(NodeImporter& n) {
   Values inputs{x, n.input(1), nullptr};
   const auto pads = n.const_ints(n.input(1));
   if (n.has_input(3)) {
-    const auto axes = n.const_ints(n.input(3));
-    if (!axes) n.unsupported("its axes are not constant", "make the axes a constant");
-    Ints normal = *axes;
-    for (int64_t& a : normal) a = n.axis(a, x);
-    attrs.set("axes", normal);
+    if (auto axes = n.const_ints(n.input(3))) {
+      for (int64_t& a : *axes) a = n.axis(a, x);
+      attrs.set("axes", *axes);
+    } else {  // spread the pads over all axes
+      const AxisMask mask = axis_mask(n, n.input(3), n.rank(x), 0);
+      Value* zeros = n.i64(Ints(n.rank(x), 0));
+      const auto spread = [&](int64_t begin) {
+        Value* part = n.slice(n.cast(n.input(1), DType::I64), 0, begin, begin + mask.count);
+        return n.add("scatter_elements", {zeros, mask.axes, part}, {{"axis", int64_t{0}}});
+      };
+      inputs[1] = n.concat({spread(0), spread(mask.count)}, 0);
+      attrs.set("axes", n.iota(0, n.rank(x)));
+    }
   } else if (pads) {
     attrs.set("axes", n.iota(0, static_cast<int64_t>(pads->size()) / 2));
   }
-  if (pads) {
+  if (pads && inputs[1] == n.input(1)) {
     if (pads->size() % 2 != 0) n.bad("it has an odd number of pads");
     attrs.set("pads", *pads);
     inputs[1] = nullptr;
@@ -219,26 +260,24 @@ void reverse_sequence(NodeImporter& n) {
                         {{"batch_axis", n.int_attr("batch_axis", 1)}, {"time_axis", n.int_attr("time_axis", 0)}}));
 }
 
-// Crops or pads each axis around its centre.
+// Crops or pads each axis around its centre; the odd element goes to the end.
 void center_crop_pad(NodeImporter& n) {
   Value* x = n.input(0);
-  const auto target = n.const_ints(n.input(1));
-  if (!target) n.unsupported("its target shape is not constant", "make the shape a constant");
   const int64_t rank = n.rank(x);
   Ints axes = n.ints_attr("axes", n.iota(0, rank));
-  if (axes.size() != target->size()) n.bad("it has {} sizes for {} axes", target->size(), axes.size());
-  for (size_t i = 0; i < axes.size(); ++i) {
-    const int64_t a = n.axis(axes[i], x), size = (*target)[i];
-    if (!x->type.dims[a].is_const()) n.unsupported("its input shape is not constant", "fix the shapes of the model's inputs");
-    const int64_t have = x->type.dims[a].value();
-    if (size < 0) n.bad("target size {} is negative", size);
-    if (size < have) x = n.slice(x, a, (have - size) / 2, (have - size) / 2 + size);
-    if (size > have) {
-      const int64_t before = (size - have) / 2;
-      x = n.add("pad", {x}, {{"pads", Ints{before, size - have - before}}, {"mode", std::string("constant")}, {"axes", Ints{a}}});
-    }
-  }
-  n.set_output(0, x);
+  for (int64_t& a : axes) a = n.axis(a, x);
+  Value* target = n.cast(n.input(1), DType::I64);
+  Value* have = n.add("gather", {n.shape_of(x), n.i64(axes)}, {{"axis", int64_t{0}}});
+  Value* zero = n.i64_scalar(0);
+  Value* two = n.i64_scalar(2);
+  const auto excess = [&](Value* a, Value* b) { return n.add("max", {n.add("sub", {a, b}), zero}); };
+  Value* start = n.add("div", {excess(have, target), two});
+  Value* end = n.add("add", {start, n.add("min", {have, target})});
+  Value* cropped = n.add("slice", {x, start, end, n.i64(axes)});
+  Value* missing = excess(target, have);
+  Value* before = n.add("div", {missing, two});
+  Value* pads = n.concat({before, n.add("sub", {missing, before})}, 0);
+  n.set_output(0, n.add("pad", {cropped, pads}, {{"mode", std::string("constant")}, {"axes", axes}}));
 }
 
 constexpr OpImporter kImporters[] = {

@@ -23,7 +23,7 @@ Reduction reduction(NodeImporter& n, int axes_input_since) {
   Ints axes;
   if (n.opset() < axes_input_since) {
     axes = n.ints_attr("axes");
-  } else if (n.has_input(1)) {
+  } else if (n.has_input(1) && !n.is_empty_tensor(n.input(1))) {
     const auto known = n.const_ints(n.input(1));
     if (!known) {
       r.axes_value = n.input(1);
@@ -108,13 +108,9 @@ void reduce_log_sum_exp(NodeImporter& n) {
   if (is_integer(dtype)) x = n.cast(x, DType::F64);
   Value* largest = reduce(n, "reduce_max", x, r, true);
   largest = n.add("where", {n.add("isinf", {largest}), n.scalar_like(0, x), largest});
-  Value* sum = reduce(n, "reduce_sum", n.add("exp", {n.add("sub", {x, largest})}), r, true);
-  Value* y = n.add("add", {n.add("log", {sum}), largest});
-  if (!r.keepdims && !r.is_noop) {
-    if (r.axes_value) n.unsupported("its axes are not constant", "make the axes a constant, or keep the dimensions");
-    y = n.squeeze(y, r.axes);
-  }
-  n.set_output(0, n.cast(y, dtype));
+  Value* sum = n.add("log", {reduce(n, "reduce_sum", n.add("exp", {n.add("sub", {x, largest})}), r)});
+  if (!r.keepdims && !r.is_noop) largest = n.reshape_like(largest, sum);
+  n.set_output(0, n.cast(n.add("add", {sum, largest}), dtype));
 }
 
 void arg_extreme(NodeImporter& n, Text op) {
@@ -131,6 +127,26 @@ void argmin(NodeImporter& n) { arg_extreme(n, "argmin"); }
 void cumsum(NodeImporter& n) {
   n.set_output(
       0, n.add("cumsum", {n.input(0), n.input(1)}, {{"exclusive", n.int_attr("exclusive", 0)}, {"reverse", n.int_attr("reverse", 0)}}));
+}
+
+// Running products by doubling: after step s each element holds the product of up to 2s elements.
+void cumprod(NodeImporter& n) {
+  Value* x = n.input(0);
+  const auto known = n.const_ints(n.input(1));
+  if (!known || known->size() != 1) n.unsupported("its axis is not constant", "make the axis a constant");
+  n.rank(x);
+  const int64_t axis = n.axis((*known)[0], x);
+  if (!x->type.dims[axis].is_const()) n.unsupported("the length of its axis is not known", "fix the shapes of the model's inputs");
+  const int64_t size = x->type.dims[axis].value();
+  const bool reverse = n.int_attr("reverse", 0) != 0;
+  const auto shifted = [&](Value* v, int64_t by) {
+    Value* rest = reverse ? n.slice(v, axis, by, size) : n.slice(v, axis, 0, size - by);
+    const Ints pads = reverse ? Ints{0, by} : Ints{by, 0};
+    return n.add("pad", {rest}, {{"pads", pads}, {"mode", std::string("constant")}, {"value", 1.0}, {"axes", Ints{axis}}});
+  };
+  if (n.int_attr("exclusive", 0) != 0 && size > 0) x = shifted(x, 1);
+  for (int64_t s = 1; s < size && s < (int64_t{1} << 40); s *= 2) x = n.add("mul", {x, shifted(x, s)});
+  n.set_output(0, x);
 }
 
 // All spatial axes, kept.
@@ -165,6 +181,7 @@ constexpr OpImporter kImporters[] = {
     {"ArgMax", argmax},
     {"ArgMin", argmin},
     {"CumSum", cumsum},
+    {"CumProd", cumprod},
     {"GlobalAveragePool", global_average_pool},
     {"GlobalMaxPool", global_max_pool},
     {"GlobalLpPool", global_lp_pool},

@@ -220,6 +220,48 @@ TEST(OnnxImport, ReduceAxes) {
   EXPECT_EQ(ops(*import_one("ReduceSum", {2, 3}, {{"noop_with_empty_axes", 1}}, 13)), "identity");
 }
 
+TEST(OnnxImport, ReduceWithAnEmptyAxesInput) {
+  OnnxGraph g;
+  g.input("x", DType::F32, {2, 3})
+      .input("axes", DType::I64, {0})
+      .output("y")
+      .node("ReduceSum", {"x", "axes"}, {"y"}, {{"noop_with_empty_axes", 1}});
+  EXPECT_EQ(output_type(*import_graph(g)), "f32[2,3]");
+}
+
+TEST(OnnxImport, ComputedAxesKeepTheRank) {
+  OnnxGraph g;
+  g.input("x", DType::F32, {2, 3}).input("axes", DType::I64, {2}).output("y").node("Unsqueeze", {"x", "axes"}, {"y"});
+  EXPECT_EQ(import_graph(g)->outputs()[0]->type.rank(), 4);
+  OnnxGraph h;
+  h.input("x", DType::F32, {2, 1, 3}).input("axes", DType::I64, {1}).output("y").node("Squeeze", {"x", "axes"}, {"y"});
+  EXPECT_EQ(import_graph(h)->outputs()[0]->type.rank(), 2);
+}
+
+TEST(OnnxImport, Losses) {
+  OnnxGraph g;
+  g.input("x", DType::F32, {"b", 5, 7}).input("t", DType::I64, {"b", 7}).output("l").output("p");
+  g.node("SoftmaxCrossEntropyLoss", {"x", "t"}, {"l", "p"}, {{"reduction", "none"}, {"ignore_index", -1}});
+  const auto graph = import_graph(g);
+  EXPECT_EQ(output_type(*graph, 0), "f32[b,7]");
+  EXPECT_EQ(output_type(*graph, 1), "f32[b,5,7]");
+}
+
+TEST(OnnxImport, GridSample) {
+  for (const char* mode : {"nearest", "bilinear", "bicubic"}) {
+    OnnxGraph g;
+    g.input("x", DType::F32, {"b", 3, 4, 5}).input("grid", DType::F32, {"b", 6, 7, 2}).output("y");
+    g.node("GridSample", {"x", "grid"}, {"y"}, {{"mode", mode}, {"padding_mode", "reflection"}});
+    EXPECT_EQ(output_type(*import_graph(g)), "f32[b,3,6,7]");
+  }
+}
+
+TEST(OnnxImport, Transforms) {
+  EXPECT_EQ(output_type(*import_one("DFT", {"b", 10, 1}, {{"axis", 1}, {"onesided", 1}}, 17)), "f32[b,6,2]");
+  EXPECT_EQ(output_type(*import_one("STFT", {"b", 128, 1}, {}, 17, {Tensor::scalar<int64_t>(8), Tensor::zeros(DType::F32, {16})})),
+            "f32[b,15,9,2]");
+}
+
 TEST(OnnxImport, Clip) {
   const auto old = import_one("Clip", {2}, {{"min", 0.0}, {"max", 6.0}}, 6);
   EXPECT_EQ(only_node(*old).attrs.get_float("max"), 6.0);
