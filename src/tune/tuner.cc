@@ -22,9 +22,14 @@ struct Candidate {
 
 double now_us() { return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-double budget_us(int opt_level) {
-  constexpr double kBudget[] = {0, 1e3, 3e3, 8e3, 25e3, 80e3};
-  return kBudget[std::clamp(opt_level, 0, 5)];
+// How long one candidate may be timed: the first of the two limits that is reached ends it.
+struct Budget {
+  double us;
+  int runs;
+};
+Budget budget_of(int opt_level) {
+  constexpr Budget kBudgets[] = {{0, 0}, {1e3, 6}, {3e3, 15}, {8e3, 40}, {25e3, 100}, {80e3, 300}};
+  return kBudgets[std::clamp(opt_level, 0, 5)];
 }
 
 // What decides a node's speed: the op, its attributes, and each input's and output's type; "=" marks constants.
@@ -95,7 +100,7 @@ class Stopwatch {
   }
 
   // The fastest of several runs; gives up early on a candidate that is well behind `best`.
-  double measure(const Candidate& candidate, double budget, double best) {
+  double measure(const Candidate& candidate, Budget budget, double best) {
     NodeView view = view_;
     std::vector<Tensor> inputs = inputs_;
     const std::vector<Tensor> packed = pack_constants(view_, candidate);
@@ -109,13 +114,13 @@ class Stopwatch {
     const RunArgs args{inputs, outputs_, const_cast<void*>(workspace.raw()), &pool_};
     double fastest = 1e30;
     const double start = now_us();
-    for (int run = 0; run < 1000; ++run) {
+    for (int run = 0; run < budget.runs; ++run) {
       const double begin = now_us();
       kernel->run(args);
       const double end = now_us();
       fastest = std::min(fastest, end - begin);
       if (run >= 2 && fastest > 1.5 * best) break;
-      if (run >= 2 && end - start > budget) break;
+      if (run >= 2 && end - start > budget.us) break;
     }
     return fastest;
   }
@@ -174,7 +179,7 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
             us = *cached;
             ++report.cached;
           } else {
-            us = cache.insert(entry, stopwatch.measure(c, budget_us(options.opt_level), best));
+            us = cache.insert(entry, stopwatch.measure(c, budget_of(options.opt_level), best));
             ++report.timed;
           }
           choice.report.candidates.emplace_back(c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic), us);
