@@ -48,10 +48,11 @@ void mean(NodeImporter& n) {
   X(abs)                                                                                                                                   \
   X(neg)                                                                                                                                   \
   X(exp)                                                                                                                                   \
-  X(log) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) X(erf)      \
-      X(sigmoid) X(relu) X(softplus) X(softsign) X(sign) X(ceil) X(floor) X(round) X(bitwise_not) X(isnan) X(hard_swish) X(mish) X(add)    \
-          X(sub) X(mul) X(div) X(min) X(max) X(equal) X(less) X(less_equal) X(greater) X(greater_equal) X(and) X(or) X(xor) X(bitwise_and) \
-              X(bitwise_or) X(bitwise_xor) X(not )
+  X(log)                                                                                                                                   \
+  X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) X(erf) X(sigmoid)  \
+      X(relu) X(softplus) X(softsign) X(sign) X(ceil) X(floor) X(round) X(bitwise_not) X(isnan) X(hard_swish) X(mish) X(add) X(sub) X(mul) \
+          X(div) X(min) X(max) X(equal) X(less) X(less_equal) X(greater) X(greater_equal) X(and) X(or) X(xor) X(bitwise_and) X(bitwise_or) \
+              X(bitwise_xor) X(not )
 #define NAME(op) constexpr char k_##op[] = #op;
 OP_NAMES(NAME)
 #undef NAME
@@ -130,6 +131,8 @@ void cast_like(NodeImporter& n) {
   if (n.int_attr("saturate", 1) == 0) attrs.set("saturate", int64_t{0});
   n.set_output(0, n.add("cast", {n.input(0)}, attrs));
 }
+
+void bit_cast(NodeImporter& n) { n.set_output(0, n.add("bitcast", {n.input(0)}, {{"to", n.dtype_attr("to")}})); }
 
 void bit_shift(NodeImporter& n) {
   const std::string direction = n.string_attr("direction", "");
@@ -267,6 +270,7 @@ constexpr OpImporter kImporters[] = {
     BINARY("BitwiseAnd", bitwise_and),
     BINARY("BitwiseOr", bitwise_or),
     BINARY("BitwiseXor", bitwise_xor),
+    {"BitCast", bit_cast},
     {"BitShift", bit_shift},
     {"Mod", mod},
     {"Pow", pow},

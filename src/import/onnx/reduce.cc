@@ -14,6 +14,7 @@ struct Reduction {
   Value* axes_value = nullptr;
   bool keepdims = true;
   bool is_noop = false;
+  bool all = false;  // of a tensor of unknown rank
 };
 
 Reduction reduction(NodeImporter& n, int axes_input_since) {
@@ -40,13 +41,14 @@ Reduction reduction(NodeImporter& n, int axes_input_since) {
     return r;
   }
   if (x->type.ranked) r.axes = n.iota(0, x->type.rank());
-  else r.axes_value = n.add("range", {n.i64_scalar(0), n.squeeze(n.shape_of(n.shape_of(x)), {0}), n.i64_scalar(1)});
+  else r.all = true;
   r.is_noop = x->type.ranked && r.axes.empty();  // a scalar
   return r;
 }
 
 Value* reduce(NodeImporter& n, Text op, Value* x, const Reduction& r, bool keepdims) {
   if (r.is_noop) return x;
+  if (r.all) return n.add(op, {x}, {{"keepdims", int64_t{keepdims}}});
   if (r.axes_value) return n.add(op, {x, r.axes_value}, {{"keepdims", int64_t{keepdims}}});
   return n.reduce(op, x, r.axes, keepdims);
 }
@@ -124,30 +126,12 @@ void arg_extreme(NodeImporter& n, Text op) {
 void argmax(NodeImporter& n) { arg_extreme(n, "argmax"); }
 void argmin(NodeImporter& n) { arg_extreme(n, "argmin"); }
 
-void cumsum(NodeImporter& n) {
-  n.set_output(
-      0, n.add("cumsum", {n.input(0), n.input(1)}, {{"exclusive", n.int_attr("exclusive", 0)}, {"reverse", n.int_attr("reverse", 0)}}));
+void running(NodeImporter& n, Text op) {
+  n.set_output(0, n.add(op, {n.input(0), n.input(1)}, {{"exclusive", n.int_attr("exclusive", 0)}, {"reverse", n.int_attr("reverse", 0)}}));
 }
 
-// Running products by doubling: after step s each element holds the product of up to 2s elements.
-void cumprod(NodeImporter& n) {
-  Value* x = n.input(0);
-  const auto known = n.const_ints(n.input(1));
-  if (!known || known->size() != 1) n.unsupported("its axis is not constant", "make the axis a constant");
-  n.rank(x);
-  const int64_t axis = n.axis((*known)[0], x);
-  if (!x->type.dims[axis].is_const()) n.unsupported("the length of its axis is not known", "fix the shapes of the model's inputs");
-  const int64_t size = x->type.dims[axis].value();
-  const bool reverse = n.int_attr("reverse", 0) != 0;
-  const auto shifted = [&](Value* v, int64_t by) {
-    Value* rest = reverse ? n.slice(v, axis, by, size) : n.slice(v, axis, 0, size - by);
-    const Ints pads = reverse ? Ints{0, by} : Ints{by, 0};
-    return n.add("pad", {rest}, {{"pads", pads}, {"mode", std::string("constant")}, {"value", 1.0}, {"axes", Ints{axis}}});
-  };
-  if (n.int_attr("exclusive", 0) != 0 && size > 0) x = shifted(x, 1);
-  for (int64_t s = 1; s < size && s < (int64_t{1} << 40); s *= 2) x = n.add("mul", {x, shifted(x, s)});
-  n.set_output(0, x);
-}
+void cumsum(NodeImporter& n) { running(n, "cumsum"); }
+void cumprod(NodeImporter& n) { running(n, "cumprod"); }
 
 // All spatial axes, kept.
 void global_pool(NodeImporter& n, Text op) {

@@ -98,6 +98,12 @@ std::span<const OpDef> reduce() {
        .max_inputs = 2,
        .attrs = {{"exclusive", AttrKind::Int}, {"reverse", AttrKind::Int}},
        .infer = infer_cumsum},
+      {.name = "cumprod",
+       .doc = "(x, axis){exclusive=0, reverse=0}: running products along an axis",
+       .min_inputs = 2,
+       .max_inputs = 2,
+       .attrs = {{"exclusive", AttrKind::Int}, {"reverse", AttrKind::Int}},
+       .infer = infer_cumsum},
   };
   return table;
 }

@@ -50,6 +50,15 @@ void infer_bitwise_not(InferContext& ctx) {
   same_type(ctx);
 }
 
+void infer_bitcast(InferContext& ctx) {
+  const DType to = ctx.attrs().get_dtype("to"), from = ctx.dtype(0);
+  if (from == DType::String || to == DType::String || bits_of(from) != bits_of(to))
+    ctx.fail("{} and {} differ in size", to_string(from), to_string(to));
+  TensorType t = ctx.type(0);
+  t.dtype = to;
+  ctx.set_type(0, std::move(t));
+}
+
 void infer_cast(InferContext& ctx) {
   const DType to = ctx.attrs().get_dtype("to"), from = ctx.dtype(0);
   TensorType t = ctx.type(0);
@@ -130,6 +139,7 @@ std::span<const OpDef> unary() {
       unary_op("shrink", "(x){bias, lambd}: x < -lambd ? x + bias : x > lambd ? x - bias : 0", infer_number, {{"bias", F}, {"lambd", F}}),
       unary_op("cast", "(x){to, saturate=1, round_mode=\"up\"}: x in another dtype; saturate for 8-bit floats, round_mode for f8e8m0",
                infer_cast, {{"to", AttrKind::DType, true}, {"saturate", I}, {"round_mode", AttrKind::String}}),
+      {.name = "bitcast", .doc = "(x){to}: the same bits as another dtype of that size", .attrs = {{"to", AttrKind::DType, true}}, .infer = infer_bitcast},
   };
   return table;
 }

@@ -96,6 +96,9 @@ TEST(RefReduce, AxesIdentitiesAndTies) {
   const Tensor ties = f32({1, 3}, {7, 1, 7});
   expect_values(run_ref("argmax", {ties}, {{"axis", int64_t{1}}})[0], {1, 1}, {0});
   expect_values(run_ref("argmax", {ties}, {{"axis", int64_t{1}}, {"select_last", int64_t{1}}})[0], {1, 1}, {2});
+  expect_values(run_ref("cumprod", {f32({2, 3}, {1, 2, 3, 4, 5, 6}), i64({}, {1})})[0], {2, 3}, {1, 2, 6, 4, 20, 120});
+  expect_values(run_ref("cumprod", {f32({3}, {2, 3, 4}), i64({}, {0})}, {{"exclusive", int64_t{1}}, {"reverse", int64_t{1}}})[0], {3},
+                {12, 4, 1});
   expect_values(run_ref("cumsum", {f32({3}, {1, 2, 3}), i64({}, {0})}, {{"exclusive", int64_t{1}}, {"reverse", int64_t{1}}})[0], {3},
                 {5, 3, 0});
 }

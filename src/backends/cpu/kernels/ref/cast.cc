@@ -146,8 +146,15 @@ RunFunction prepare_cast(const NodeView& node) {
   };
 }
 
+RunFunction prepare_bitcast(const NodeView&) {
+  return [](const RunArgs& args) {
+    if (args.inputs[0].size_bytes() > 0 && args.outputs[0].raw() != args.inputs[0].raw())
+      std::memcpy(args.outputs[0].raw(), args.inputs[0].raw(), args.inputs[0].size_bytes());
+  };
+}
+
 }  // namespace
 
-KernelList cast_kernels() { return {define("cast", prepare_cast, kInPlace)}; }
+KernelList cast_kernels() { return {define("cast", prepare_cast, kInPlace), define("bitcast", prepare_bitcast, kInPlace)}; }
 
 }  // namespace tokamak::cpu::ref

@@ -1,4 +1,4 @@
-// Reductions, argmax, argmin and cumsum. Sums are taken in double (floats) or 64-bit integers; an empty set gives the identity.
+// Reductions, argmax, argmin, cumsum and cumprod. Sums are taken in double (floats) or 64-bit integers; an empty set gives the identity.
 
 #include <algorithm>
 #include <limits>
@@ -131,26 +131,28 @@ RunFunction prepare_arg(const NodeView& node) {
   };
 }
 
-RunFunction prepare_cumsum(const NodeView& node) {
+RunFunction prepare_running(const NodeView& node) {
+  const bool is_product = node.node->is("cumprod");
   const Shape in = node.input_shapes[0];
   const bool exclusive = node.attrs().get_bool("exclusive", false), reverse = node.attrs().get_bool("reverse", false);
   return [=](const RunArgs& args) {
     const int64_t axis = normalize_axis(args.inputs[1].int_at(0), static_cast<int64_t>(in.size())), n = in.empty() ? 1 : in[axis];
     const int64_t inner = in.empty() ? 1 : size_of(Shape(in.begin() + axis + 1, in.end()));
     const int64_t outer = in.empty() ? 1 : size_of(Shape(in.begin(), in.begin() + axis));
-    visit_number(args.inputs[0].dtype(), "cumsum", [&](auto tag) {
+    visit_number(args.inputs[0].dtype(), "cumsum and cumprod", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using W = Accumulator<T>;
       for (int64_t o = 0; o < outer; ++o)
         for (int64_t i = 0; i < inner; ++i) {
           const T* x = args.inputs[0].data<T>() + o * n * inner + i;
           T* y = args.outputs[0].data<T>() + o * n * inner + i;
-          W sum = 0;
+          W total = is_product ? 1 : 0;
           for (int64_t k = 0; k < n; ++k) {
             const int64_t at = (reverse ? n - 1 - k : k) * inner;
-            const W before = sum;
-            sum += static_cast<W>(x[at]);
-            y[at] = static_cast<T>(static_cast<Compute<T>>(exclusive ? before : sum));
+            const W before = total;
+            if (is_product) total *= static_cast<W>(x[at]);
+            else total += static_cast<W>(x[at]);
+            y[at] = static_cast<T>(static_cast<Compute<T>>(exclusive ? before : total));
           }
         }
     });
@@ -165,7 +167,8 @@ KernelList reduce_kernels() {
     list.push_back(define(op, prepare_reduce));
   list.push_back(define("argmax", prepare_arg));
   list.push_back(define("argmin", prepare_arg));
-  list.push_back(define("cumsum", prepare_cumsum));
+  list.push_back(define("cumsum", prepare_running));
+  list.push_back(define("cumprod", prepare_running));
   return list;
 }
 
