@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import numpy_helper
 
 
@@ -44,8 +45,31 @@ def convert(source, target, seed=1):
         graph.initializer.append(numpy_helper.from_array(weight, name))
         graph.node.remove(node)
         replaced += 1
+    calm_softmax(model)
     onnx.save(model, target)
     return replaced
+
+
+def calm_softmax(model):
+    """Scales the weight in front of a final Softmax so that its input has standard deviation 1: a saturated one would hide every error."""
+    graph = model.graph
+    producers = {name: node for node in graph.node for name in node.output}
+    softmax = next((node for node in graph.node if node.op_type == "Softmax"), None)
+    if softmax is None:
+        return
+    node = producers[softmax.input[0]]
+    while node.op_type not in ("Conv", "Gemm", "MatMul"):
+        node = producers[node.input[0]]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.append(onnx.helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, None))
+    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    item = session.get_inputs()[0]
+    noise = np.random.default_rng(2).standard_normal(item.shape).astype(np.float32)
+    spread = float(np.std(session.run([softmax.input[0]], {item.name: noise})[0]))
+    for i, initializer in enumerate(graph.initializer):
+        if initializer.name in node.input[1:3] and spread > 0:
+            graph.initializer[i].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(initializer) / np.float32(spread), initializer.name))
 
 
 if __name__ == "__main__":
