@@ -103,7 +103,7 @@ const CpuFeatures& cpu_features() {
 
 std::string cpu_model_name() {
   uint32_t words[12] = {};
-  if (__get_cpuid_max(0x80000000, nullptr) < 0x80000004) return "unknown x86-64";
+  if (static_cast<uint32_t>(__get_cpuid_max(0x80000000, nullptr)) < 0x80000004) return "unknown x86-64";
   for (uint32_t i = 0; i < 3; ++i) __get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]);
   char text[sizeof(words) + 1] = {};
   std::memcpy(text, words, sizeof(words));
