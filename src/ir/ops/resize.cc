@@ -10,7 +10,7 @@ namespace {
 
 // floor(size * scale), in float as ONNX runtimes compute it; symbolic for whole scales and their reciprocals.
 Dim scaled(InferContext& ctx, const Dim& size, double scale) {
-  if (!(scale > 0) || scale > 1e9) ctx.fail("scale {} must be positive", scale);
+  if (!(scale >= 1e-9) || scale > 1e9) ctx.fail("scale {} must be positive and between 1e-9 and 1e9", scale);
   if (size.is_const()) {
     const double out = std::floor(static_cast<float>(size.value()) * static_cast<float>(scale));
     if (out > 1e15) ctx.fail("{} times scale {} is too large", size.value(), scale);
