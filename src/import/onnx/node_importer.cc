@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "base/half.h"
@@ -395,6 +396,19 @@ void NodeImporter::unsupported(std::string reason, std::string advice) const {
 
 void NodeImporter::bad_text(const std::string& message) const { fail(ErrorCode::Corrupt, "[{} \"{}\"] {}", node_.op_type, name_, message); }
 
+namespace {
+
+template <class T>
+T saturated(double value) {
+  if (std::isnan(value)) return 0;
+  // The largest 64-bit integers are not doubles: compare with the power of two above them.
+  if (value >= std::ldexp(1.0, std::numeric_limits<T>::digits)) return std::numeric_limits<T>::max();
+  if (value <= static_cast<double>(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
+  return static_cast<T>(value);
+}
+
+}  // namespace
+
 Tensor scalar_tensor(double value, DType dtype, Shape shape) {
   Tensor t = Tensor::zeros(dtype, std::move(shape));
   const auto put = [&](auto x) {
@@ -405,14 +419,14 @@ Tensor scalar_tensor(double value, DType dtype, Shape shape) {
     case DType::F64: put(value); break;
     case DType::F16: put(float_to_half(static_cast<float>(value))); break;
     case DType::BF16: put(float_to_bfloat16(static_cast<float>(value))); break;
-    case DType::I8: put(static_cast<int8_t>(value)); break;
-    case DType::I16: put(static_cast<int16_t>(value)); break;
-    case DType::I32: put(static_cast<int32_t>(value)); break;
-    case DType::I64: put(static_cast<int64_t>(value)); break;
-    case DType::U8: put(static_cast<uint8_t>(value)); break;
-    case DType::U16: put(static_cast<uint16_t>(value)); break;
-    case DType::U32: put(static_cast<uint32_t>(value)); break;
-    case DType::U64: put(static_cast<uint64_t>(value)); break;
+    case DType::I8: put(saturated<int8_t>(value)); break;
+    case DType::I16: put(saturated<int16_t>(value)); break;
+    case DType::I32: put(saturated<int32_t>(value)); break;
+    case DType::I64: put(saturated<int64_t>(value)); break;
+    case DType::U8: put(saturated<uint8_t>(value)); break;
+    case DType::U16: put(saturated<uint16_t>(value)); break;
+    case DType::U32: put(saturated<uint32_t>(value)); break;
+    case DType::U64: put(saturated<uint64_t>(value)); break;
     case DType::Bool: put(static_cast<uint8_t>(value != 0)); break;
     case DType::F8E4M3FN:
     case DType::F8E4M3FNUZ:
