@@ -52,6 +52,7 @@ std::vector<Candidate> candidates_for(const NodeView& view, const TunerOptions& 
   std::vector<Candidate> out;
   for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
     if (is_disabled(def->name(), options.disabled_kernels)) continue;
+    if (def->name().starts_with("onednn.") && options.opt_level < 4) continue;  // why: kernels/onednn.cc
     const bool is_ref = def->name().starts_with("ref.");
     if (is_ref && !out.empty() && options.opt_level < 5) continue;  // the oracle is never the fast one
     const Support support = def->supports(view);

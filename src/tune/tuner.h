@@ -12,7 +12,7 @@
 namespace tokamak::tune {
 
 struct TunerOptions {
-  int opt_level = 3;            // 0: first candidate; 1: one tactic a kernel; 2 to 5: every tactic, with more time each (5: `ref` kernels too)
+  int opt_level = 3;            // 0: first candidate; 1: one tactic a kernel; 2 to 5: every tactic, with more time each (4: oneDNN kernels too; 5: `ref` too)
   std::vector<std::string> disabled_kernels;
   std::function<void(double fraction)> progress;
 };
