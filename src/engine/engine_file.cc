@@ -13,6 +13,7 @@
 #include "backends/cpu/thread_pool.h"
 #include "base/file.h"
 #include "engine/info_text.h"
+#include "ir/op.h"
 #include "ir/text.h"
 
 namespace tokamak::engine {
@@ -60,6 +61,22 @@ uint64_t header_hash(const std::byte* start) {
   std::vector<std::byte> bytes(start, start + kFirstSection);
   std::memset(bytes.data() + offsetof(Header, hash), 0, sizeof(uint64_t));
   return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+// A packed constant may only go to a node with a kernel of its own, which checks its layout and size (KernelDef::reads_layout): never out of a
+// graph, through a view or into a subgraph, where it would pass for a dense tensor.
+const ir::Value* escaped_packed_constant(const ir::Graph& graph) {
+  const ir::Value* found = nullptr;
+  ir::for_each_graph(graph, [&](const ir::Graph& g) {
+    for (const ir::Value* v : g.outputs())
+      if (!v->constant.layout().empty()) found = v;
+    for (const ir::Value* v : g.constants()) {
+      if (v->constant.layout().empty()) continue;
+      for (const ir::Use& use : v->uses())
+        if (use.node->kernel.empty() || use.node->op().has(ir::kView) || use.node->op().has(ir::kControlFlow)) found = v;
+    }
+  });
+  return found;
 }
 
 bool stored_in_table(const ir::Value& v) {
@@ -194,6 +211,7 @@ Contents read(std::span<const std::byte> bytes, std::shared_ptr<const void> owne
   } catch (const Error& e) {
     corrupt(e.what());
   }
+  if (const ir::Value* v = escaped_packed_constant(*contents.graph)) corrupt(fmt::format("packed constant %{} is used where a dense one belongs", v->name));
   return contents;
 }
 

@@ -53,12 +53,12 @@ bool evaluate(const ir::Node& node, Binding& binding, int64_t max_bytes) {
     binding.values.at(node.output(0)).info.constant = inputs[0].reshaped(outputs[0].shape());
     return true;
   }
-  const NodeView view = make_view(node, binding, 1);
-  const Selection selection = select_kernel(view);
-  const auto kernel = selection.def->make(view, selection.tactic);
-  const Tensor workspace = Tensor::empty(DType::U8, {kernel->workspace_bytes()});
+  const ReadyKernel ready = make_kernel(make_view(node, binding, 1));
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (ready.packed[i].defined()) inputs[i] = ready.packed[i];
+  const Tensor workspace = Tensor::empty(DType::U8, {ready.kernel->workspace_bytes()});
   static ThreadPool pool(1);
-  kernel->run({inputs, outputs, const_cast<void*>(workspace.raw()), &pool});
+  ready.kernel->run({inputs, outputs, const_cast<void*>(workspace.raw()), &pool});
   for (int i = 0; i < node.num_outputs(); ++i) binding.values.at(node.output(i)).info.constant = outputs[i];
   return true;
 }
@@ -139,24 +139,50 @@ NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const i
   return view;
 }
 
-Selection select_kernel(const NodeView& view) {
-  Selection selection;
+namespace {
+
+// Does this kernel take the node, packed constants included?
+Support accepts(const KernelDef& def, const NodeView& view) {
+  if (def.op() != view.node->op().name) return Support::no(fmt::format("it is a kernel for {}", def.op()));
+  for (size_t i = 0; i < view.constants.size(); ++i)
+    if (view.constants[i] && !view.constants[i]->layout().empty() && !def.reads_layout(view.constants[i]->layout()))
+      return Support::no(fmt::format("input {} is packed as \"{}\"", i, view.constants[i]->layout()));
+  return def.supports(view);
+}
+
+ReadyKernel ready(const KernelDef& def, NodeView& view, const std::string& tactic) {
+  ReadyKernel out;
+  out.packed.resize(view.constants.size());
+  for (size_t i = 0; i < view.constants.size(); ++i) {
+    if (view.constants[i] == nullptr) continue;
+    out.packed[i] = def.pack(view, tactic, static_cast<int>(i));
+  }
+  for (size_t i = 0; i < view.constants.size(); ++i)
+    if (out.packed[i].defined()) view.constants[i] = &out.packed[i];
+  out.kernel = def.make(view, tactic);
+  return out;
+}
+
+}  // namespace
+
+ReadyKernel make_kernel(NodeView view) {
+  std::string fallback_reason;
   if (!view.node->kernel.empty()) {
     const KernelDef* def = cpu::find_kernel(view.node->kernel);
     if (def == nullptr)
       fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine", view.node->op().name,
            view.node->label(), view.node->kernel);
-    const Support support = def->supports(view);
-    if (support) return {def, view.node->tactic, ""};
-    selection.fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
+    const Support support = accepts(*def, view);
+    if (support) return ready(*def, view, view.node->tactic);
+    fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
   }
   std::string reasons;
   for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
-    const Support support = def->supports(view);
+    const Support support = accepts(*def, view);
     if (support) {
-      selection.def = def;
-      selection.tactic = def->tactics(view).front();
-      return selection;
+      ReadyKernel out = ready(*def, view, def->tactics(view).front());
+      out.fallback_reason = std::move(fallback_reason);
+      return out;
     }
     reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
   }

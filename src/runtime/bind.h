@@ -36,12 +36,14 @@ NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads
 // `dynamic[i]` is true.
 NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads, std::vector<bool>& dynamic);
 
-struct Selection {
-  const KernelDef* def = nullptr;
-  std::string tactic;
+// A kernel made for concrete shapes, with the constants it wants in place of the node's.
+struct ReadyKernel {
+  std::unique_ptr<Kernel> kernel;
+  std::vector<Tensor> packed;       // per input; undefined where the node's own tensor is right
   std::string fallback_reason;      // why the node's own kernel was not taken, empty when it was or when none was chosen yet
 };
-// The node's chosen kernel if it accepts these shapes, else the first of the op's list that does. Throws Unsupported with every kernel's reason.
-Selection select_kernel(const NodeView& view);
+// Makes the node's chosen kernel if it accepts these shapes, else the first of the op's list that does (packing its weights, which a tuned
+// node already has). Throws Unsupported with every kernel's reason.
+ReadyKernel make_kernel(NodeView view);
 
 }  // namespace tokamak

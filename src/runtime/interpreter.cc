@@ -138,18 +138,22 @@ std::vector<Tensor> Interpreter::run_kernel(const ir::Node& node, std::span<cons
       outputs.push_back(inputs[0].reshaped(view.output_shapes[0]));
       return outputs;
     }
-    const Selection selection = select_kernel(view);
-    cached.kernel = selection.def->make(view, selection.tactic);
     cached.shapes = view.input_shapes;
     cached.dtypes = view.input_dtypes;
     cached.output_shapes = view.output_shapes;
     cached.output_dtypes = view.output_dtypes;
+    ReadyKernel ready = make_kernel(std::move(view));
+    cached.kernel = std::move(ready.kernel);
+    cached.packed = std::move(ready.packed);
   }
+  std::vector<Tensor> actual(inputs.begin(), inputs.end());
+  for (size_t i = 0; i < actual.size(); ++i)
+    if (cached.packed[i].defined()) actual[i] = cached.packed[i];
   std::vector<Tensor> outputs;
   for (size_t i = 0; i < cached.output_shapes.size(); ++i)
     outputs.push_back(cached.dynamic[i] ? Tensor() : Tensor::empty(cached.output_dtypes[i], cached.output_shapes[i]));
   const Tensor workspace = Tensor::empty(DType::U8, {cached.kernel->workspace_bytes()});
-  cached.kernel->run({inputs, outputs, const_cast<void*>(workspace.raw()), &pool_});
+  cached.kernel->run({actual, outputs, const_cast<void*>(workspace.raw()), &pool_});
   return outputs;
 }
 

@@ -75,6 +75,9 @@ class KernelDef {
   // Rewrites constant inputs into this kernel's storage: returns the packed tensor for input i, or an undefined one to leave it as it is.
   // Called once at build; the packed constant is what make() and run() then see. Idempotent: a constant already in the layout stays.
   virtual Tensor pack(const NodeView&, const std::string& tactic, int input) const { (void)tactic, (void)input; return {}; }
+  // Whether make() and run() know how to read a constant in this packed layout (and check its size). Everything else only ever sees dense tensors, so that
+  // an engine from a stranger cannot pass a packed constant for a dense one.
+  virtual bool reads_layout(std::string_view layout) const { (void)layout; return false; }
   virtual std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const = 0;
 };
 

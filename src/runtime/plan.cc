@@ -45,15 +45,20 @@ void Plan::build_steps(const ir::Graph& graph, int num_threads) {
       slot_index_[node->output(0)] = slot_of(source);
       continue;
     }
-    const NodeView view = make_view(*node, binding_, num_threads);
-    const Selection selection = select_kernel(view);
-    if (!selection.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + selection.fallback_reason);
+    ReadyKernel ready = make_kernel(make_view(*node, binding_, num_threads));
+    if (!ready.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + ready.fallback_reason);
     Step step;
     step.node = node.get();
-    step.kernel = selection.def->make(view, selection.tactic);
-    for (const ir::Value* v : node->inputs()) {
+    step.kernel = std::move(ready.kernel);
+    for (int i = 0; i < node->num_inputs(); ++i) {
+      const ir::Value* v = node->input(i);
       if (v == nullptr) {
         step.input_slots.push_back(-1);
+        continue;
+      }
+      if (ready.packed[i].defined()) {  // a constant of this step's own
+        step.input_slots.push_back(static_cast<int>(slots_.size()));
+        slots_.emplace_back().constant = std::move(ready.packed[i]);
         continue;
       }
       const int slot = slot_of(v);

@@ -94,6 +94,42 @@ TEST(EngineFile, AnyTruncationIsFound) {
   EXPECT_THROW(read_bytes(good + std::string(64, '\0')), Error);
 }
 
+// A stranger's file with good checksums may still lie about its constants.
+TEST(EngineFile, PackedConstantsAreNeverReadAsDense) {
+  const std::string path = temporary("p.engine");
+  const auto load_and_run = [&](const char* text, const std::string& layout, int64_t size_bytes) -> std::string {
+    auto graph = ir::parse(text);
+    Tensor packed = Tensor::packed(DType::F32, {64, 64}, layout, size_bytes);
+    std::memset(packed.raw(), 0, static_cast<size_t>(size_bytes));
+    ir::Value* w = graph->add_constant(packed, "w");
+    for (ir::Node* node : graph->nodes_snapshot())
+      for (int i = 0; i < node->num_inputs(); ++i)
+        if (node->input(i) && node->input(i)->name == "hole") node->set_input(i, w);
+    EngineInfo info;
+    info.target = "avx2";
+    Engine(std::move(graph), info).save(path);
+    try {
+      ExecutionContext context(Engine::load(path));
+      context.set_input("x", Tensor::zeros(DType::F32, {2, 64}));
+      context.run();
+      return "ran";
+    } catch (const Error& e) {
+      return e.what();
+    }
+  };
+  const char* good = "graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[n,64] = matmul(%x, %hole) kernel \"avx2.matmul\" \"\"\n return %y\n}";
+  EXPECT_EQ(load_and_run(good, "gemm.nr64", 64 * 64 * 4), "ran");
+  EXPECT_NE(load_and_run(good, "gemm.nr64", 64 * 64), "ran");
+  EXPECT_NE(load_and_run(good, "gemm.nr0", 64 * 64 * 4), "ran");
+  EXPECT_NE(load_and_run(good, "mystery", 64 * 64 * 4), "ran");
+  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[n,64] = matmul(%x, %hole) kernel \"ref.matmul\" \"\"\n return %y\n}", "gemm.nr64", 64),
+            "ran");
+  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[64,64] = add(%hole, %hole) kernel \"avx512.add\" \"\"\n return %x, %y\n}", "gemm.nr64", 64),
+            "ran");
+  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[4096] = reshape(%hole) {shape=<4096>}\n return %x, %y\n}", "gemm.nr64", 64), "ran");
+  std::filesystem::remove(path);
+}
+
 TEST(EngineFile, NewerFormatAndOtherCpuSaySo) {
   const std::string path = temporary("e.engine");
   small_engine()->save(path);

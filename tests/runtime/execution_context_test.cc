@@ -132,6 +132,23 @@ TEST(ExecutionContext, DataDependentShapesAndControlFlow) {
   }
 }
 
+TEST(ExecutionContext, WeightsThatNobodyPackedArePackedWhenBound) {
+  const std::string net =
+      "graph main(%x: f32[1,2,6,5]) {\n %w = const f32[3,2,2,1] {1,2,3,4,5,6,7,8,9,10,11,12}\n"
+      " %y: f32[1,3,5,5] = conv(%x, %w) {group=1, pads=[0,0,0,0], strides=[1,1]} KERNEL\n return %y\n}";
+  std::vector<Tensor> results;
+  for (const char* kernel : {"", "kernel \"ref.conv\" \"\""}) {
+    std::string text = net;
+    ExecutionContext context(engine_of(text.replace(text.find("KERNEL"), 6, kernel).c_str()));
+    Tensor x = Tensor::zeros(DType::F32, {1, 2, 6, 5});
+    for (int i = 0; i < 60; ++i) x.data<float>()[i] = static_cast<float>(i % 11);
+    context.set_input("x", x);
+    context.run();
+    results.push_back(context.output(0).clone());
+  }
+  for (int64_t i = 0; i < results[0].count(); ++i) EXPECT_FLOAT_EQ(results[0].data<float>()[i], results[1].data<float>()[i]);
+}
+
 TEST(CApi, StatusAndMessage) {
   tk_engine* engine = nullptr;
   EXPECT_EQ(tk_engine_load("/no/such/file.engine", &engine), TK_NOT_FOUND);

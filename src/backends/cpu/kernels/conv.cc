@@ -383,6 +383,8 @@ class ConvDef : public KernelDef {
     return packed;
   }
 
+  bool reads_layout(std::string_view layout) const override { return layout.starts_with(name_); }
+
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
     const ConvProblem p = read(node);
     const Tensor* weights = node.constants[1];

@@ -158,6 +158,7 @@ class ConvTransposeDef : public KernelDef {
             for (int64_t j = 0; j < panel.nv * isa_.width; ++j) *out++ = j < panel.columns ? w[((g * cg + c) * mg + panel.column + j) * taps + tap] : 0.0f;
     return packed;
   }
+  bool reads_layout(std::string_view layout) const override { return layout == name_; }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
     const ConvProblem p = read(node);
     const Tensor* weights = node.constants[1];

@@ -24,7 +24,7 @@ int parse_nr(std::string_view text) {
     if (c < '0' || c > '9' || nr > 999) return 0;
     nr = nr * 10 + (c - '0');
   }
-  return nr > 0 && nr % 16 == 0 && nr <= 256 ? nr : 0;
+  return nr > 0 && nr % 16 == 0 && nr <= 64 ? nr : 0;
 }
 
 // B(k, n) of one matrix, as it lies before packing.
@@ -186,7 +186,18 @@ class MatmulDef final : public KernelDef {
     return packed;
   }
 
+  bool reads_layout(std::string_view layout) const override { return layout.starts_with(layout_prefix()); }
+
   std::unique_ptr<Kernel> make(const NodeView& view, const std::string& tactic) const override {
+    if (const Tensor* b = view.constants[1]; b && !b->layout().empty()) {
+      const MatmulShape s(view);
+      const int nr = parse_nr(b->layout());
+      if (nr == 0) fail(ErrorCode::Corrupt, "[matmul \"{}\"] b is packed as \"{}\", which no version writes; rebuild the engine", view.node->label(), b->layout());
+      const GemmPanels panels{b_dtype_ == DType::BF16 ? (s.k + 1) / 2 : s.k, s.n, nr};
+      if (b->size_bytes() != s.b_count * panels.size() * 4)
+        fail(ErrorCode::Corrupt, "[matmul \"{}\"] b is packed in {} bytes, {} needs {}; rebuild the engine", view.node->label(), b->size_bytes(), b->layout(),
+             s.b_count * panels.size() * 4);
+    }
     return std::make_unique<MatmulKernel>(view, isa_(), nr_of(tactic));
   }
 
