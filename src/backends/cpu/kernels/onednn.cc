@@ -360,6 +360,8 @@ class OnednnDef final : public KernelDef {
     });
   }
 
+  bool reads_layout(std::string_view layout) const override { return layout.starts_with(kLayoutPrefix); }
+
   std::unique_ptr<Kernel> make(const NodeView& view, const std::string& tactic) const override {
     Problem problem;
     read(view, problem);
