@@ -2,6 +2,10 @@
 
 #include "backends/cpu/kernels/matmul_integer.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-slp-vectorize")  // it would keep the row pointers of a tile in vectors
+#endif
+
 namespace tokamak::cpu {
 namespace {
 
@@ -15,25 +19,32 @@ inline int32_t load4(const uint8_t* p) {
 
 template <int kRows, int kVectors>
 void tile(const VnniBlock& t, int64_t row) {
+  // Unrolled wholly: g++ keeps the sums in registers only when every index is a constant.
   __m512i sum[kRows][kVectors];
+#pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_setzero_si512();
   const uint8_t* a = t.a + row * t.a_stride;
   const uint8_t* b = t.b;
   for (int64_t g = 0; g < t.groups; ++g, a += 4, b += kVectors * 64) {
     __m512i right[kVectors];
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) right[v] = _mm512_loadu_si512(b + v * 64);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       const __m512i left = _mm512_set1_epi32(load4(a + r * t.a_stride));
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], left, right[v]);
     }
   }
+#pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int64_t left = t.cols - v * 16;
     const __mmask16 mask = left >= 16 ? 0xffff : (1u << left) - 1;
     const __m512i term = _mm512_loadu_si512(t.column_term + v * 16);
     const __m512i zero = t.row_sums ? _mm512_loadu_si512(t.b_zero + v * 16) : _mm512_setzero_si512();
+#pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       __m512i x = _mm512_add_epi32(sum[r][v], term);
       if (t.row_sums) x = _mm512_sub_epi32(x, _mm512_mullo_epi32(zero, _mm512_set1_epi32(t.row_sums[row + r])));
