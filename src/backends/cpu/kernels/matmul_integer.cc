@@ -176,6 +176,8 @@ class MatmulIntegerDef final : public KernelDef {
     return packed;
   }
 
+  bool reads_layout(std::string_view layout) const override { return layout == kLayout; }
+
   std::unique_ptr<Kernel> make(const NodeView& view, const std::string&) const override {
     const Tensor* b = view.constants[1];
     const MatmulShape s(view);

@@ -9,6 +9,9 @@
 namespace tokamak::cpu {
 namespace {
 
+// Sums are in the builtin's own type: as __m512i g++ 12 keeps a copy of each in memory.
+using Sums = int __attribute__((vector_size(64)));
+
 constexpr int kMaxRows = 6, kMaxVectors = 4;  // 24 accumulators of 32 registers
 
 inline int32_t load4(const uint8_t* p) {
@@ -19,12 +22,11 @@ inline int32_t load4(const uint8_t* p) {
 
 template <int kRows, int kVectors>
 void tile(const VnniBlock& t, int64_t row) {
-  // Unrolled wholly: g++ keeps the sums in registers only when every index is a constant.
-  __m512i sum[kRows][kVectors];
+  Sums sum[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_setzero_si512();
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = Sums{};
   const uint8_t* a = t.a + row * t.a_stride;
   const uint8_t* b = t.b;
   for (int64_t g = 0; g < t.groups; ++g, a += 4, b += kVectors * 64) {
@@ -35,7 +37,7 @@ void tile(const VnniBlock& t, int64_t row) {
     for (int r = 0; r < kRows; ++r) {
       const __m512i left = _mm512_set1_epi32(load4(a + r * t.a_stride));
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], left, right[v]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = (Sums)_mm512_dpbusd_epi32((__m512i)sum[r][v], left, right[v]);
     }
   }
 #pragma GCC unroll 4
@@ -46,7 +48,7 @@ void tile(const VnniBlock& t, int64_t row) {
     const __m512i zero = t.row_sums ? _mm512_loadu_si512(t.b_zero + v * 16) : _mm512_setzero_si512();
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      __m512i x = _mm512_add_epi32(sum[r][v], term);
+      __m512i x = _mm512_add_epi32((__m512i)sum[r][v], term);
       if (t.row_sums) x = _mm512_sub_epi32(x, _mm512_mullo_epi32(zero, _mm512_set1_epi32(t.row_sums[row + r])));
       _mm512_mask_storeu_epi32(t.c + (row + r) * t.c_stride + v * 16, mask, x);
     }
