@@ -298,9 +298,18 @@ TEST_P(Matmul, SaysWhyNot) {
 }
 
 // Weights in bfloat16, a rounded to it: exact products, f32 sums.
-TEST(MatmulBf16, OddShapes) {
-  if (!cpu_features().avx512_bf16) GTEST_SKIP() << "needs avx512_bf16";
-  const KernelDef* def = find_kernel("avx512bf16.matmul");
+class MatmulBf16 : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (!cpu_features().avx512_bf16) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+    if (GetParam() == std::string("amx.matmul") && !cpu_features().amx_bf16) GTEST_SKIP() << "this CPU has no AMX BF16";
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Isa, MatmulBf16, testing::Values("avx512bf16.matmul", "amx.matmul"),
+                         [](const auto& info) { return std::string(info.param, 0, std::string_view(info.param).find('.')); });
+
+TEST_P(MatmulBf16, OddShapes) {
+  const KernelDef* def = find_kernel(GetParam());
   ASSERT_NE(def, nullptr);
   std::mt19937 rng(9);
   for (int64_t m : {1, 5, 6, 17, 40})
@@ -343,6 +352,73 @@ TEST(MatmulBf16, OddShapes) {
               sum += term, size += std::fabs(term);
             }
             ASSERT_NEAR(out.data<float>()[i], sum, 1e-6 * size) << m << "x" << k << "x" << n << " at " << i;
+          }
+        }
+}
+
+// Batches of b, a transposed, alpha, and each way an epilogue is applied.
+TEST_P(MatmulBf16, BatchesAndEpilogues) {
+  const KernelDef* def = find_kernel(GetParam());
+  ASSERT_NE(def, nullptr);
+  std::mt19937 rng(10);
+  const char* const epilogues[] = {"t0 = add(i0, i1); t1 = gelu(t0); t2 = add(t1, i2); ret t2", "t0 = add(i0, i1); t1 = add(t0, i2); t2 = relu(t1); ret t2",
+                                   "t0 = add(i0, i1); t1 = add(t0, i2); t2 = abs(t1); ret t2",
+                                   "t0 = add(i0, i1); t1 = add(t0, i2); t2 = row_max(t1); t3 = sub(t1, t2); ret t3"};
+  const int64_t k = 70, n = 75;
+  for (size_t e = 0; e < std::size(epilogues); ++e)
+    for (int64_t batch : {1, 3})
+      for (int64_t m : {1, 17, 150})
+        for (int threads : {1, 3}) {
+          const bool trans_a = m == 17;
+          const Tensor a = random_tensor(trans_a ? Shape{batch, k, m} : Shape{batch, m, k}, rng), bf = random_tensor({batch, k, n}, rng),
+                       bias = random_tensor({n}, rng), residual = random_tensor({batch, m, n}, rng);
+          Tensor b = Tensor::empty(DType::BF16, bf.shape());
+          for (int64_t i = 0; i < b.count(); ++i) b.data<BFloat16>()[i] = BFloat16(bf.data<float>()[i]);
+          ir::Graph graph;
+          NodeView view;
+          view.node = graph.add_node("matmul",
+                                     {graph.add_input("a", ir::TensorType::of(a)), graph.add_input("b", ir::TensorType::of(b)),
+                                      graph.add_input("bias", ir::TensorType::of(bias)), graph.add_input("residual", ir::TensorType::of(residual))},
+                                     {{"trans_a", int64_t{trans_a}}, {"alpha", 0.5}, {"epilogue", std::string(epilogues[e])}});
+          view.num_threads = threads;
+          view.input_dtypes = {DType::F32, DType::BF16, DType::F32, DType::F32};
+          view.input_shapes = {a.shape(), b.shape(), bias.shape(), residual.shape()};
+          view.constants = {nullptr, &b, nullptr, nullptr};
+          view.output_dtypes = {DType::F32};
+          view.output_shapes = {{batch, m, n}};
+          const Tensor packed = def->pack(view, "", 1);
+          view.constants[1] = &packed;
+          ASSERT_TRUE(static_cast<bool>(def->supports(view))) << def->supports(view).reason();
+          const auto kernel = def->make(view, "");
+          Tensor out = Tensor::empty(DType::F32, {batch, m, n}), workspace = Tensor::empty(DType::F32, {kernel->workspace_bytes() / 4 + 16});
+          for (Tensor* t : {&out, &workspace})
+            for (int64_t i = 0; i < t->count(); ++i) t->data<float>()[i] = std::numeric_limits<float>::quiet_NaN();
+          for (int64_t i = 1; i <= 16; ++i) workspace.data<float>()[workspace.count() - i] = 12345.0f;
+          const Tensor inputs[] = {a, packed, bias, residual};
+          ThreadPool pool(threads);
+          kernel->run(RunArgs{inputs, {&out, 1}, workspace.raw(), &pool});
+          for (int64_t i = 1; i <= 16; ++i) ASSERT_EQ(workspace.data<float>()[workspace.count() - i], 12345.0f);
+          std::vector<double> x(batch * m * n);
+          for (int64_t i = 0; i < batch * m * n; ++i) {
+            const int64_t item = i / (m * n), r = i / n % m, c = i % n;
+            double sum = 0;
+            for (int64_t j = 0; j < k; ++j)
+              sum += double{float(BFloat16(a.data<float>()[trans_a ? (item * k + j) * m + r : (item * m + r) * k + j]))} *
+                     double{float(b.data<BFloat16>()[(item * k + j) * n + c])};
+            x[i] = 0.5 * sum + bias.data<float>()[c];
+          }
+          for (int64_t i = 0; i < batch * m * n; ++i) {
+            const auto before = [&](int64_t at) { return x[at] + residual.data<float>()[at]; };
+            double expected = before(i);
+            if (e == 0) expected = gelu(x[i]) + residual.data<float>()[i];
+            if (e == 1) expected = std::max(before(i), 0.0);
+            if (e == 2) expected = std::fabs(before(i));
+            if (e == 3) {
+              double high = before(i / n * n);
+              for (int64_t c = 1; c < n; ++c) high = std::max(high, before(i / n * n + c));
+              expected -= high;
+            }
+            ASSERT_NEAR(out.data<float>()[i], expected, 4e-5) << epilogues[e] << " batch " << batch << " m " << m << " threads " << threads << " at " << i;
           }
         }
 }
