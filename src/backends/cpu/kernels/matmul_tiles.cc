@@ -156,6 +156,8 @@ class AmxMatmulDef final : public KernelDef {
   bool reads_layout(std::string_view layout) const override { return layout == kLayout; }
 
   std::unique_ptr<Kernel> make(const NodeView& view, const std::string&) const override {
+    // Reads cpu_features() before the first tile instruction: that asks the system for the tile registers.
+    if (const Support can = supports(view); !can) fail(ErrorCode::Unsupported, "[matmul \"{}\"] {}", view.node->label(), can.reason());
     const Tensor* b = view.constants[1];
     const MatmulShape s(view);
     const int64_t bytes = s.b_count * AmxPanels{s.k, s.n}.bytes();
