@@ -63,8 +63,13 @@ uint64_t header_hash(const std::byte* start) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
 
-// A packed constant may only go to a node with a kernel of its own, which checks its layout and size (KernelDef::reads_layout): never out of a
-// graph, through a view or into a subgraph, where it would pass for a dense tensor.
+// Weights of products that a kernel was chosen for, which checks layout and size (KernelDef::reads_layout).
+bool may_be_packed(const ir::Use& use) {
+  return use.index == 1 && !use.node->kernel.empty() && (use.node->is("matmul") || use.node->is("conv") || use.node->is("conv_transpose"));
+}
+
+// A packed constant goes nowhere else: not out of a graph, through a view, into a subgraph, or to an operator whose shape inference reads
+// contents, where it would pass for a dense tensor.
 const ir::Value* escaped_packed_constant(const ir::Graph& graph) {
   const ir::Value* found = nullptr;
   ir::for_each_graph(graph, [&](const ir::Graph& g) {
@@ -73,7 +78,7 @@ const ir::Value* escaped_packed_constant(const ir::Graph& graph) {
     for (const ir::Value* v : g.constants()) {
       if (v->constant.layout().empty()) continue;
       for (const ir::Use& use : v->uses())
-        if (use.node->kernel.empty() || use.node->op().has(ir::kView) || use.node->op().has(ir::kControlFlow)) found = v;
+        if (!may_be_packed(use)) found = v;
     }
   });
   return found;

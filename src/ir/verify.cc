@@ -26,6 +26,42 @@ bool kind_matches(const Attr& value, AttrKind kind) {
   return false;
 }
 
+// What the interpreter relies on: bodies with as many inputs and outputs as the node passes and takes.
+void verify_control_flow(const Node& node) {
+  const size_t graphs = node.is("if") ? 2 : 1, inputs = static_cast<size_t>(node.num_inputs()), outputs = static_cast<size_t>(node.num_outputs());
+  if (node.subgraphs.size() != graphs) broken(node, "has {} subgraphs, expected {}", node.subgraphs.size(), graphs);
+  const auto expect = [&](const Graph& body, size_t takes, size_t gives) {
+    if (body.inputs().size() != takes) broken(node, "has a body of {} inputs, expected {}", body.inputs().size(), takes);
+    if (body.outputs().size() != gives) broken(node, "has a body of {} outputs, expected {}", body.outputs().size(), gives);
+  };
+  const auto expect_length = [&](const char* name, size_t length) {
+    if (const Ints list = node.attrs.get_ints(name, {}); !list.empty() && list.size() != length)
+      broken(node, "has {} {}, expected {}", list.size(), name, length);
+  };
+  const auto present_from = [&](size_t first) {
+    for (size_t i = first; i < inputs; ++i)
+      if (node.input(static_cast<int>(i)) == nullptr) broken(node, "lacks input {}", i);
+  };
+  if (node.is("if")) {
+    present_from(0);
+    if (inputs != 1) broken(node, "has {} inputs, expected 1", inputs);
+    for (const auto& branch : node.subgraphs) expect(*branch, 0, outputs);
+  } else if (node.is("loop")) {
+    if (inputs < 2 || outputs < inputs - 2) broken(node, "has {} inputs and {} outputs", inputs, outputs);
+    present_from(2);
+    expect(*node.subgraphs[0], inputs, outputs + 1);
+  } else {
+    const int64_t scanned = node.attrs.get_int("num_scan_inputs");
+    if (scanned < 1 || scanned > node.num_inputs()) broken(node, "scans {} of {} inputs", scanned, inputs);
+    const size_t state = inputs - static_cast<size_t>(scanned);
+    if (outputs < state) broken(node, "has {} outputs for {} states", outputs, state);
+    present_from(0);
+    expect(*node.subgraphs[0], inputs, outputs);
+    for (const char* name : {"scan_input_axes", "scan_input_directions"}) expect_length(name, static_cast<size_t>(scanned));
+    for (const char* name : {"scan_output_axes", "scan_output_directions"}) expect_length(name, outputs - state);
+  }
+}
+
 void verify_node(const Node& node, const std::unordered_set<const Value*>& visible) {
   const OpDef& op = node.op();
   if (node.num_inputs() < op.min_inputs || (op.max_inputs >= 0 && node.num_inputs() > op.max_inputs))
@@ -49,7 +85,8 @@ void verify_node(const Node& node, const std::unordered_set<const Value*>& visib
   }
   for (const AttrSpec& spec : op.attrs)
     if (spec.required && !node.attrs.has(spec.name)) broken(node, "lacks the attribute `{}`", spec.name);
-  if (!op.has(kControlFlow) && !node.subgraphs.empty()) broken(node, "has a subgraph");
+  if (op.has(kControlFlow)) verify_control_flow(node);
+  else if (!node.subgraphs.empty()) broken(node, "has a subgraph");
 }
 
 void verify_graph(const Graph& graph, std::unordered_set<const Value*> visible) {

@@ -40,11 +40,15 @@ std::optional<std::vector<Tensor>> evaluate(const ir::Node& node, const std::vec
     view.output_shapes.push_back(out.type.static_shape());
   }
   if (!def->supports(view)) return std::nullopt;
-  const auto kernel = def->make(view, def->tactics(view).front());
-
   std::vector<Tensor> outputs;
-  for (int i = 0; i < view.num_outputs(); ++i)
+  bool is_empty = true;
+  for (int i = 0; i < view.num_outputs(); ++i) {
     outputs.push_back(node.output(i) == nullptr ? Tensor() : Tensor::empty(view.output_dtypes[i], view.output_shapes[i]));
+    is_empty &= outputs.back().count() == 0;
+  }
+  if (is_empty) return outputs;  // nothing to compute
+
+  const auto kernel = def->make(view, def->tactics(view).front());
   Tensor workspace = Tensor::empty(DType::U8, {std::max<int64_t>(kernel->workspace_bytes(), 1)});
   static ThreadPool pool(1);
   RunArgs args;

@@ -141,11 +141,22 @@ NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const i
 
 namespace {
 
+// Runs a node whose outputs have no elements: kernels need not think of divisions by an empty axis.
+class Nothing final : public Kernel {
+  void run(const RunArgs&) const override {}
+};
+
+bool computes_nothing(const NodeView& view) {
+  for (const Shape& shape : view.output_shapes)
+    if (num_elements(shape) != 0) return false;
+  return !view.output_shapes.empty();
+}
+
 // Does this kernel take the node, packed constants included?
 Support accepts(const KernelDef& def, const NodeView& view) {
   if (def.op() != view.node->op().name) return Support::no(fmt::format("it is a kernel for {}", def.op()));
   for (size_t i = 0; i < view.constants.size(); ++i)
-    if (view.constants[i] && !view.constants[i]->layout().empty() && !def.reads_layout(view.constants[i]->layout()))
+    if (view.constants[i] && !view.constants[i]->layout().empty() && (i != 1 || !def.reads_layout(view.constants[i]->layout())))
       return Support::no(fmt::format("input {} is packed as \"{}\"", i, view.constants[i]->layout()));
   return def.supports(view);
 }
@@ -166,6 +177,7 @@ ReadyKernel ready(const KernelDef& def, NodeView& view, const std::string& tacti
 }  // namespace
 
 ReadyKernel make_kernel(NodeView view) {
+  if (computes_nothing(view)) return {std::make_unique<Nothing>(), std::vector<Tensor>(view.constants.size()), ""};
   std::string fallback_reason;
   if (!view.node->kernel.empty()) {
     const KernelDef* def = cpu::find_kernel(view.node->kernel);

@@ -51,6 +51,7 @@ struct ExecutionContext::Impl {
   std::unique_ptr<Interpreter> interpreter;
   std::vector<Tensor> dynamic_outputs;
   Arena arena;
+  Plan* ran = nullptr;                        // whose outputs are valid; null before run()
   bool has_run = false;
 
   int64_t memory_limit() const { return options.memory_limit_bytes ? options.memory_limit_bytes : engine->info().workspace_limit_bytes; }
@@ -102,6 +103,7 @@ struct ExecutionContext::Impl {
     find_plan();
     if (is_dynamic) return;
     arena.grow(std::max<int64_t>(current->arena_bytes(), 64));
+    if (current != ran) has_run = false;  // the arena now belongs to another plan
     if (current->placed_at() != arena.data) current->place(arena.data);
     for (size_t i = 0; i < inputs.size(); ++i) current->set_input(static_cast<int>(i), inputs[i]);
   }
@@ -157,6 +159,7 @@ void ExecutionContext::run() {
     impl_->dynamic_outputs = impl_->interpreter->run(impl_->engine->graph(), impl_->inputs, symbols, impl_->profiler);
   } else {
     impl_->current->run(*impl_->pool, impl_->profiler);
+    impl_->ran = impl_->current;
   }
   impl_->has_run = true;
 }
@@ -165,7 +168,7 @@ const Tensor& ExecutionContext::output(int index) const {
   if (index < 0 || index >= static_cast<int>(impl_->engine->outputs().size()))
     fail(ErrorCode::NotFound, "there is no output {}; the engine has {}", index, impl_->engine->outputs().size());
   if (!impl_->has_run) fail(ErrorCode::InvalidArgument, "output {} was asked for before run()", index);
-  return impl_->is_dynamic ? impl_->dynamic_outputs[index] : impl_->current->output(index);
+  return impl_->is_dynamic ? impl_->dynamic_outputs[index] : impl_->ran->output(index);
 }
 
 const Tensor& ExecutionContext::output(std::string_view name) const {

@@ -67,6 +67,12 @@ Tensor move_axis(const Tensor& t, int64_t from, int64_t to) {
   return out;
 }
 
+// A flag or a count given as a tensor.
+int64_t scalar_of(const ir::Node& node, const char* what, const Tensor& t) {
+  if (t.count() != 1) fail(ErrorCode::InvalidArgument, "[{} \"{}\"] {} has {} elements, expected 1", node.op().name, node.label(), what, t.count());
+  return t.int_at(0);
+}
+
 // Element `i` of axis 0.
 Tensor slice_first(const Tensor& t, int64_t i) {
   const Shape shape(t.shape().begin() + 1, t.shape().end());
@@ -158,15 +164,14 @@ std::vector<Tensor> Interpreter::run_kernel(const ir::Node& node, std::span<cons
 }
 
 std::vector<Tensor> Interpreter::run_if(const ir::Node& node, std::span<const Tensor> inputs, const Frame& frame) {
-  if (inputs[0].count() != 1) fail(ErrorCode::InvalidArgument, "[if \"{}\"] the condition has {} elements, expected 1", node.label(), inputs[0].count());
-  return run_graph(*node.subgraphs[inputs[0].int_at(0) != 0 ? 0 : 1], {}, &frame);
+  return run_graph(*node.subgraphs[scalar_of(node, "the condition", inputs[0]) != 0 ? 0 : 1], {}, &frame);
 }
 
 // ONNX Loop: inputs trip_count?, condition?, carried...; body (iteration, condition, carried...) -> (condition, carried..., scan...).
 std::vector<Tensor> Interpreter::run_loop(const ir::Node& node, std::span<const Tensor> inputs, const Frame& frame) {
   const ir::Graph& body = *node.subgraphs[0];
-  const int64_t limit = inputs.size() > 0 && inputs[0].defined() ? inputs[0].int_at(0) : INT64_MAX;
-  bool go_on = inputs.size() > 1 && inputs[1].defined() ? inputs[1].int_at(0) != 0 : true;
+  const int64_t limit = inputs.size() > 0 && inputs[0].defined() ? scalar_of(node, "the trip count", inputs[0]) : INT64_MAX;
+  bool go_on = inputs.size() > 1 && inputs[1].defined() ? scalar_of(node, "the condition", inputs[1]) != 0 : true;
   std::vector<Tensor> carried(inputs.begin() + std::min<size_t>(2, inputs.size()), inputs.end());
   const size_t num_scans = body.outputs().size() - 1 - carried.size();
   std::vector<std::vector<Tensor>> scans(num_scans);
@@ -174,7 +179,7 @@ std::vector<Tensor> Interpreter::run_loop(const ir::Node& node, std::span<const 
     std::vector<Tensor> arguments{Tensor::scalar<int64_t>(i), Tensor::scalar<bool>(go_on)};
     arguments.insert(arguments.end(), carried.begin(), carried.end());
     std::vector<Tensor> results = run_graph(body, arguments, &frame);
-    go_on = results[0].int_at(0) != 0;
+    go_on = scalar_of(node, "the condition of the body", results[0]) != 0;
     for (size_t k = 0; k < carried.size(); ++k) carried[k] = results[1 + k];
     for (size_t k = 0; k < num_scans; ++k) scans[k].push_back(results[1 + carried.size() + k]);
   }
@@ -222,6 +227,7 @@ std::vector<Tensor> Interpreter::run_scan(const ir::Node& node, std::span<const 
     const ir::Value* scan = node.output(static_cast<int>(num_state + k));
     Tensor stacked = stack(node, scans[k], scan ? scan->type : ir::TensorType::unranked(DType::F32));
     const int64_t axis = output_axes[k] < 0 ? output_axes[k] + stacked.rank() : output_axes[k];
+    if (axis < 0 || axis >= stacked.rank()) fail(ErrorCode::InvalidArgument, "[scan \"{}\"] axis {} is outside scan output {}", node.label(), output_axes[k], k);
     outputs.push_back(move_axis(stacked, 0, axis));
   }
   return outputs;

@@ -78,5 +78,11 @@ TEST_F(FileTest, HonoursUmask) {
   EXPECT_EQ(info.st_mode & 0777, 0666 & ~mask);
 }
 
+// Opening a pipe for reading waits for a writer, who may never come.
+TEST_F(FileTest, PipeIsRefusedAtOnce) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_EQ(code_of([&] { MappedFile::open(path("pipe")); }), ErrorCode::Io);
+}
+
 }  // namespace
 }  // namespace tokamak

@@ -50,6 +50,46 @@ TEST(ExecutionContext, RunsSeveralShapesAndKeepsPlans) {
   }
 }
 
+// A batch of nothing divides by nothing.
+TEST(ExecutionContext, EmptyTensors) {
+  const struct {
+    const char* text;
+    Shape input, output;
+    double value;
+  } cases[] = {
+      {"graph g(%x: f32[n,4]) {\n %w = const f32[4,3] splat {1}\n %y = matmul(%x, %w)\n return %y\n}", {0, 4}, {0, 3}, 0},
+      {"graph g(%x: f32[m,n]) {\n %w = const f32[4,0] {}\n %y = matmul(%x, %w)\n return %y\n}", {3, 4}, {3, 0}, 0},
+      {"graph g(%x: f32[m,n]) {\n %w = const f32[0,3] {}\n %y = matmul(%x, %w)\n return %y\n}", {2, 0}, {2, 3}, 0},
+      {"graph g(%x: f32[n,2,8,8]) {\n %w = const f32[4,2,3,3] splat {1}\n %y = conv(%x, %w)\n return %y\n}", {0, 2, 8, 8}, {0, 4, 6, 6}, 0},
+      {"graph g(%x: f32[m,n]) {\n %y = reduce_sum(%x) {axes=[1], keepdims=0}\n return %y\n}", {3, 0}, {3}, 0},
+      {"graph g(%x: f32[m,n]) {\n %y = softmax(%x) {axis=-1}\n return %y\n}", {3, 0}, {3, 0}, 0},
+      {"graph g(%x: f32[m,n]) {\n %s = const f32[0] {}\n %y = layer_norm(%x, %s) {axis=-1}\n return %y\n}", {3, 0}, {3, 0}, 0},
+      {"graph g(%x: f32[m,n]) {\n %p = const f32[3,2] splat {7}\n %y = concat(%x, %p) {axis=1}\n return %y\n}", {3, 0}, {3, 2}, 7},
+      {"graph g(%x: f32[m,n]) {\n %y = transpose(%x) {perm=[1,0]}\n return %y\n}", {3, 0}, {0, 3}, 0},
+      {"graph g(%x: f32[m,n]) {\n %a = relu(%x)\n %y = add(%a, %x)\n return %y\n}", {3, 0}, {3, 0}, 0},
+  };
+  for (const auto& c : cases) {
+    ExecutionContext context(engine_of(c.text));
+    context.set_input("x", Tensor::zeros(DType::F32, c.input));
+    context.run();
+    const Tensor& y = context.output(0);
+    ASSERT_EQ(y.shape(), c.output) << c.text;
+    for (int64_t i = 0; i < y.count(); ++i) EXPECT_EQ(y.data<float>()[i], c.value) << c.text;
+  }
+}
+
+TEST(ExecutionContext, OutputsStayUntilTheNextRun) {
+  ExecutionContext context(engine_of(kNet));
+  context.set_input("x", Tensor::zeros(DType::F32, {2, 4}));
+  context.run();
+  context.set_input("x", Tensor::zeros(DType::F32, {5, 4}));  // not run yet
+  EXPECT_EQ(context.output(0).shape(), (Shape{2, 3}));
+  context.prepare();  // the memory now belongs to the new shapes
+  EXPECT_NE(message_of([&] { context.output(0); }).find("before run"), std::string::npos);
+  context.run();
+  EXPECT_EQ(context.output(0).shape(), (Shape{5, 3}));
+}
+
 TEST(ExecutionContext, ErrorsSayWhatWasExpected) {
   EngineInfo info;
   info.profiles = {{{"x", {1, 4}, {2, 4}, {8, 4}}}};
