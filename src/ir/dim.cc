@@ -320,6 +320,8 @@ Dim Dim::floordiv_by_constant(const Dim& a, int64_t c) {
   }
   const Dim r = from_terms(std::move(rest));
   if (c == 1) return whole + r;
+  // Reduced coefficients may bring a min and a max together that a sum would not have kept.
+  if (const Dim simpler = r.cancel_extremes(); !(simpler == r)) return whole + floordiv(simpler, c);
   const Range bounds = r.range();
   if (bounds.lo != kNegInf && bounds.hi != kInf && floor_quotient(bounds.lo, c) == floor_quotient(bounds.hi, c))
     return whole + floor_quotient(bounds.lo, c);
