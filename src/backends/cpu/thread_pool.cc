@@ -41,6 +41,13 @@ bool spin(const F& ready) {
   return false;
 }
 
+// How many tasks deep this thread is: one that is inside a task runs what it starts by itself.
+thread_local int task_depth = 0;
+struct InTask {
+  InTask() { ++task_depth; }
+  ~InTask() { --task_depth; }
+};
+
 void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
 }
@@ -70,6 +77,7 @@ struct ThreadPool::State {
   std::vector<std::thread> threads;
 
   void work(int worker) {
+    const InTask in_task;
     for (;;) {
       const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= count) return;
@@ -121,9 +129,13 @@ void ThreadPool::run(int64_t count, int64_t grain, Function function, const void
   if (count <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   State& s = *state_;
-  if (width_ == 1 || count <= grain || s.busy.exchange(true, std::memory_order_acquire)) {
+  const auto alone = [&] {
     for (int64_t begin = 0; begin < count; begin += grain) function(context, begin, std::min(begin + grain, count), 0);
-    return;
+  };
+  if (width_ == 1 || count <= grain || task_depth > 0) return alone();
+  if (s.busy.exchange(true, std::memory_order_acquire)) {
+    const InTask in_task;  // what it starts must not take the pool over halfway
+    return alone();
   }
   s.function = function, s.context = context, s.count = count, s.grain = grain;
   s.next.store(0, std::memory_order_relaxed);
