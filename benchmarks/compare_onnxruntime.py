@@ -180,7 +180,9 @@ def write_results(rows, options, name):
     mean = math.exp(statistics.mean(math.log(r["ratio"]) for r in done)) if done else float("nan")
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run(["git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True).stdout.strip()
-    command = "./dev bench " + " ".join(sys.argv[1:])
+    # Where the models lie on this machine is nobody else's business.
+    words = [w for i, w in enumerate(sys.argv[1:]) if w not in ("--models", "--light") and sys.argv[i] not in ("--models", "--light")]
+    command = "./dev bench " + " ".join(words)
     facts = {"device": cpu_name(), "cores": os.cpu_count(), "kernel": platform.release(), "commit": commit + (" (changed)" if dirty else ""),
              "date": datetime.date.today().isoformat(), "onnxruntime": ort.__version__, "command": command.strip(), "geometric_mean_ratio": mean}
     folder = os.path.join(ROOT, "benchmarks", "results")

@@ -8,7 +8,7 @@
 //     %p = const f32[64,64] @1 layout "gemm.nr64"         # packed; bytes in the table
 //     %y: f32[batch,8,6,6] = conv(%x, %w, %b) {group=1, pads=[0,0,0,0], strides=[1,1]} "Conv_3" origin "Conv_3+Relu_4" kernel "avx512.conv" "mr=6"
 //     %v: f32[2], %i: i64[2] = topk(%y, _) {axis=-1}      # _ is an absent input
-//     %r: f32[*] = if(%c) { graph then() { ... return %a } graph else() { ... return %b } } {}
+//     %r: f32[*] = if(%c) with graph then() { ... return %a } with graph else() { ... return %b }
 //     return %y, %v
 //   }
 //

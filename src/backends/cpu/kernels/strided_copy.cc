@@ -64,6 +64,28 @@ void transpose_block(float* out, int64_t d_stride, const float* in, int64_t s_st
     for (int64_t c = 0; c < cols; ++c) out[r * d_stride + c] = in[r + c * s_stride];
 }
 
+// A few planes to one array of groups (RGB planes to pixels, a channel shuffle), and back: fixed group sizes let the compiler vectorise.
+template <int kGroup, class T>
+void interleave(T* __restrict out, const T* __restrict in, int64_t plane, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int c = 0; c < kGroup; ++c) out[r * kGroup + c] = in[r + c * plane];
+}
+template <int kGroup, class T>
+void deinterleave(T* __restrict out, int64_t plane, const T* __restrict in, int64_t cols) {
+  for (int r = 0; r < kGroup; ++r)
+    for (int64_t c = 0; c < cols; ++c) out[r * plane + c] = in[r + c * kGroup];
+}
+
+// Row r, column c of the destination is row c, column r of the source.
+template <class T>
+void transpose_rows(T* out, int64_t d_stride, const T* in, int64_t s_stride, int64_t rows, int64_t cols) {
+  if (cols == 2 && d_stride == 2) return interleave<2>(out, in, s_stride, rows);
+  if (cols == 3 && d_stride == 3) return interleave<3>(out, in, s_stride, rows);
+  if (rows == 2 && s_stride == 2) return deinterleave<2>(out, d_stride, in, cols);
+  if (rows == 3 && s_stride == 3) return deinterleave<3>(out, d_stride, in, cols);
+  transpose_block(out, d_stride, in, s_stride, rows, cols);
+}
+
 template <class F>
 void by_size(int64_t bytes, const F& f) {
   switch (bytes) {
@@ -126,7 +148,7 @@ void StridedCopy::piece(const char* s, char* d, int64_t row, int64_t rows) const
     case Kind::Transpose:
       by_size(bytes_, [&](auto t) {
         using T = decltype(t);
-        transpose_block(reinterpret_cast<T*>(d) + row * destination_[last - 1], destination_[last - 1], reinterpret_cast<const T*>(s) + row,
+        transpose_rows(reinterpret_cast<T*>(d) + row * destination_[last - 1], destination_[last - 1], reinterpret_cast<const T*>(s) + row,
                         source_[last], rows, n);
       });
   }
