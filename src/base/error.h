@@ -41,9 +41,10 @@ template <class... Args>
 }  // namespace tokamak
 
 // A broken invariant of this program (a bug), never reachable from a file or a request.
-#define CHECK(condition) \
-  do { \
-    if (!(condition)) [[unlikely]] ::tokamak::check_failed(#condition, __FILE__, __LINE__); \
+#define CHECK(condition)                                       \
+  do {                                                         \
+    if (!(condition)) [[unlikely]]                             \
+      ::tokamak::check_failed(#condition, __FILE__, __LINE__); \
   } while (0)
 
 #ifdef NDEBUG

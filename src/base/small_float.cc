@@ -12,7 +12,7 @@ namespace {
 struct Format {
   int exponent_bits, mantissa_bits, bias;
   bool has_infinity;
-  bool fnuz;  // one zero, NaN is 0x80
+  bool fnuz;     // one zero, NaN is 0x80
   int max_code;  // largest finite positive code
 };
 

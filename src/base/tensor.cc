@@ -114,10 +114,17 @@ int64_t Tensor::int_at(int64_t i) const {
     case DType::U64: return static_cast<int64_t>(data<uint64_t>()[i]);
     case DType::U32: return data<uint32_t>()[i];
     case DType::U16: return data<uint16_t>()[i];
-    case DType::U8: case DType::Bool: return data<uint8_t>()[i];
-    case DType::I4: { const int v = (data<uint8_t>()[i / 2] >> (4 * (i & 1))) & 15; return v >= 8 ? v - 16 : v; }
+    case DType::U8:
+    case DType::Bool: return data<uint8_t>()[i];
+    case DType::I4: {
+      const int v = (data<uint8_t>()[i / 2] >> (4 * (i & 1))) & 15;
+      return v >= 8 ? v - 16 : v;
+    }
     case DType::U4: return (data<uint8_t>()[i / 2] >> (4 * (i & 1))) & 15;
-    case DType::I2: { const int v = (data<uint8_t>()[i / 4] >> (2 * (i & 3))) & 3; return v >= 2 ? v - 4 : v; }
+    case DType::I2: {
+      const int v = (data<uint8_t>()[i / 4] >> (2 * (i & 3))) & 3;
+      return v >= 2 ? v - 4 : v;
+    }
     case DType::U2: return (data<uint8_t>()[i / 4] >> (2 * (i & 3))) & 3;
     default: return static_cast<int64_t>(float_at(i));
   }
@@ -129,11 +136,15 @@ double Tensor::float_at(int64_t i) const {
     case DType::F64: return data<double>()[i];
     case DType::F16: return half_to_float(data<uint16_t>()[i]);
     case DType::BF16: return bfloat16_to_float(data<uint16_t>()[i]);
-    case DType::F8E4M3FN: case DType::F8E4M3FNUZ: case DType::F8E5M2: case DType::F8E5M2FNUZ: case DType::F8E8M0:
-      return small_float_to_float(dtype_, data<uint8_t>()[i]);
+    case DType::F8E4M3FN:
+    case DType::F8E4M3FNUZ:
+    case DType::F8E5M2:
+    case DType::F8E5M2FNUZ:
+    case DType::F8E8M0: return small_float_to_float(dtype_, data<uint8_t>()[i]);
     case DType::F4E2M1: return small_float_to_float(dtype_, (data<uint8_t>()[i / 2] >> (4 * (i & 1))) & 15);
-    case DType::String: case DType::C64: case DType::C128:
-      fail(ErrorCode::InvalidArgument, "an element of a {} tensor is not a number", to_string(dtype_));
+    case DType::String:
+    case DType::C64:
+    case DType::C128: fail(ErrorCode::InvalidArgument, "an element of a {} tensor is not a number", to_string(dtype_));
     default: return static_cast<double>(int_at(i));
   }
 }

@@ -5,9 +5,9 @@
 
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
+#include "base/version.h"
 #include "builder/default_shapes.h"
 #include "builder/report_json.h"
-#include "base/version.h"
 #include "import/onnx/import.h"
 #include "ir/infer.h"
 #include "passes/pipeline.h"
@@ -59,8 +59,8 @@ std::vector<Shape> shapes_of(const ir::Graph& graph, const OptimizationProfile& 
       }
       for (size_t d = 0; d < r.min.size(); ++d)
         if (r.min[d] > r.opt[d] || r.opt[d] > r.max[d])
-          fail(ErrorCode::InvalidArgument, "optimization profile, input \"{}\": min {} <= opt {} <= max {} does not hold", r.input, to_string(r.min), to_string(r.opt),
-               to_string(r.max));
+          fail(ErrorCode::InvalidArgument, "optimization profile, input \"{}\": min {} <= opt {} <= max {} does not hold", r.input,
+               to_string(r.min), to_string(r.opt), to_string(r.max));
       bind_symbols(r.input, v->type, corner == Corner::Min ? r.min : corner == Corner::Opt ? r.opt : r.max, symbols);
     }
     if (!known) fail(ErrorCode::NotFound, "optimization profile: the model has no input \"{}\"", r.input);
@@ -77,7 +77,8 @@ std::vector<Shape> shapes_of(const ir::Graph& graph, const OptimizationProfile& 
     for (const ir::Dim& d : v->type.dims) {
       const ir::Dim bound = d.substitute(symbols);
       if (!bound.is_const())
-        fail(ErrorCode::InvalidArgument, "optimization profile: input \"{}\" ({}) has a dynamic dimension; give its min, opt and max too", v->name, to_string(v->type));
+        fail(ErrorCode::InvalidArgument, "optimization profile: input \"{}\" ({}) has a dynamic dimension; give its min, opt and max too",
+             v->name, to_string(v->type));
       shape.push_back(bound.value());
     }
     shapes.push_back(std::move(shape));
@@ -86,7 +87,8 @@ std::vector<Shape> shapes_of(const ir::Graph& graph, const OptimizationProfile& 
 }
 
 // Builds the plans that the profiles allow for and holds the largest against the limit.
-void check_workspace(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned, int num_threads, BuildReport& report) {
+void check_workspace(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned, int num_threads,
+                     BuildReport& report) {
   std::vector<std::vector<Shape>> corners;
   for (const OptimizationProfile& profile : options.profiles) corners.push_back(shapes_of(graph, profile, Corner::Max));
   if (corners.empty() && !tuned.empty()) corners.push_back(tuned);
@@ -94,13 +96,15 @@ void check_workspace(const ir::Graph& graph, const BuildOptions& options, const 
   for (const auto& shapes : corners) {
     Binding binding = bind_shapes(graph, shapes, num_threads);
     if (!binding.is_static) {
-      report.notes.push_back("this model has data-dependent shapes: its memory is not planned ahead and the workspace limit does not bound it");
+      report.notes.push_back(
+          "this model has data-dependent shapes: its memory is not planned ahead and the workspace limit does not bound it");
       return;
     }
     needed = std::max(needed, Plan(graph, std::move(binding), num_threads).arena_bytes());
   }
   if (options.workspace_limit_bytes > 0 && needed > options.workspace_limit_bytes)
-    fail(ErrorCode::ResourceExhausted, "the workspace limit is {} bytes, but the largest profile needs {} bytes of activations and workspace; --workspace={}M would do",
+    fail(ErrorCode::ResourceExhausted,
+         "the workspace limit is {} bytes, but the largest profile needs {} bytes of activations and workspace; --workspace={}M would do",
          options.workspace_limit_bytes, needed, (needed + (1 << 20) - 1) >> 20);
 }
 
@@ -151,7 +155,8 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   r.optimize_s = optimizing.seconds();
 
   const Clock tuning;
-  const std::vector<Shape> shapes = options.profiles.empty() ? default_shapes(*graph, num_threads) : shapes_of(*graph, options.profiles[0], Corner::Opt);
+  const std::vector<Shape> shapes =
+      options.profiles.empty() ? default_shapes(*graph, num_threads) : shapes_of(*graph, options.profiles[0], Corner::Opt);
   for (const OptimizationProfile& profile : options.profiles) bind_shapes(*graph, shapes_of(*graph, profile, Corner::Min), num_threads);
   if (shapes.empty() && !graph->inputs().empty()) {
     r.notes.push_back("no input shapes were found that the model accepts, so nothing was tuned; give --profile input:min,opt,max");
@@ -159,7 +164,8 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
     tune::TimingCache cache;
     if (!options.timing_cache.empty()) cache.merge_file(options.timing_cache);
     ThreadPool pool(num_threads);
-    tune::TunerOptions tuner{options.opt_level, options.disabled_kernels, [&](double fraction) { progress.report("tune", 0.15, 0.98, fraction); }};
+    tune::TunerOptions tuner{options.opt_level, options.disabled_kernels,
+                             [&](double fraction) { progress.report("tune", 0.15, 0.98, fraction); }};
     tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r);
     if (!options.timing_cache.empty()) cache.save(options.timing_cache);
   }

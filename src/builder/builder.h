@@ -13,22 +13,23 @@ namespace tokamak {
 enum class Precision { F32, BF16, Best };
 
 struct BuildProgress {
-  std::string step;       // "import", "optimize", "tune", "write"
-  double fraction = 0;    // 0..1 over the whole build
+  std::string step;         // "import", "optimize", "tune", "write"
+  double fraction = 0;      // 0..1 over the whole build
   double remaining_s = -1;  // estimate, or negative while unknown
 };
 
 struct BuildOptions {
   Precision precision = Precision::F32;
-  int opt_level = 3;                              // 0: no tuning, first kernel that accepts .. 5: every candidate, long timing
-  int num_threads = 0;                            // width to tune for; 0: all available
-  int64_t workspace_limit_bytes = 0;              // 0: none. Bounds arena + workspace at each profile's max shapes, or the build fails naming what would do
-  std::vector<OptimizationProfile> profiles;      // empty: symbols are free and tuned at 1 (batch) and a middling length
-  std::string timing_cache;                       // file to read, merge into and write back; empty: none
+  int opt_level = 3;    // 0: no tuning, first kernel that accepts .. 5: every candidate, long timing
+  int num_threads = 0;  // width to tune for; 0: all available
+  int64_t workspace_limit_bytes =
+      0;  // 0: none. Bounds arena + workspace at each profile's max shapes, or the build fails naming what would do
+  std::vector<OptimizationProfile> profiles;  // empty: symbols are free and tuned at 1 (batch) and a middling length
+  std::string timing_cache;                   // file to read, merge into and write back; empty: none
   std::vector<std::string> disabled_passes;
-  std::vector<std::string> disabled_kernels;      // prefixes of kernel names, for debugging and `ref`-only builds
-  std::string dump_ir;                            // "after:<pass>", "before:<pass>" or "all"
-  std::function<void(const std::string&)> dump_sink;   // receives the text; default standard error
+  std::vector<std::string> disabled_kernels;          // prefixes of kernel names, for debugging and `ref`-only builds
+  std::string dump_ir;                                // "after:<pass>", "before:<pass>" or "all"
+  std::function<void(const std::string&)> dump_sink;  // receives the text; default standard error
   std::function<void(const BuildProgress&)> progress;
   bool allow_cancel = false;
 };
@@ -42,9 +43,9 @@ struct PassReport {
 
 struct TacticReport {
   std::string node, op, origin, kernel, tactic;
-  double us = 0;                                  // measured; 0 when not timed
-  std::vector<std::pair<std::string, double>> candidates;   // "kernel tactic", microseconds
-  std::vector<std::pair<std::string, std::string>> declined;   // kernel, reason
+  double us = 0;                                              // measured; 0 when not timed
+  std::vector<std::pair<std::string, double>> candidates;     // "kernel tactic", microseconds
+  std::vector<std::pair<std::string, std::string>> declined;  // kernel, reason
 };
 
 struct BuildReport {
@@ -52,13 +53,14 @@ struct BuildReport {
   std::vector<PassReport> passes;
   std::vector<TacticReport> tactics;
   double import_s = 0, optimize_s = 0, tune_s = 0, total_s = 0;
-  int timed = 0, cached = 0;                      // candidates measured, and taken from the timing cache
-  std::vector<std::string> notes;                 // things a user should read, one line each
+  int timed = 0, cached = 0;       // candidates measured, and taken from the timing cache
+  std::vector<std::string> notes;  // things a user should read, one line each
 };
 
 // `path` is an ONNX file. Throws Error; unsupported nodes are listed all at once.
 std::shared_ptr<const Engine> build_engine(const std::string& path, const BuildOptions& options = {}, BuildReport* report = nullptr);
 // The same from an imported graph, which is consumed.
-std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, const BuildOptions& options = {}, BuildReport* report = nullptr);
+std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, const BuildOptions& options = {},
+                                           BuildReport* report = nullptr);
 
 }  // namespace tokamak

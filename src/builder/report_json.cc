@@ -27,14 +27,15 @@ std::string array(const std::vector<T>& items, const F& one) {
 std::string report_json(const BuildReport& report) {
   std::string out = fmt::format("{{\"nodes_before\":{},\"kernels_after\":{},\n\"passes\":", report.nodes_before, report.kernels_after);
   out += array(report.passes, [](const PassReport& p) {
-    return fmt::format(R"({{"name":{},"nodes_before":{},"nodes_after":{},"rewrites":{}}})", quoted(p.name), p.nodes_before, p.nodes_after, p.rewrites);
+    return fmt::format(R"({{"name":{},"nodes_before":{},"nodes_after":{},"rewrites":{}}})", quoted(p.name), p.nodes_before, p.nodes_after,
+                       p.rewrites);
   });
   out += ",\n\"tactics\":" + array(report.tactics, [](const TacticReport& t) {
-    return fmt::format(R"({{"node":{},"op":{},"origin":{},"kernel":{},"tactic":{},"us":{:.3f},"candidates":{},"declined":{}}})", quoted(t.node), quoted(t.op),
-                       quoted(t.origin), quoted(t.kernel), quoted(t.tactic), t.us,
-                       array(t.candidates, [](const auto& c) { return fmt::format("[{},{:.3f}]", quoted(c.first), c.second); }),
-                       array(t.declined, [](const auto& d) { return fmt::format("[{},{}]", quoted(d.first), quoted(d.second)); }));
-  });
+           return fmt::format(R"({{"node":{},"op":{},"origin":{},"kernel":{},"tactic":{},"us":{:.3f},"candidates":{},"declined":{}}})",
+                              quoted(t.node), quoted(t.op), quoted(t.origin), quoted(t.kernel), quoted(t.tactic), t.us,
+                              array(t.candidates, [](const auto& c) { return fmt::format("[{},{:.3f}]", quoted(c.first), c.second); }),
+                              array(t.declined, [](const auto& d) { return fmt::format("[{},{}]", quoted(d.first), quoted(d.second)); }));
+         });
   out += ",\n\"notes\":" + array(report.notes, [](const std::string& n) { return quoted(n); }) + "}\n";
   return out;
 }

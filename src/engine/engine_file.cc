@@ -48,7 +48,8 @@ uint64_t hash_chunks(const std::byte* data, int64_t size, int threads) {
   std::vector<uint64_t> hashes(chunks);
   std::atomic<int64_t> next{0};
   const auto work = [&] {
-    for (int64_t c; (c = next.fetch_add(1)) < chunks;) hashes[c] = XXH3_64bits(data + c * kChunk, static_cast<size_t>(std::min(kChunk, size - c * kChunk)));
+    for (int64_t c; (c = next.fetch_add(1)) < chunks;)
+      hashes[c] = XXH3_64bits(data + c * kChunk, static_cast<size_t>(std::min(kChunk, size - c * kChunk)));
   };
   std::vector<std::thread> helpers;
   for (int i = 1; i < std::min<int64_t>(threads, chunks); ++i) helpers.emplace_back(work);
@@ -65,7 +66,8 @@ uint64_t header_hash(const std::byte* start) {
 
 // Weights of products that a kernel was chosen for, which checks layout and size (KernelDef::reads_layout).
 bool may_be_packed(const ir::Use& use) {
-  return use.index == 1 && !use.node->kernel.empty() && (use.node->is("matmul") || use.node->is("matmul_integer") || use.node->is("conv") || use.node->is("conv_transpose"));
+  return use.index == 1 && !use.node->kernel.empty() &&
+         (use.node->is("matmul") || use.node->is("matmul_integer") || use.node->is("conv") || use.node->is("conv_transpose"));
 }
 
 // A packed constant goes nowhere else: not out of a graph, through a view, into a subgraph, or to an operator whose shape inference reads
@@ -112,7 +114,8 @@ void write(const std::string& path, const ir::Graph& graph, const EngineInfo& in
   }
   std::string constants(static_cast<size_t>(constants_size), '\0');
   for (size_t i = 0; i < tensors.size(); ++i)
-    if (tensors[i]->size_bytes() > 0) std::memcpy(constants.data() + table[i].offset, tensors[i]->raw(), static_cast<size_t>(tensors[i]->size_bytes()));
+    if (tensors[i]->size_bytes() > 0)
+      std::memcpy(constants.data() + table[i].offset, tensors[i]->raw(), static_cast<size_t>(tensors[i]->size_bytes()));
   std::string table_text(reinterpret_cast<const char*>(table.data()), table.size() * sizeof(Entry));
 
   // Text sections are padded with newlines and blanks so that they stay text; binary ones with zeros.
@@ -131,8 +134,9 @@ void write(const std::string& path, const ir::Graph& graph, const EngineInfo& in
   int64_t offset = kFirstSection;
   for (uint32_t i = 0; i < kNumSections; ++i) {
     const std::string& bytes = *parts[i].second;
-    const Section section{parts[i].first, 0, static_cast<uint64_t>(offset), bytes.size(),
-                          hash_chunks(reinterpret_cast<const std::byte*>(bytes.data()), static_cast<int64_t>(bytes.size()), available_threads())};
+    const Section section{
+        parts[i].first, 0, static_cast<uint64_t>(offset), bytes.size(),
+        hash_chunks(reinterpret_cast<const std::byte*>(bytes.data()), static_cast<int64_t>(bytes.size()), available_threads())};
     std::memcpy(head.data() + sizeof(Header) + i * sizeof(Section), &section, sizeof(section));
     offset += static_cast<int64_t>(bytes.size());
   }
@@ -159,24 +163,30 @@ Contents read(const std::string& path) {
 }
 
 Contents read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const std::string& what) {
-  const auto corrupt = [&](const std::string& reason) { fail(ErrorCode::Corrupt, "{}: {}; build the engine again from its model", what, reason); };
+  const auto corrupt = [&](const std::string& reason) {
+    fail(ErrorCode::Corrupt, "{}: {}; build the engine again from its model", what, reason);
+  };
   if (bytes.size() < sizeof(kMagic) || std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0)
     fail(ErrorCode::Corrupt, "{}: not a Tokamak engine (the file does not start with TOKAMAK)", what);
-  if (bytes.size() < static_cast<size_t>(kFirstSection)) corrupt(fmt::format("truncated: {} bytes, the header alone has {}", bytes.size(), kFirstSection));
+  if (bytes.size() < static_cast<size_t>(kFirstSection))
+    corrupt(fmt::format("truncated: {} bytes, the header alone has {}", bytes.size(), kFirstSection));
   Header header;
   std::memcpy(&header, bytes.data(), sizeof(header));
   if (header.version > kFormatVersion)
-    fail(ErrorCode::Unsupported, "{}: engine format {} is newer than this version of Tokamak reads ({}); update Tokamak, or build the engine again", what,
+    fail(ErrorCode::Unsupported,
+         "{}: engine format {} is newer than this version of Tokamak reads ({}); update Tokamak, or build the engine again", what,
          header.version, kFormatVersion);
   if (header.version != kFormatVersion || header.num_sections != kNumSections) corrupt("the header is altered");
-  if (header.file_size != bytes.size()) corrupt(fmt::format("truncated or extended: {} bytes, the header says {}", bytes.size(), header.file_size));
+  if (header.file_size != bytes.size())
+    corrupt(fmt::format("truncated or extended: {} bytes, the header says {}", bytes.size(), header.file_size));
   if (header.hash != header_hash(bytes.data())) corrupt("the header's checksum does not match");
   Section sections[kNumSections];
   std::memcpy(sections, bytes.data() + sizeof(Header), sizeof(sections));
   uint64_t expected = kFirstSection;
   for (uint32_t i = 0; i < kNumSections; ++i) {
     const Section& s = sections[i];
-    if (s.kind != i + 1 || s.offset != expected || s.size > bytes.size() - s.offset || s.size % kAlign != 0) corrupt(fmt::format("section {} is misplaced", i));
+    if (s.kind != i + 1 || s.offset != expected || s.size > bytes.size() - s.offset || s.size % kAlign != 0)
+      corrupt(fmt::format("section {} is misplaced", i));
     expected += s.size;
     static const char* const kNames[] = {"info", "report", "graph", "table", "constants"};
     if (s.hash != hash_chunks(bytes.data() + s.offset, static_cast<int64_t>(s.size), available_threads()))
@@ -194,20 +204,23 @@ Contents read(std::span<const std::byte> bytes, std::shared_ptr<const void> owne
   contents.info.report = std::string(text_of(kReport).substr(0, text_of(kReport).find_last_not_of(' ') + 1));
   const CpuFeatures needed = CpuFeatures::parse(contents.info.target);
   if (!cpu_features().covers(needed))
-    fail(ErrorCode::Unsupported, "{}: built for a CPU with {}, this one ({}) has {}; build the engine again on this machine", what, contents.info.target,
-         cpu_model_name(), cpu_features().to_string());
+    fail(ErrorCode::Unsupported, "{}: built for a CPU with {}, this one ({}) has {}; build the engine again on this machine", what,
+         contents.info.target, cpu_model_name(), cpu_features().to_string());
   const Section &table = sections[kTable - 1], &constants = sections[kConstants - 1];
   ir::ParseOptions options;
   options.infer = false;
   options.constant = [&](int64_t entry, DType dtype, const Shape& shape, const std::string& layout) {
-    if (entry < 0 || static_cast<uint64_t>(entry) >= table.size / sizeof(Entry)) corrupt(fmt::format("constant {} is not in the table", entry));
+    if (entry < 0 || static_cast<uint64_t>(entry) >= table.size / sizeof(Entry))
+      corrupt(fmt::format("constant {} is not in the table", entry));
     Entry e;
     std::memcpy(&e, bytes.data() + table.offset + static_cast<uint64_t>(entry) * sizeof(Entry), sizeof(e));
-    if (e.offset > constants.size || e.size > constants.size - e.offset || e.offset % kAlign != 0) corrupt(fmt::format("constant {} lies outside its section", entry));
+    if (e.offset > constants.size || e.size > constants.size - e.offset || e.offset % kAlign != 0)
+      corrupt(fmt::format("constant {} lies outside its section", entry));
     if (dtype == DType::String) corrupt(fmt::format("constant {} has text elements", entry));
     const std::byte* data = bytes.data() + constants.offset + e.offset;
     if (!layout.empty()) return Tensor::packed_view(dtype, shape, layout, data, static_cast<int64_t>(e.size), owner);
-    if (static_cast<uint64_t>(bytes_of(dtype, num_elements(shape))) != e.size) corrupt(fmt::format("constant {} has {} bytes for {}{}", entry, e.size, to_string(dtype), to_string(shape)));
+    if (static_cast<uint64_t>(bytes_of(dtype, num_elements(shape))) != e.size)
+      corrupt(fmt::format("constant {} has {} bytes for {}{}", entry, e.size, to_string(dtype), to_string(shape)));
     return Tensor::view(dtype, shape, data, owner);
   };
   contents.graph = ir::parse(text_of(kGraph), options);
@@ -216,7 +229,8 @@ Contents read(std::span<const std::byte> bytes, std::shared_ptr<const void> owne
   } catch (const Error& e) {
     corrupt(e.what());
   }
-  if (const ir::Value* v = escaped_packed_constant(*contents.graph)) corrupt(fmt::format("packed constant %{} is used where a dense one belongs", v->name));
+  if (const ir::Value* v = escaped_packed_constant(*contents.graph))
+    corrupt(fmt::format("packed constant %{} is used where a dense one belongs", v->name));
   return contents;
 }
 

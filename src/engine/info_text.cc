@@ -54,7 +54,8 @@ std::string to_text(const EngineInfo& info) {
   });
   for (const OptimizationProfile& profile : info.profiles) {
     out += "profile\n";
-    for (const ShapeRange& r : profile) out += fmt::format("range {} {} {} {}\n", dims_text(r.min), dims_text(r.opt), dims_text(r.max), escape(r.input));
+    for (const ShapeRange& r : profile)
+      out += fmt::format("range {} {} {} {}\n", dims_text(r.min), dims_text(r.opt), dims_text(r.max), escape(r.input));
   }
   return out;
 }

@@ -1,7 +1,8 @@
 #pragma once
 // A dimension: an integer or an expression over named symbols ("batch", "seq*12", "floordiv(h+1,2)"). Kept in one canonical form, a
-// polynomial with integer coefficients over atoms (symbols and floordiv/mod/min/max terms), so equality is equality of text. Characters of a
-// name outside [A-Za-z0-9_.] print as $XX (hex), so text never needs quotes. Sizes are bounded: expressions that grow past them throw OutOfRange.
+// polynomial with integer coefficients over atoms (symbols and floordiv/mod/min/max terms), so equality is equality of text. Characters of
+// a name outside [A-Za-z0-9_.] print as $XX (hex), so text never needs quotes. Sizes are bounded: expressions that grow past them throw
+// OutOfRange.
 
 #include <cstdint>
 #include <functional>
@@ -22,9 +23,9 @@ class Dim {
   static Dim parse(std::string_view text);
 
   bool is_const() const { return terms_ == nullptr; }
-  int64_t value() const;                                   // CHECKs is_const()
+  int64_t value() const;  // CHECKs is_const()
   bool is(int64_t v) const { return is_const() && constant_ == v; }
-  std::optional<std::string> as_symbol() const;            // the name if this is exactly one symbol
+  std::optional<std::string> as_symbol() const;  // the name if this is exactly one symbol
   std::string to_string() const;
   bool operator==(const Dim& other) const;
 
@@ -34,7 +35,7 @@ class Dim {
   friend Dim operator*(const Dim& a, const Dim& b);
   // Rounds toward minus infinity; exact quotients of polynomials simplify. Throws InvalidArgument on a constant zero divisor.
   static Dim floordiv(const Dim& a, const Dim& b);
-  static Dim ceildiv(const Dim& a, const Dim& b);          // -floordiv(-a, b)
+  static Dim ceildiv(const Dim& a, const Dim& b);  // -floordiv(-a, b)
   static Dim mod(const Dim& a, const Dim& b);
   static Dim min(const Dim& a, const Dim& b);
   static Dim max(const Dim& a, const Dim& b);

@@ -90,8 +90,8 @@ Value* Graph::add_constant(Tensor value, std::string constant_name) {
   return v;
 }
 
-Node* Graph::add_node(std::string_view op_name, std::vector<Value*> inputs, Attrs attrs, std::string node_name, Node* before, int num_outputs,
-                      bool infer_now) {
+Node* Graph::add_node(std::string_view op_name, std::vector<Value*> inputs, Attrs attrs, std::string node_name, Node* before,
+                      int num_outputs, bool infer_now) {
   const OpDef* op = find_op(op_name);
   if (op == nullptr) fail(ErrorCode::Unsupported, "there is no operator named `{}` (node \"{}\")", op_name, node_name);
   auto owned = std::make_unique<Node>();

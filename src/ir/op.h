@@ -15,8 +15,8 @@ namespace tokamak::ir {
 // What inference knows about one value: at build time symbolic, at bind time (concrete input shapes) constant.
 struct ValueInfo {
   TensorType type;
-  std::optional<Dims> ints;      // known integer contents, row-major (only for integer and bool tensors of at most 64 elements)
-  Tensor constant;               // known contents, when defined()
+  std::optional<Dims> ints;  // known integer contents, row-major (only for integer and bool tensors of at most 64 elements)
+  Tensor constant;           // known contents, when defined()
 };
 
 // Inputs and outputs of one inference. The same `infer` function serves the builder and the runtime's shape binding.
@@ -33,7 +33,7 @@ class InferContext {
   DType dtype(int i) const { return inputs_[i].type.dtype; }
   bool ranked(int i) const { return inputs_[i].type.ranked; }
   int64_t rank(int i) const { return inputs_[i].type.rank(); }
-  const Dim& dim(int i, int64_t axis) const;      // negative axes count from the end
+  const Dim& dim(int i, int64_t axis) const;  // negative axes count from the end
   // Contents of an integer input as expressions: from a constant or from shape arithmetic. nullopt when unknown.
   std::optional<Dims> ints(int i) const;
   // The same when all are plain integers.
@@ -73,15 +73,15 @@ class InferContext {
 };
 
 enum Trait : uint32_t {
-  kUnary = 1 << 0,            // elementwise, one input; output has its shape
-  kBinary = 1 << 1,           // elementwise, two inputs, NumPy broadcasting
-  kPointwise = 1 << 2,        // any elementwise op with broadcasting (kUnary and kBinary imply it; where, clip, cast too)
+  kUnary = 1 << 0,      // elementwise, one input; output has its shape
+  kBinary = 1 << 1,     // elementwise, two inputs, NumPy broadcasting
+  kPointwise = 1 << 2,  // any elementwise op with broadcasting (kUnary and kBinary imply it; where, clip, cast too)
   kCommutative = 1 << 3,
-  kView = 1 << 4,             // the output is input 0's bytes under another shape
-  kNondeterministic = 1 << 5, // random: never folded, merged or moved
+  kView = 1 << 4,                // the output is input 0's bytes under another shape
+  kNondeterministic = 1 << 5,    // random: never folded, merged or moved
   kDataDependentShape = 1 << 6,  // output shape depends on input values
-  kControlFlow = 1 << 7,      // has subgraphs
-  kMovement = 1 << 8,         // moves elements without computing
+  kControlFlow = 1 << 7,         // has subgraphs
+  kMovement = 1 << 8,            // moves elements without computing
 };
 
 enum class AttrKind { Int, Float, String, Ints, Floats, Strings, Dims, DType, Tensor };
@@ -94,11 +94,11 @@ struct AttrSpec {
 
 struct OpDef {
   std::string_view name;
-  std::string_view doc;            // one line: inputs, attributes, meaning
+  std::string_view doc;  // one line: inputs, attributes, meaning
   int min_inputs = 1;
-  int max_inputs = 1;              // -1: any number
+  int max_inputs = 1;  // -1: any number
   int min_outputs = 1;
-  int max_outputs = 1;             // -1: any number
+  int max_outputs = 1;  // -1: any number
   uint32_t traits = 0;
   std::vector<AttrSpec> attrs = {};
   void (*infer)(InferContext&) = nullptr;

@@ -12,8 +12,8 @@
 namespace tokamak::ir {
 namespace {
 
-constexpr int kMaxDepth = 32;                       // nested subgraphs
-constexpr int64_t kMaxInlineElements = 1 << 22;     // of one constant written in the text
+constexpr int kMaxDepth = 32;                    // nested subgraphs
+constexpr int64_t kMaxInlineElements = 1 << 22;  // of one constant written in the text
 
 class Parser {
  public:
@@ -62,7 +62,9 @@ class Parser {
   void expect(char c) {
     if (!take(c)) error("expected `{}`", c);
   }
-  static bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '/' || c == ':' || c == '-'; }
+  static bool is_word(char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '/' || c == ':' || c == '-';
+  }
   static bool is_identifier(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
   std::string_view identifier() {
     skip();
@@ -117,7 +119,9 @@ class Parser {
   std::string_view number_text() {
     skip();
     const size_t begin = at_;
-    while (at_ < text_.size() && (std::isalnum(static_cast<unsigned char>(text_[at_])) || text_[at_] == '.' || text_[at_] == '-' || text_[at_] == '+')) ++at_;
+    while (at_ < text_.size() &&
+           (std::isalnum(static_cast<unsigned char>(text_[at_])) || text_[at_] == '.' || text_[at_] == '-' || text_[at_] == '+'))
+      ++at_;
     if (begin == at_) error("expected a number");
     return text_.substr(begin, at_ - begin);
   }
@@ -215,7 +219,8 @@ class Parser {
     Tensor t = Tensor::empty(d, s);
     if (take_word("hex")) {
       const std::string digits = string();
-      if (static_cast<int64_t>(digits.size()) != t.size_bytes() * 2 || d == DType::String) error("expected {} hexadecimal digits", t.size_bytes() * 2);
+      if (static_cast<int64_t>(digits.size()) != t.size_bytes() * 2 || d == DType::String)
+        error("expected {} hexadecimal digits", t.size_bytes() * 2);
       for (int64_t i = 0; i < t.size_bytes(); ++i)
         t.data<uint8_t>()[i] = static_cast<uint8_t>(hex_digit(digits[2 * i]) * 16 + hex_digit(digits[2 * i + 1]));
       return t;
@@ -288,7 +293,8 @@ class Parser {
     if (code == std::errc() && end == word.data() + word.size()) return whole;
     double value = 0;
     auto [end2, code2] = std::from_chars(word.data(), word.data() + word.size(), value);
-    if (end2 != word.data() + word.size() || (code2 != std::errc() && code2 != std::errc::result_out_of_range)) error("`{}` is not an attribute value", word);
+    if (end2 != word.data() + word.size() || (code2 != std::errc() && code2 != std::errc::result_out_of_range))
+      error("`{}` is not an attribute value", word);
     return value;
   }
 

@@ -45,7 +45,8 @@ std::string element(const Tensor& t, int64_t i) {
   switch (t.dtype()) {
     case DType::F32: return number(t.data<float>()[i]);
     case DType::F64: return number(t.data<double>()[i]);
-    case DType::F16: case DType::BF16: return number(static_cast<float>(t.float_at(i)));
+    case DType::F16:
+    case DType::BF16: return number(static_cast<float>(t.float_at(i)));
     case DType::U64: return fmt::format("{}", t.data<uint64_t>()[i]);
     case DType::String: return quoted(t.strings()[i]);
     default: return fmt::format("{}", t.int_at(i));
@@ -80,9 +81,15 @@ std::string attr_text(const Attr& attr) {
     std::string operator()(int64_t v) const { return std::to_string(v); }
     std::string operator()(double v) const { return number(v); }
     std::string operator()(const std::string& v) const { return quoted(v); }
-    std::string operator()(const Ints& v) const { return "[" + list(v, [](int64_t x) { return std::to_string(x); }) + "]"; }
-    std::string operator()(const Floats& v) const { return "f[" + list(v, [](double x) { return number(x); }) + "]"; }
-    std::string operator()(const Strings& v) const { return "s[" + list(v, [](const std::string& x) { return quoted(x); }) + "]"; }
+    std::string operator()(const Ints& v) const {
+      return "[" + list(v, [](int64_t x) { return std::to_string(x); }) + "]";
+    }
+    std::string operator()(const Floats& v) const {
+      return "f[" + list(v, [](double x) { return number(x); }) + "]";
+    }
+    std::string operator()(const Strings& v) const {
+      return "s[" + list(v, [](const std::string& x) { return quoted(x); }) + "]";
+    }
     std::string operator()(const Dims& v) const { return "<" + to_string(v) + ">"; }
     std::string operator()(DType v) const { return to_string(v); }
     std::string operator()(const Tensor& v) const {
@@ -152,7 +159,8 @@ class Printer {
     const Tensor& t = v.constant;
     out_ += pad + "  " + ref(&v) + " = const " + to_string(t.dtype()) + tokamak::to_string(t.shape()) + " ";
     int64_t entry = -1;
-    const bool is_inline = options_.constant_entry ? (entry = options_.constant_entry(v)) < 0 : t.count() <= kMaxInline && t.layout().empty();
+    const bool is_inline =
+        options_.constant_entry ? (entry = options_.constant_entry(v)) < 0 : t.count() <= kMaxInline && t.layout().empty();
     out_ += is_inline ? contents(t) : fmt::format("@{}", entry);
     if (!t.layout().empty()) out_ += " layout " + quoted(t.layout());
     out_ += "\n";

@@ -6,10 +6,9 @@
 //     %b = const f32[8] {0.5, 1, 1, 1, 1, 1, 1, 1}        # inline
 //     %z = const f32[4096] splat {0}                      # every element the same
 //     %p = const f32[64,64] @1 layout "gemm.nr64"         # packed; bytes in the table
-//     %y: f32[batch,8,6,6] = conv(%x, %w, %b) {group=1, pads=[0,0,0,0], strides=[1,1]} "Conv_3" origin "Conv_3+Relu_4" kernel "avx512.conv" "mr=6"
-//     %v: f32[2], %i: i64[2] = topk(%y, _) {axis=-1}      # _ is an absent input
-//     %r: f32[*] = if(%c) with graph then() { ... return %a } with graph else() { ... return %b }
-//     return %y, %v
+//     %y: f32[batch,8,6,6] = conv(%x, %w, %b) {group=1, pads=[0,0,0,0], strides=[1,1]} "Conv_3" origin "Conv_3+Relu_4" kernel "avx512.conv"
+//     "mr=6" %v: f32[2], %i: i64[2] = topk(%y, _) {axis=-1}      # _ is an absent input %r: f32[*] = if(%c) with graph then() { ... return
+//     %a } with graph else() { ... return %b } return %y, %v
 //   }
 //
 // Attribute values: 3 (int) 0.5 or 1e-5 or 2.0 (float) "text" [1,2] (ints) f[0.5,2.0] (floats) s["a","b"] (strings) <batch,seq*2> (dims)

@@ -17,13 +17,17 @@ struct TensorType {
 
   TensorType() = default;
   TensorType(DType dtype, Dims dims) : dtype(dtype), ranked(true), dims(std::move(dims)) {}
-  static TensorType unranked(DType dtype) { TensorType t; t.dtype = dtype; return t; }
+  static TensorType unranked(DType dtype) {
+    TensorType t;
+    t.dtype = dtype;
+    return t;
+  }
   static TensorType of(const Tensor& tensor);
 
   int64_t rank() const { return static_cast<int64_t>(dims.size()); }
-  bool is_static() const;           // ranked and every dim constant
-  Shape static_shape() const;       // CHECKs is_static()
-  Dim num_elements() const;         // product of dims; ranked only
+  bool is_static() const;      // ranked and every dim constant
+  Shape static_shape() const;  // CHECKs is_static()
+  Dim num_elements() const;    // product of dims; ranked only
   bool operator==(const TensorType& other) const = default;
 };
 

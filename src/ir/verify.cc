@@ -8,7 +8,8 @@ namespace {
 
 template <class... Args>
 [[noreturn]] void broken(const Node& node, fmt::format_string<Args...> format, Args&&... args) {
-  fail(ErrorCode::Internal, "invalid graph: [{} \"{}\"] {}", node.op().name, node.label(), fmt::format(format, std::forward<Args>(args)...));
+  fail(ErrorCode::Internal, "invalid graph: [{} \"{}\"] {}", node.op().name, node.label(),
+       fmt::format(format, std::forward<Args>(args)...));
 }
 
 bool kind_matches(const Attr& value, AttrKind kind) {
@@ -28,7 +29,8 @@ bool kind_matches(const Attr& value, AttrKind kind) {
 
 // What the interpreter relies on: bodies with as many inputs and outputs as the node passes and takes.
 void verify_control_flow(const Node& node) {
-  const size_t graphs = node.is("if") ? 2 : 1, inputs = static_cast<size_t>(node.num_inputs()), outputs = static_cast<size_t>(node.num_outputs());
+  const size_t graphs = node.is("if") ? 2 : 1, inputs = static_cast<size_t>(node.num_inputs()),
+               outputs = static_cast<size_t>(node.num_outputs());
   if (node.subgraphs.size() != graphs) broken(node, "has {} subgraphs, expected {}", node.subgraphs.size(), graphs);
   const auto expect = [&](const Graph& body, size_t takes, size_t gives) {
     if (body.inputs().size() != takes) broken(node, "has a body of {} inputs, expected {}", body.inputs().size(), takes);
@@ -65,13 +67,16 @@ void verify_control_flow(const Node& node) {
 void verify_node(const Node& node, const std::unordered_set<const Value*>& visible) {
   const OpDef& op = node.op();
   if (node.num_inputs() < op.min_inputs || (op.max_inputs >= 0 && node.num_inputs() > op.max_inputs))
-    broken(node, "has {} inputs, expected {} to {}", node.num_inputs(), op.min_inputs, op.max_inputs < 0 ? "any number" : std::to_string(op.max_inputs));
+    broken(node, "has {} inputs, expected {} to {}", node.num_inputs(), op.min_inputs,
+           op.max_inputs < 0 ? "any number" : std::to_string(op.max_inputs));
   if (node.num_outputs() < op.min_outputs || (op.max_outputs >= 0 && node.num_outputs() > op.max_outputs))
-    broken(node, "has {} outputs, expected {} to {}", node.num_outputs(), op.min_outputs, op.max_outputs < 0 ? "any number" : std::to_string(op.max_outputs));
+    broken(node, "has {} outputs, expected {} to {}", node.num_outputs(), op.min_outputs,
+           op.max_outputs < 0 ? "any number" : std::to_string(op.max_outputs));
   for (int i = 0; i < node.num_inputs(); ++i) {
     const Value* v = node.input(i);
     if (v == nullptr) continue;
-    if (!v->is_constant() && !visible.contains(v)) broken(node, "input {} (%{}) is used before it is made, or from another graph", i, v->name);
+    if (!v->is_constant() && !visible.contains(v))
+      broken(node, "input {} (%{}) is used before it is made, or from another graph", i, v->name);
     bool listed = false;
     for (const Use& use : v->uses()) listed |= use.node == &node && use.index == i;
     if (!listed) broken(node, "input {} (%{}) does not list this use", i, v->name);

@@ -16,13 +16,14 @@ struct Lifetime {
 };
 
 struct Layout {
-  std::vector<int64_t> offsets;     // one a lifetime, multiples of kAlignment
+  std::vector<int64_t> offsets;  // one a lifetime, multiples of kAlignment
   int64_t arena_bytes = 0;
-  int64_t lower_bound_bytes = 0;    // the largest sum of (aligned) sizes alive at one step: no layout can be smaller
+  int64_t lower_bound_bytes = 0;  // the largest sum of (aligned) sizes alive at one step: no layout can be smaller
 };
 
 // Greedy by size with best-fit gaps (Pisarchyk and Lee, arXiv:2001.03288, section 5.2): largest buffers first, each into the smallest
-// gap among the placed buffers that it overlaps in time. Tried in two orders (by size, and by the breadth of the steps), the smaller arena wins.
+// gap among the placed buffers that it overlaps in time. Tried in two orders (by size, and by the breadth of the steps), the smaller arena
+// wins.
 Layout plan(const std::vector<Lifetime>& lifetimes);
 
 }  // namespace tokamak::memory

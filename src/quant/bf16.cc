@@ -29,7 +29,9 @@ int weights_to_bf16(ir::Graph& graph) {
     std::unordered_map<const ir::Value*, ir::Value*> converted;
     for (ir::Node* node : g.nodes_snapshot()) {
       ir::Value* b = node->input(1);
-      if (!node->is("matmul") || !b->is_constant() || b->constant.dtype() != DType::F32 || b->constant.rank() != 2 || !b->constant.layout().empty()) continue;
+      if (!node->is("matmul") || !b->is_constant() || b->constant.dtype() != DType::F32 || b->constant.rank() != 2 ||
+          !b->constant.layout().empty())
+        continue;
       if (node->input(0)->type.dtype != DType::F32) continue;
       ir::Value*& value = converted[b];
       if (value == nullptr) {

@@ -68,8 +68,8 @@ bool evaluate(const ir::Node& node, Binding& binding, int64_t max_bytes) {
 void bind_symbols(const std::string& name, const ir::TensorType& type, const Shape& shape, ir::Dim::Bindings& symbols) {
   if (!type.ranked) return;
   if (type.rank() != static_cast<int64_t>(shape.size()))
-    fail(ErrorCode::InvalidArgument, "input \"{}\": expected {} ({} dimensions), found a shape {} of {}", name, to_string(type), type.rank(), to_string(shape),
-         shape.size());
+    fail(ErrorCode::InvalidArgument, "input \"{}\": expected {} ({} dimensions), found a shape {} of {}", name, to_string(type),
+         type.rank(), to_string(shape), shape.size());
   for (size_t i = 0; i < shape.size(); ++i) {
     const ir::Dim& dim = type.dims[i];
     if (shape[i] < 0) fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is negative ({})", name, i, shape[i]);
@@ -80,8 +80,8 @@ void bind_symbols(const std::string& name, const ir::TensorType& type, const Sha
       expected = symbols.emplace(*symbol, shape[i]).first->second;
     }
     if (expected != shape[i])
-      fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is {} in the shape {}, expected {} ({})", name, i, shape[i], to_string(shape), expected,
-           to_string(type));
+      fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is {} in the shape {}, expected {} ({})", name, i, shape[i], to_string(shape),
+           expected, to_string(type));
   }
 }
 
@@ -110,7 +110,8 @@ NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads
   return view;
 }
 
-NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads, std::vector<bool>& dynamic) {
+NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads,
+                   std::vector<bool>& dynamic) {
   NodeView view;
   view.node = &node;
   view.bindings = symbols;
@@ -128,7 +129,8 @@ NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const i
     view.constants.push_back(constant ? &node.input(i)->constant : nullptr);
   }
   int64_t next = 0;
-  ir::InferContext context(node, std::move(infos), node.num_outputs(), [&next] { return ir::Dim::symbol("_run" + std::to_string(next++)); }, &symbols);
+  ir::InferContext context(
+      node, std::move(infos), node.num_outputs(), [&next] { return ir::Dim::symbol("_run" + std::to_string(next++)); }, &symbols);
   node.op().infer(context);
   dynamic.clear();
   for (const ir::ValueInfo& out : context.outputs()) {
@@ -182,8 +184,8 @@ ReadyKernel make_kernel(NodeView view) {
   if (!view.node->kernel.empty()) {
     const KernelDef* def = cpu::find_kernel(view.node->kernel);
     if (def == nullptr)
-      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine", view.node->op().name,
-           view.node->label(), view.node->kernel);
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
+           view.node->op().name, view.node->label(), view.node->kernel);
     const Support support = accepts(*def, view);
     if (support) return ready(*def, view, view.node->tactic);
     fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
@@ -221,8 +223,9 @@ Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shap
     if (!binding.is_static) return binding;  // the rest is inferred while running
     std::vector<ir::ValueInfo> inputs;
     for (const ir::Value* v : node->inputs()) inputs.push_back(v ? binding.at(v).info : ir::ValueInfo{});
-    ir::InferContext context(*node, std::move(inputs), node->num_outputs(), [&next] { return ir::Dim::symbol("_bind" + std::to_string(next++)); },
-                             &binding.symbols);
+    ir::InferContext context(
+        *node, std::move(inputs), node->num_outputs(), [&next] { return ir::Dim::symbol("_bind" + std::to_string(next++)); },
+        &binding.symbols);
     node->op().infer(context);
     for (int i = 0; i < node->num_outputs(); ++i) {
       BoundValue& bound = binding.values[node->output(i)];

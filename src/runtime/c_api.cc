@@ -20,7 +20,8 @@ const char* name_at(const std::vector<TensorInfo>& infos, int index) {
 const TensorInfo& input_at(const tk_engine* engine, int index) {
   require(engine != nullptr, "the engine is NULL");
   const auto& inputs = engine->engine->inputs();
-  if (index < 0 || index >= static_cast<int>(inputs.size())) fail(ErrorCode::NotFound, "there is no input {}; the engine has {}", index, inputs.size());
+  if (index < 0 || index >= static_cast<int>(inputs.size()))
+    fail(ErrorCode::NotFound, "there is no input {}; the engine has {}", index, inputs.size());
   return inputs[index];
 }
 
@@ -74,7 +75,9 @@ void tk_engine_free(tk_engine* engine) { delete engine; }
 int tk_engine_num_inputs(const tk_engine* engine) { return engine ? static_cast<int>(engine->engine->inputs().size()) : 0; }
 int tk_engine_num_outputs(const tk_engine* engine) { return engine ? static_cast<int>(engine->engine->outputs().size()) : 0; }
 const char* tk_engine_input_name(const tk_engine* engine, int index) { return engine ? name_at(engine->engine->inputs(), index) : nullptr; }
-const char* tk_engine_output_name(const tk_engine* engine, int index) { return engine ? name_at(engine->engine->outputs(), index) : nullptr; }
+const char* tk_engine_output_name(const tk_engine* engine, int index) {
+  return engine ? name_at(engine->engine->outputs(), index) : nullptr;
+}
 
 tk_status tk_engine_input_dtype(const tk_engine* engine, int index, tk_dtype* dtype) {
   return guarded([&] {
@@ -122,11 +125,13 @@ tk_status tk_context_run(tk_context* context) {
   });
 }
 
-tk_status tk_context_output(const tk_context* context, const char* name, tk_dtype* dtype, const int64_t** dims, int* rank, const void** data, size_t* size_bytes) {
+tk_status tk_context_output(const tk_context* context, const char* name, tk_dtype* dtype, const int64_t** dims, int* rank,
+                            const void** data, size_t* size_bytes) {
   return guarded([&] {
     require(context && name, "context or name is NULL");
     const Tensor& t = context->context.output(name);
-    if (t.dtype() > DType::Bool) fail(ErrorCode::Unsupported, "output \"{}\" has elements of {}, which the C API does not carry", name, to_string(t.dtype()));
+    if (t.dtype() > DType::Bool)
+      fail(ErrorCode::Unsupported, "output \"{}\" has elements of {}, which the C API does not carry", name, to_string(t.dtype()));
     if (dtype) *dtype = static_cast<tk_dtype>(t.dtype());
     if (dims) *dims = t.shape().data();
     if (rank) *rank = static_cast<int>(t.rank());

@@ -25,8 +25,10 @@ Engine::Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info) : graph_(std::
   for (const OptimizationProfile& profile : info_.profiles) {
     for (const ShapeRange& range : profile) {
       bool fits = false;
-      for (const TensorInfo& input : inputs_) fits |= input.name == range.input && (!input.type.ranked || input.type.rank() == static_cast<int64_t>(range.min.size()));
-      if (!fits) fail(ErrorCode::InvalidArgument, "optimization profile: no input \"{}\" with {} dimensions", range.input, range.min.size());
+      for (const TensorInfo& input : inputs_)
+        fits |= input.name == range.input && (!input.type.ranked || input.type.rank() == static_cast<int64_t>(range.min.size()));
+      if (!fits)
+        fail(ErrorCode::InvalidArgument, "optimization profile: no input \"{}\" with {} dimensions", range.input, range.min.size());
     }
   }
 }

@@ -13,7 +13,7 @@ namespace tokamak {
 struct TensorInfo {
   std::string name;
   DType dtype;
-  ir::TensorType type;   // dims may be symbols
+  ir::TensorType type;  // dims may be symbols
 };
 
 // The range of shapes an engine accepts for one input, and the shape it was tuned for.
@@ -27,16 +27,16 @@ using OptimizationProfile = std::vector<ShapeRange>;
 // What the builder knows about an engine beside its graph; stored in the engine's info section as `key = value` lines.
 struct EngineInfo {
   std::string model_name;
-  std::string target;              // CPU features the kernels need: "avx2+avx512"
-  std::string device_name;         // where it was tuned
+  std::string target;       // CPU features the kernels need: "avx2+avx512"
+  std::string device_name;  // where it was tuned
   std::string precision = "fp32";
   std::string tokamak_version;
   int opt_level = 3;
-  int num_threads = 1;             // the width it was tuned for
-  int64_t workspace_limit_bytes = 0;   // 0: none
-  int64_t nodes_before = 0;        // of the imported model
+  int num_threads = 1;                // the width it was tuned for
+  int64_t workspace_limit_bytes = 0;  // 0: none
+  int64_t nodes_before = 0;           // of the imported model
   std::vector<OptimizationProfile> profiles;
-  std::string report;              // the build report (passes, fusions, tactics and why), JSON text for `inspect`
+  std::string report;  // the build report (passes, fusions, tactics and why), JSON text for `inspect`
 };
 
 class Engine {
@@ -44,7 +44,8 @@ class Engine {
   Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info);
   ~Engine();
 
-  // Maps and checks the file (every checksum). Throws Corrupt, Unsupported (newer format, another CPU) or Io; the message says which and what to do.
+  // Maps and checks the file (every checksum). Throws Corrupt, Unsupported (newer format, another CPU) or Io; the message says which and
+  // what to do.
   static std::shared_ptr<const Engine> load(const std::string& path);
   // Writes to a temporary file beside `path`, then renames. Byte-for-byte reproducible.
   void save(const std::string& path) const;
@@ -54,7 +55,7 @@ class Engine {
   const ir::Graph& graph() const { return *graph_; }
   const EngineInfo& info() const { return info_; }
   void set_report(std::string json) { info_.report = std::move(json); }
-  int num_kernels() const;             // nodes that run at inference, subgraphs included
+  int num_kernels() const;  // nodes that run at inference, subgraphs included
   int64_t weights_bytes() const;
 
  private:

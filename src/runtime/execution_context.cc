@@ -12,7 +12,7 @@
 namespace tokamak {
 namespace {
 
-constexpr size_t kMaxPlans = 32;   // shape sets kept per context; the least recently used goes first
+constexpr size_t kMaxPlans = 32;  // shape sets kept per context; the least recently used goes first
 
 std::shared_ptr<ThreadPool> shared_pool(int width) {
   static std::mutex mutex;
@@ -45,13 +45,13 @@ struct ExecutionContext::Impl {
   std::shared_ptr<ThreadPool> pool;
   Profiler* profiler = nullptr;
   std::vector<Tensor> inputs;
-  std::vector<std::unique_ptr<Plan>> plans;   // most recently used first
-  Plan* current = nullptr;                    // plan for `inputs`, null when it must be found
-  bool is_dynamic = false;                    // this graph runs node by node
+  std::vector<std::unique_ptr<Plan>> plans;  // most recently used first
+  Plan* current = nullptr;                   // plan for `inputs`, null when it must be found
+  bool is_dynamic = false;                   // this graph runs node by node
   std::unique_ptr<Interpreter> interpreter;
   std::vector<Tensor> dynamic_outputs;
   Arena arena;
-  Plan* ran = nullptr;                        // whose outputs are valid; null before run()
+  Plan* ran = nullptr;  // whose outputs are valid; null before run()
   bool has_run = false;
 
   int64_t memory_limit() const { return options.memory_limit_bytes ? options.memory_limit_bytes : engine->info().workspace_limit_bytes; }
@@ -89,8 +89,8 @@ struct ExecutionContext::Impl {
     }
     auto plan = std::make_unique<Plan>(engine->graph(), std::move(binding), pool->width());
     if (memory_limit() > 0 && plan->arena_bytes() > memory_limit())
-      fail(ErrorCode::ResourceExhausted, "these shapes need {} bytes of activations and workspace, the limit is {}; a limit of {} would do", plan->arena_bytes(),
-           memory_limit(), plan->arena_bytes());
+      fail(ErrorCode::ResourceExhausted, "these shapes need {} bytes of activations and workspace, the limit is {}; a limit of {} would do",
+           plan->arena_bytes(), memory_limit(), plan->arena_bytes());
     if (plans.size() == kMaxPlans) plans.pop_back();
     plans.insert(plans.begin(), std::move(plan));
     current = plans[0].get();
@@ -98,7 +98,8 @@ struct ExecutionContext::Impl {
 
   void prepare() {
     for (size_t i = 0; i < inputs.size(); ++i)
-      if (!inputs[i].defined()) fail(ErrorCode::InvalidArgument, "input \"{}\" ({}) was not set", engine->inputs()[i].name, to_string(engine->inputs()[i].type));
+      if (!inputs[i].defined())
+        fail(ErrorCode::InvalidArgument, "input \"{}\" ({}) was not set", engine->inputs()[i].name, to_string(engine->inputs()[i].type));
     if (is_dynamic) return;
     find_plan();
     if (is_dynamic) return;
@@ -112,7 +113,8 @@ struct ExecutionContext::Impl {
 ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, ContextOptions options) : impl_(std::make_unique<Impl>()) {
   const auto num_profiles = static_cast<int>(std::max<size_t>(engine->info().profiles.size(), 1));
   if (options.profile < 0 || options.profile >= num_profiles)
-    fail(ErrorCode::OutOfRange, "optimization profile {} does not exist; the engine has {} (0 to {})", options.profile, num_profiles, num_profiles - 1);
+    fail(ErrorCode::OutOfRange, "optimization profile {} does not exist; the engine has {} (0 to {})", options.profile, num_profiles,
+         num_profiles - 1);
   impl_->pool = options.pool ? options.pool : shared_pool(std::clamp(engine->info().num_threads, 1, available_threads()));
   impl_->inputs.resize(engine->inputs().size());
   impl_->engine = std::move(engine);
@@ -128,15 +130,18 @@ void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
     if (info.name != name) continue;
     if (!tensor.defined()) fail(ErrorCode::InvalidArgument, "input \"{}\": the tensor is empty", name);
     if (tensor.dtype() != info.dtype)
-      fail(ErrorCode::InvalidArgument, "input \"{}\": expected elements of {}, found {}", name, to_string(info.dtype), to_string(tensor.dtype()));
+      fail(ErrorCode::InvalidArgument, "input \"{}\": expected elements of {}, found {}", name, to_string(info.dtype),
+           to_string(tensor.dtype()));
     if (!impl_->inputs[i].defined() || impl_->inputs[i].shape() != tensor.shape()) {
       ir::Dim::Bindings symbols;
       bind_symbols(info.name, info.type, tensor.shape(), symbols);
       if (const ShapeRange* range = impl_->range_of(info.name)) {
         for (int64_t d = 0; d < tensor.rank(); ++d)
           if (tensor.shape()[d] < range->min[d] || tensor.shape()[d] > range->max[d])
-            fail(ErrorCode::OutOfRange, "input \"{}\": dimension {} is {} in {}, but the engine's profile {} accepts {} to {} (min {}, max {})", name, d,
-                 tensor.shape()[d], to_string(tensor.shape()), impl_->options.profile, range->min[d], range->max[d], to_string(range->min), to_string(range->max));
+            fail(ErrorCode::OutOfRange,
+                 "input \"{}\": dimension {} is {} in {}, but the engine's profile {} accepts {} to {} (min {}, max {})", name, d,
+                 tensor.shape()[d], to_string(tensor.shape()), impl_->options.profile, range->min[d], range->max[d], to_string(range->min),
+                 to_string(range->max));
       }
       impl_->current = nullptr;
     }

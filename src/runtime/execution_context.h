@@ -18,15 +18,15 @@ class Profiler {
 };
 
 struct ContextOptions {
-  std::shared_ptr<ThreadPool> pool;     // null: a process-wide pool of the engine's width
-  int profile = 0;                      // optimization profile
-  int64_t memory_limit_bytes = 0;       // arena and workspace together; 0: the engine's own limit
+  std::shared_ptr<ThreadPool> pool;  // null: a process-wide pool of the engine's width
+  int profile = 0;                   // optimization profile
+  int64_t memory_limit_bytes = 0;    // arena and workspace together; 0: the engine's own limit
 };
 
 struct MemoryStats {
-  int64_t arena_bytes = 0;              // activations and workspace of the current plan
-  int64_t lower_bound_bytes = 0;        // largest set of values alive at once, with the workspace of that moment
-  int64_t shape_constant_bytes = 0;     // values computed once for the shapes
+  int64_t arena_bytes = 0;           // activations and workspace of the current plan
+  int64_t lower_bound_bytes = 0;     // largest set of values alive at once, with the workspace of that moment
+  int64_t shape_constant_bytes = 0;  // values computed once for the shapes
   int64_t weights_bytes = 0;
 };
 

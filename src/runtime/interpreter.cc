@@ -9,9 +9,12 @@
 namespace tokamak {
 namespace {
 
-int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
-// Does the result of this op depend on the contents of its inputs in a way that shapes do not tell? Then the kernel cannot be reused on shapes alone.
+// Does the result of this op depend on the contents of its inputs in a way that shapes do not tell? Then the kernel cannot be reused on
+// shapes alone.
 bool is_shape_sensitive(const ir::Node& node) {
   for (const ir::Value* v : node.inputs())
     if (v && !v->is_constant() && (is_integer(v->type.dtype))) return true;
@@ -32,10 +35,11 @@ Tensor stack(const ir::Node& node, const std::vector<Tensor>& parts, const ir::T
   const int64_t each = parts[0].size_bytes();
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shape() != parts[0].shape())
-      fail(ErrorCode::InvalidArgument, "[{} \"{}\"] scan output {} has the shape {} in one iteration and {} in another", node.op().name, node.label(), i,
-           to_string(parts[0].shape()), to_string(parts[i].shape()));
+      fail(ErrorCode::InvalidArgument, "[{} \"{}\"] scan output {} has the shape {} in one iteration and {} in another", node.op().name,
+           node.label(), i, to_string(parts[0].shape()), to_string(parts[i].shape()));
     if (out.dtype() == DType::String) {
-      std::copy(parts[i].strings().begin(), parts[i].strings().end(), out.strings().begin() + static_cast<std::ptrdiff_t>(i * parts[i].strings().size()));
+      std::copy(parts[i].strings().begin(), parts[i].strings().end(),
+                out.strings().begin() + static_cast<std::ptrdiff_t>(i * parts[i].strings().size()));
     } else if (each > 0) {
       std::memcpy(out.data<std::byte>() + static_cast<int64_t>(i) * each, parts[i].raw(), each);
     }
@@ -51,7 +55,8 @@ Tensor move_axis(const Tensor& t, int64_t from, int64_t to) {
   shape.erase(shape.begin() + from);
   shape.insert(shape.begin() + to, size);
   Tensor out = Tensor::empty(t.dtype(), shape);
-  if (t.dtype() == DType::String || bits_of(t.dtype()) % 8 != 0) fail(ErrorCode::Unsupported, "[scan] a scan axis other than 0 needs whole-byte elements");
+  if (t.dtype() == DType::String || bits_of(t.dtype()) % 8 != 0)
+    fail(ErrorCode::Unsupported, "[scan] a scan axis other than 0 needs whole-byte elements");
   const int64_t element = bits_of(t.dtype()) / 8, rank = t.rank();
   std::vector<int64_t> index(rank, 0);
   for (int64_t i = 0; i < t.count(); ++i) {
@@ -69,7 +74,8 @@ Tensor move_axis(const Tensor& t, int64_t from, int64_t to) {
 
 // A flag or a count given as a tensor.
 int64_t scalar_of(const ir::Node& node, const char* what, const Tensor& t) {
-  if (t.count() != 1) fail(ErrorCode::InvalidArgument, "[{} \"{}\"] {} has {} elements, expected 1", node.op().name, node.label(), what, t.count());
+  if (t.count() != 1)
+    fail(ErrorCode::InvalidArgument, "[{} \"{}\"] {} has {} elements, expected 1", node.op().name, node.label(), what, t.count());
   return t.int_at(0);
 }
 
@@ -94,7 +100,8 @@ Tensor Interpreter::Frame::find(const ir::Value* value) const {
   fail(ErrorCode::Internal, "value %{} has no contents", value->name);
 }
 
-std::vector<Tensor> Interpreter::run(const ir::Graph& graph, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, Profiler* profiler) {
+std::vector<Tensor> Interpreter::run(const ir::Graph& graph, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols,
+                                     Profiler* profiler) {
   symbols_ = symbols;
   profiler_ = profiler;
   return run_graph(graph, inputs, nullptr);
@@ -205,7 +212,8 @@ std::vector<Tensor> Interpreter::run_scan(const ir::Node& node, std::span<const 
   for (size_t k = 0; k < num_scan_inputs; ++k) {
     const Tensor& t = inputs[num_state + k];
     const int64_t axis = input_axes[k] < 0 ? input_axes[k] + t.rank() : input_axes[k];
-    if (t.rank() == 0 || axis < 0 || axis >= t.rank()) fail(ErrorCode::InvalidArgument, "[scan \"{}\"] axis {} is outside scan input {}", node.label(), axis, k);
+    if (t.rank() == 0 || axis < 0 || axis >= t.rank())
+      fail(ErrorCode::InvalidArgument, "[scan \"{}\"] axis {} is outside scan input {}", node.label(), axis, k);
     sequences.push_back(move_axis(t, axis, 0));
     if (length >= 0 && sequences.back().dim(0) != length)
       fail(ErrorCode::InvalidArgument, "[scan \"{}\"] scan inputs have {} and {} elements", node.label(), length, sequences.back().dim(0));
@@ -227,7 +235,8 @@ std::vector<Tensor> Interpreter::run_scan(const ir::Node& node, std::span<const 
     const ir::Value* scan = node.output(static_cast<int>(num_state + k));
     Tensor stacked = stack(node, scans[k], scan ? scan->type : ir::TensorType::unranked(DType::F32));
     const int64_t axis = output_axes[k] < 0 ? output_axes[k] + stacked.rank() : output_axes[k];
-    if (axis < 0 || axis >= stacked.rank()) fail(ErrorCode::InvalidArgument, "[scan \"{}\"] axis {} is outside scan output {}", node.label(), output_axes[k], k);
+    if (axis < 0 || axis >= stacked.rank())
+      fail(ErrorCode::InvalidArgument, "[scan \"{}\"] axis {} is outside scan output {}", node.label(), output_axes[k], k);
     outputs.push_back(move_axis(stacked, 0, axis));
   }
   return outputs;

@@ -32,7 +32,7 @@ class Interpreter {
     std::vector<DType> output_dtypes;
     std::vector<bool> dynamic;
     std::unique_ptr<Kernel> kernel;
-    std::vector<Tensor> packed;         // weights in the kernel's own layout, per input
+    std::vector<Tensor> packed;  // weights in the kernel's own layout, per input
   };
 
   std::vector<Tensor> run_graph(const ir::Graph& graph, std::span<const Tensor> inputs, const Frame* outer);

@@ -21,10 +21,10 @@ struct NodeView {
   const ir::Node* node = nullptr;
   std::vector<DType> input_dtypes;
   std::vector<Shape> input_shapes;
-  std::vector<const Tensor*> constants;   // per input, null when not constant or absent
+  std::vector<const Tensor*> constants;  // per input, null when not constant or absent
   std::vector<DType> output_dtypes;
   std::vector<Shape> output_shapes;
-  ir::Dim::Bindings bindings;             // symbols of the graph, bound; for dims attributes
+  ir::Dim::Bindings bindings;  // symbols of the graph, bound; for dims attributes
   int num_threads = 1;
 
   const ir::Attrs& attrs() const { return node->attrs; }
@@ -47,9 +47,9 @@ class Support {
 };
 
 struct RunArgs {
-  std::span<const Tensor> inputs;    // undefined where absent
-  std::span<Tensor> outputs;         // shapes as planned; memory uninitialised
-  void* workspace = nullptr;         // workspace_bytes(), 64-byte aligned
+  std::span<const Tensor> inputs;  // undefined where absent
+  std::span<Tensor> outputs;       // shapes as planned; memory uninitialised
+  void* workspace = nullptr;       // workspace_bytes(), 64-byte aligned
   ThreadPool* pool = nullptr;
 };
 
@@ -59,7 +59,10 @@ class Kernel {
   virtual ~Kernel() = default;
   virtual int64_t workspace_bytes() const { return 0; }
   // Output `output` may share the memory of input `input` (same size, element-wise access).
-  virtual bool can_alias(int output, int input) const { (void)output, (void)input; return false; }
+  virtual bool can_alias(int output, int input) const {
+    (void)output, (void)input;
+    return false;
+  }
   // Must not allocate or throw in steady state.
   virtual void run(const RunArgs& args) const = 0;
 };
@@ -67,17 +70,23 @@ class Kernel {
 class KernelDef {
  public:
   virtual ~KernelDef() = default;
-  virtual std::string_view name() const = 0;   // "avx512.conv_winograd"; the backend's prefix first
-  virtual std::string_view op() const = 0;     // the core op
+  virtual std::string_view name() const = 0;  // "avx512.conv_winograd"; the backend's prefix first
+  virtual std::string_view op() const = 0;    // the core op
   virtual Support supports(const NodeView& node) const = 0;
   // Parameter settings worth timing, the likeliest first; at least one. Parsed by make().
   virtual std::vector<std::string> tactics(const NodeView&) const { return {""}; }
   // Rewrites constant inputs into this kernel's storage: returns the packed tensor for input i, or an undefined one to leave it as it is.
   // Called once at build; the packed constant is what make() and run() then see. Idempotent: a constant already in the layout stays.
-  virtual Tensor pack(const NodeView&, const std::string& tactic, int input) const { (void)tactic, (void)input; return {}; }
-  // Whether make() and run() know how to read a constant in this packed layout (and check its size). Everything else only ever sees dense tensors, so that
-  // an engine from a stranger cannot pass a packed constant for a dense one.
-  virtual bool reads_layout(std::string_view layout) const { (void)layout; return false; }
+  virtual Tensor pack(const NodeView&, const std::string& tactic, int input) const {
+    (void)tactic, (void)input;
+    return {};
+  }
+  // Whether make() and run() know how to read a constant in this packed layout (and check its size). Everything else only ever sees dense
+  // tensors, so that an engine from a stranger cannot pass a packed constant for a dense one.
+  virtual bool reads_layout(std::string_view layout) const {
+    (void)layout;
+    return false;
+  }
   virtual std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const = 0;
 };
 

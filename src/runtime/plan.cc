@@ -10,7 +10,9 @@
 namespace tokamak {
 namespace {
 
-int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 }  // namespace
 
@@ -100,7 +102,8 @@ void Plan::plan_memory(const ir::Graph& graph) {
         if (source < 0 || !in_arena(source) || last_use[source] != s || taken.contains(source)) continue;
         if (std::count(step.input_slots.begin(), step.input_slots.end(), source) != 1) continue;
         memory::Lifetime& lifetime = lifetimes_[slots_[source].lifetime];
-        if (lifetime.last != s || lifetime.size_bytes != size || !step.kernel->can_alias(static_cast<int>(o), static_cast<int>(i))) continue;
+        if (lifetime.last != s || lifetime.size_bytes != size || !step.kernel->can_alias(static_cast<int>(o), static_cast<int>(i)))
+          continue;
         slots_[slot].lifetime = slots_[source].lifetime;
         lifetime.last = last;
         taken.insert(source);
@@ -149,7 +152,8 @@ void Plan::place(std::byte* arena) {
     step.outputs.assign(step.output_slots.size(), Tensor());
     for (size_t i = 0; i < step.input_slots.size(); ++i)
       if (step.input_slots[i] >= 0) make(step.input_slots[i], step.node->input(static_cast<int>(i)), step.inputs[i]);
-    for (size_t o = 0; o < step.output_slots.size(); ++o) make(step.output_slots[o], step.node->output(static_cast<int>(o)), step.outputs[o]);
+    for (size_t o = 0; o < step.output_slots.size(); ++o)
+      make(step.output_slots[o], step.node->output(static_cast<int>(o)), step.outputs[o]);
     step.workspace = step.workspace_lifetime >= 0 ? arena_ + layout_.offsets[step.workspace_lifetime] : nullptr;
   }
   for (size_t i = 0; i < output_slots_.size(); ++i) make(output_slots_[i], graph_.outputs()[i], outputs_[i]);

@@ -37,7 +37,7 @@ class Plan {
     const ir::Node* node;
     std::unique_ptr<Kernel> kernel;
     std::vector<Tensor> inputs, outputs;
-    std::vector<int> input_slots, output_slots;   // index into slots_, -1 absent or constant
+    std::vector<int> input_slots, output_slots;  // index into slots_, -1 absent or constant
     int workspace_lifetime = -1;
     void* workspace = nullptr;
   };

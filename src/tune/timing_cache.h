@@ -21,7 +21,7 @@ class TimingCache {
   size_t size() const { return times_.size(); }
 
  private:
-  std::map<std::string, int64_t> times_;   // nanoseconds
+  std::map<std::string, int64_t> times_;  // nanoseconds
 };
 
 }  // namespace tokamak::tune

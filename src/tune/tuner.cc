@@ -40,7 +40,8 @@ std::string signature(const NodeView& view) {
     else text += fmt::format(" {}{}{}", view.constants[i] ? "=" : "", to_string(view.input_dtypes[i]), to_string(view.input_shapes[i]));
   }
   text += " ->";
-  for (size_t i = 0; i < view.output_shapes.size(); ++i) text += fmt::format(" {}{}", to_string(view.output_dtypes[i]), to_string(view.output_shapes[i]));
+  for (size_t i = 0; i < view.output_shapes.size(); ++i)
+    text += fmt::format(" {}{}", to_string(view.output_dtypes[i]), to_string(view.output_shapes[i]));
   return text;
 }
 
@@ -134,7 +135,8 @@ class Stopwatch {
 
 }  // namespace
 
-void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report) {
+void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options,
+          BuildReport& report) {
   const std::string machine = fmt::format("{} {} x{}", cpu_model_name(), cpu_features().to_string(), pool.width());
   struct Choice {
     Candidate candidate;
@@ -183,7 +185,8 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
             us = cache.insert(entry, stopwatch.measure(c, budget_of(options.opt_level), best));
             ++report.timed;
           }
-          choice.report.candidates.emplace_back(c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic), us);
+          choice.report.candidates.emplace_back(
+              c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic), us);
           if (us < best) {
             best = us;
             choice.candidate = c;

@@ -12,13 +12,15 @@
 namespace tokamak::tune {
 
 struct TunerOptions {
-  int opt_level = 3;            // 0: first candidate; 1: one tactic a kernel; 2 to 5: every tactic, with more time each (4: oneDNN kernels too; 5: `ref` too)
+  int opt_level =
+      3;  // 0: first candidate; 1: one tactic a kernel; 2 to 5: every tactic, with more time each (4: oneDNN kernels too; 5: `ref` too)
   std::vector<std::string> disabled_kernels;
   std::function<void(double fraction)> progress;
 };
 
-// Fills Node::kernel, Node::tactic and replaces weights by packed ones. Nodes that the binding does not reach (after a data-dependent shape, inside
-// subgraphs) keep no choice: the runtime picks the first kernel that accepts. Equal nodes (same op, attributes, shapes) are timed once.
+// Fills Node::kernel, Node::tactic and replaces weights by packed ones. Nodes that the binding does not reach (after a data-dependent
+// shape, inside subgraphs) keep no choice: the runtime picks the first kernel that accepts. Equal nodes (same op, attributes, shapes) are
+// timed once.
 void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report);
 
 }  // namespace tokamak::tune

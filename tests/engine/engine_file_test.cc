@@ -14,10 +14,14 @@
 namespace tokamak {
 namespace {
 
-std::string temporary(const std::string& name) { return (std::filesystem::temp_directory_path() / ("tokamak_" + std::to_string(::getpid()) + "_" + name)).string(); }
+std::string temporary(const std::string& name) {
+  return (std::filesystem::temp_directory_path() / ("tokamak_" + std::to_string(::getpid()) + "_" + name)).string();
+}
 
 std::shared_ptr<Engine> small_engine() {
-  auto graph = ir::parse("graph main(%x: f32[n,32]) {\n %b = const f32[2] {1, 2}\n %y = add(%x, %x)\n %r = reduce_sum(%y) {axes=[1], keepdims=0}\n return %y, %r\n}");
+  auto graph = ir::parse(
+      "graph main(%x: f32[n,32]) {\n %b = const f32[2] {1, 2}\n %y = add(%x, %x)\n %r = reduce_sum(%y) {axes=[1], keepdims=0}\n return %y, "
+      "%r\n}");
   Tensor weight = Tensor::empty(DType::F32, {32, 32});
   std::mt19937 random(3);
   for (int i = 0; i < 1024; ++i) weight.data<float>()[i] = static_cast<float>(random() % 100) / 10;
@@ -38,9 +42,7 @@ std::string bytes_of_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-engine::Contents read_bytes(const std::string& bytes) {
-  return engine::read(std::as_bytes(std::span(bytes)), nullptr, "test");
-}
+engine::Contents read_bytes(const std::string& bytes) { return engine::read(std::as_bytes(std::span(bytes)), nullptr, "test"); }
 
 TEST(EngineFile, RoundTripRunsAndIsReproducible) {
   const std::string a = temporary("a.engine"), b = temporary("b.engine");
@@ -117,16 +119,24 @@ TEST(EngineFile, PackedConstantsAreNeverReadAsDense) {
       return e.what();
     }
   };
-  const char* good = "graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[n,64] = matmul(%x, %hole) kernel \"avx2.matmul\" \"\"\n return %y\n}";
+  const char* good =
+      "graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[n,64] = matmul(%x, %hole) kernel \"avx2.matmul\" \"\"\n return %y\n}";
   EXPECT_EQ(load_and_run(good, "gemm.nr64", 64 * 64 * 4), "ran");
   EXPECT_NE(load_and_run(good, "gemm.nr64", 64 * 64), "ran");
   EXPECT_NE(load_and_run(good, "gemm.nr0", 64 * 64 * 4), "ran");
   EXPECT_NE(load_and_run(good, "mystery", 64 * 64 * 4), "ran");
-  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[n,64] = matmul(%x, %hole) kernel \"ref.matmul\" \"\"\n return %y\n}", "gemm.nr64", 64),
+  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[n,64] = matmul(%x, %hole) kernel \"ref.matmul\" "
+                         "\"\"\n return %y\n}",
+                         "gemm.nr64", 64),
             "ran");
-  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[64,64] = add(%hole, %hole) kernel \"avx512.add\" \"\"\n return %x, %y\n}", "gemm.nr64", 64),
+  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[64,64] = add(%hole, %hole) kernel \"avx512.add\" "
+                         "\"\"\n return %x, %y\n}",
+                         "gemm.nr64", 64),
             "ran");
-  EXPECT_NE(load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[4096] = reshape(%hole) {shape=<4096>}\n return %x, %y\n}", "gemm.nr64", 64), "ran");
+  EXPECT_NE(
+      load_and_run("graph g(%x: f32[n,64]) {\n %hole = const f32[1] {0}\n %y: f32[4096] = reshape(%hole) {shape=<4096>}\n return %x, %y\n}",
+                   "gemm.nr64", 64),
+      "ran");
   std::filesystem::remove(path);
 }
 

@@ -1,5 +1,5 @@
-// Any bytes as an engine file: an Error or a graph that verifies, never a crash. Every input is tried as it is, and once more with its checksums
-// and sizes put right, so that what lies behind them is reached.
+// Any bytes as an engine file: an Error or a graph that verifies, never a crash. Every input is tried as it is, and once more with its
+// checksums and sizes put right, so that what lies behind them is reached.
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>

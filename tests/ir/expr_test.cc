@@ -41,7 +41,8 @@ TEST(Expr, RefusesBadText) {
   for (const std::string& text :
        {std::string(""), std::string("ret"), std::string("t0 = add(i0); ret t0"), std::string("t0 = nope(i0); ret t0"),
         std::string("t0 = neg(t0); ret t0"), std::string("t1 = neg(i0); ret t1"), std::string("ret t0"), std::string("ret i0 i1"),
-        std::string("ret i999"), std::string("ret i99999999999999"), std::string("t0 = neg(i0) ret t0"), std::string("ret 1x"), deep + "ret t0"})
+        std::string("ret i999"), std::string("ret i99999999999999"), std::string("t0 = neg(i0) ret t0"), std::string("ret 1x"),
+        deep + "ret t0"})
     try {
       Expr::parse(text);
       FAIL() << "accepted " << text;

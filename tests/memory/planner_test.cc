@@ -14,7 +14,8 @@ void expect_valid(const std::vector<Lifetime>& lifetimes, const Layout& layout) 
     EXPECT_LE(layout.offsets[i] + lifetimes[i].size_bytes, layout.arena_bytes);
     for (size_t j = 0; j < i; ++j) {
       const bool in_time = lifetimes[i].first <= lifetimes[j].last && lifetimes[j].first <= lifetimes[i].last;
-      const bool in_space = layout.offsets[i] < layout.offsets[j] + lifetimes[j].size_bytes && layout.offsets[j] < layout.offsets[i] + lifetimes[i].size_bytes;
+      const bool in_space = layout.offsets[i] < layout.offsets[j] + lifetimes[j].size_bytes &&
+                            layout.offsets[j] < layout.offsets[i] + lifetimes[i].size_bytes;
       EXPECT_FALSE(in_time && in_space) << "buffers " << i << " and " << j << " overlap";
     }
   }

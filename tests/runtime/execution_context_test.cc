@@ -15,7 +15,9 @@
 namespace tokamak {
 namespace {
 
-std::shared_ptr<const Engine> engine_of(const char* text, EngineInfo info = {}) { return std::make_shared<Engine>(ir::parse(text), std::move(info)); }
+std::shared_ptr<const Engine> engine_of(const char* text, EngineInfo info = {}) {
+  return std::make_shared<Engine>(ir::parse(text), std::move(info));
+}
 
 std::string message_of(const std::function<void()>& f) {
   try {
@@ -97,8 +99,12 @@ TEST(ExecutionContext, ErrorsSayWhatWasExpected) {
   EXPECT_NE(message_of([&] { context.run(); }).find("input \"x\" (f32[n,4]) was not set"), std::string::npos);
   EXPECT_NE(message_of([&] { context.output(0); }).find("before run"), std::string::npos);
   EXPECT_NE(message_of([&] { context.set_input("y", Tensor::zeros(DType::F32, {1, 4})); }).find("the inputs are: x"), std::string::npos);
-  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F64, {1, 4})); }).find("expected elements of f32, found f64"), std::string::npos);
-  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {4})); }).find("expected f32[n,4] (2 dimensions)"), std::string::npos);
+  EXPECT_NE(message_of([&] {
+              context.set_input("x", Tensor::zeros(DType::F64, {1, 4}));
+            }).find("expected elements of f32, found f64"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {4})); }).find("expected f32[n,4] (2 dimensions)"),
+            std::string::npos);
   EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {1, 5})); }).find("dimension 1 is 5"), std::string::npos);
   EXPECT_NE(message_of([&] { context.set_input("x", Tensor::zeros(DType::F32, {9, 4})); }).find("accepts 1 to 8"), std::string::npos);
   EXPECT_NE(message_of([&] { ExecutionContext c(engine_of(kNet), {.profile = 2}); }).find("profile 2 does not exist"), std::string::npos);
@@ -154,14 +160,14 @@ TEST(ExecutionContext, TwoContextsOnTwoThreads) {
 }
 
 TEST(ExecutionContext, DataDependentShapesAndControlFlow) {
-  ExecutionContext context(engine_of(
-      "graph main(%x: f32[n], %k: i64[]) {\n"
-      " %nz = nonzero(%x)\n"
-      " %zero = const f32[] {0}\n %yes = const bool[] {1}\n"
-      " %sum: f32[], %all: f32[_0] = loop(%k, %yes, %zero)\n"
-      "  with graph body(%i: i64[], %c: bool[], %acc: f32[]) {\n"
-      "   %f: f32[] = cast(%i) {to=f32}\n   %next: f32[] = add(%acc, %f)\n   return %c, %next, %next\n  }\n"
-      " return %nz, %sum, %all\n}"));
+  ExecutionContext context(
+      engine_of("graph main(%x: f32[n], %k: i64[]) {\n"
+                " %nz = nonzero(%x)\n"
+                " %zero = const f32[] {0}\n %yes = const bool[] {1}\n"
+                " %sum: f32[], %all: f32[_0] = loop(%k, %yes, %zero)\n"
+                "  with graph body(%i: i64[], %c: bool[], %acc: f32[]) {\n"
+                "   %f: f32[] = cast(%i) {to=f32}\n   %next: f32[] = add(%acc, %f)\n   return %c, %next, %next\n  }\n"
+                " return %nz, %sum, %all\n}"));
   context.set_input("x", Tensor::of<float>({4}, {0, 2, 0, 3}));
   for (int64_t k : {4, 0, 2}) {
     context.set_input("k", Tensor::scalar<int64_t>(k));

@@ -13,15 +13,15 @@ namespace tokamak::cpu {
 // Element (r, c) of an operand is at data + (r * row_stride + c * col_stride) elements; col_stride is 0 (one value a row) or 1.
 struct TileInput {
   const void* data = nullptr;
-  DType dtype = DType::F32;      // F32, F16, BF16, Bool, U8, I8, I32, I64
+  DType dtype = DType::F32;  // F32, F16, BF16, Bool, U8, I8, I32, I64
   int64_t row_stride = 0;
   int64_t col_stride = 1;
 };
 struct TileOutput {
   void* data = nullptr;
-  DType dtype = DType::F32;      // F32, F16, BF16, Bool
-  int64_t row_stride = 0;        // in elements; columns are contiguous
-  bool one_column = false;       // only column 0 of each row is stored (an output that `reduced` marks)
+  DType dtype = DType::F32;  // F32, F16, BF16, Bool
+  int64_t row_stride = 0;    // in elements; columns are contiguous
+  bool one_column = false;   // only column 0 of each row is stored (an output that `reduced` marks)
 };
 
 struct ExprIsa;
@@ -43,11 +43,22 @@ class ExprProgram {
 
   // The forms that a GEMM or convolution applies in registers, without a tile pass:
   //   y = act(acc + bias[col]) (+ residual before or after act)
-  enum class Activation { None, Relu, Relu6, Gelu, GeluTanh, Silu, Sigmoid, Tanh, HardSwish, HardSigmoid };  // HardSigmoid: alpha 1/6, beta 1/2
+  enum class Activation {
+    None,
+    Relu,
+    Relu6,
+    Gelu,
+    GeluTanh,
+    Silu,
+    Sigmoid,
+    Tanh,
+    HardSwish,
+    HardSigmoid
+  };  // HardSigmoid: alpha 1/6, beta 1/2
   struct Simple {
-    int bias = -1;               // which expression input is a per-column bias, -1 none (the caller checks that it varies by column only)
-    int residual = -1;           // which input has the output's full shape, -1 none
-    bool residual_after = false; // added after the activation (else before)
+    int bias = -1;                // which expression input is a per-column bias, -1 none (the caller checks that it varies by column only)
+    int residual = -1;            // which input has the output's full shape, -1 none
+    bool residual_after = false;  // added after the activation (else before)
     Activation activation = Activation::None;
   };
   // `per_column[i]` / `full[i]` say how input i broadcasts. Returns false when the expression is not of that form.

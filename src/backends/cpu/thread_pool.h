@@ -17,11 +17,13 @@ class ThreadPool {
   int width() const { return width_; }
 
   // Calls f(begin, end, worker) over [0, count) split into pieces of at most `grain`, handed out in order to whoever is free; returns when
-  // all are done. worker < width() is stable within one call, for per-thread scratch. Never allocates. When another thread is using the pool, or from inside a
-  // task, runs on the caller alone (no oversubscription). f must not throw.
+  // all are done. worker < width() is stable within one call, for per-thread scratch. Never allocates. When another thread is using the
+  // pool, or from inside a task, runs on the caller alone (no oversubscription). f must not throw.
   template <class F>
   void parallel_for(int64_t count, int64_t grain, const F& f) {
-    run(count, grain, [](const void* context, int64_t begin, int64_t end, int worker) { (*static_cast<const F*>(context))(begin, end, worker); }, &f);
+    run(
+        count, grain,
+        [](const void* context, int64_t begin, int64_t end, int worker) { (*static_cast<const F*>(context))(begin, end, worker); }, &f);
   }
 
  private:

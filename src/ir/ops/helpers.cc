@@ -61,7 +61,8 @@ void try_set_ints(InferContext& ctx, int output, const std::function<std::option
 Ints row_major_strides(const Shape& shape) {
   Ints strides(shape.size(), 1);
   // Unsigned: an empty shape may have dimensions whose product wraps; nothing lies at those strides.
-  for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = static_cast<int64_t>(static_cast<uint64_t>(strides[i]) * static_cast<uint64_t>(shape[i]));
+  for (size_t i = shape.size(); i-- > 1;)
+    strides[i - 1] = static_cast<int64_t>(static_cast<uint64_t>(strides[i]) * static_cast<uint64_t>(shape[i]));
   return strides;
 }
 

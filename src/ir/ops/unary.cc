@@ -139,7 +139,10 @@ std::span<const OpDef> unary() {
       unary_op("shrink", "(x){bias, lambd}: x < -lambd ? x + bias : x > lambd ? x - bias : 0", infer_number, {{"bias", F}, {"lambd", F}}),
       unary_op("cast", "(x){to, saturate=1, round_mode=\"up\"}: x in another dtype; saturate for 8-bit floats, round_mode for f8e8m0",
                infer_cast, {{"to", AttrKind::DType, true}, {"saturate", I}, {"round_mode", AttrKind::String}}),
-      {.name = "bitcast", .doc = "(x){to}: the same bits as another dtype of that size", .attrs = {{"to", AttrKind::DType, true}}, .infer = infer_bitcast},
+      {.name = "bitcast",
+       .doc = "(x){to}: the same bits as another dtype of that size",
+       .attrs = {{"to", AttrKind::DType, true}},
+       .infer = infer_bitcast},
   };
   return table;
 }

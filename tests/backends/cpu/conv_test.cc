@@ -29,8 +29,8 @@ struct Case {
     return auto_pad == "SAME_UPPER" ? total / 2 : total - total / 2;
   }
   std::string text() const {
-    return fmt::format("n{} {}x{}x{} -> {} k{}x{} s{}{} d{}{} p{}{}{}{} g{} {} {}", n, h, w, c, m, kh, kw, strides[0], strides[1], dilations[0], dilations[1],
-                       pads[0], pads[1], pads[2], pads[3], group, auto_pad, nchw ? "NCHW" : "NHWC");
+    return fmt::format("n{} {}x{}x{} -> {} k{}x{} s{}{} d{}{} p{}{}{}{} g{} {} {}", n, h, w, c, m, kh, kw, strides[0], strides[1],
+                       dilations[0], dilations[1], pads[0], pads[1], pads[2], pads[3], group, auto_pad, nchw ? "NCHW" : "NHWC");
   }
 };
 
@@ -50,10 +50,12 @@ std::vector<double> oracle(const Case& k, const Tensor& x, const Tensor& w, cons
           double sum = bias.defined() ? bias.data<float>()[m] : 0;
           for (int64_t i = 0; i < k.kh; ++i)
             for (int64_t j = 0; j < k.kw; ++j) {
-              const int64_t iy = oy * k.strides[0] - k.pad_begin(0) + i * k.dilations[0], ix = ox * k.strides[1] - k.pad_begin(1) + j * k.dilations[1];
+              const int64_t iy = oy * k.strides[0] - k.pad_begin(0) + i * k.dilations[0],
+                            ix = ox * k.strides[1] - k.pad_begin(1) + j * k.dilations[1];
               if (iy < 0 || iy >= k.h || ix < 0 || ix >= k.w) continue;
               for (int64_t c = 0; c < cg; ++c)
-                sum += static_cast<double>(x.data<float>()[at(k, k.h, k.w, k.c, n, iy, ix, m / mg * cg + c)]) * w.data<float>()[((m * cg + c) * k.kh + i) * k.kw + j];
+                sum += static_cast<double>(x.data<float>()[at(k, k.h, k.w, k.c, n, iy, ix, m / mg * cg + c)]) *
+                       w.data<float>()[((m * cg + c) * k.kh + i) * k.kw + j];
             }
           const int64_t element = at(k, oh, ow, k.m, n, oy, ox, m);
           y[element] = epilogue ? epilogue(sum, element, m) : sum;
@@ -71,9 +73,11 @@ struct Epilogue {
 int check(const Case& k, int threads = 1, const Epilogue& epilogue = {}, bool with_bias = true, unsigned seed = 1) {
   const Shape x_shape = k.nchw ? Shape{k.n, k.c, k.h, k.w} : Shape{k.n, k.h, k.w, k.c};
   const Shape y_shape = k.nchw ? Shape{k.n, k.m, k.out(0), k.out(1)} : Shape{k.n, k.out(0), k.out(1), k.m};
-  const Tensor x = random_tensor(x_shape, seed), w = random_tensor({k.m, k.c / k.group, k.kh, k.kw}, seed + 1, 1 / std::sqrt(float(k.kh * k.kw * k.c / k.group)));
+  const Tensor x = random_tensor(x_shape, seed),
+               w = random_tensor({k.m, k.c / k.group, k.kh, k.kw}, seed + 1, 1 / std::sqrt(float(k.kh * k.kw * k.c / k.group)));
   const Tensor bias = with_bias ? random_tensor({k.m}, seed + 2) : Tensor();
-  ir::Attrs attrs = {{"strides", k.strides}, {"dilations", k.dilations}, {"group", k.group}, {"layout", std::string(k.nchw ? "NCHW" : "NHWC")}};
+  ir::Attrs attrs = {
+      {"strides", k.strides}, {"dilations", k.dilations}, {"group", k.group}, {"layout", std::string(k.nchw ? "NCHW" : "NHWC")}};
   if (k.auto_pad == "NOTSET") attrs.set("pads", k.pads);
   else attrs.set("auto_pad", k.auto_pad);
   std::vector<Tensor> inputs = {x, w, bias};
@@ -107,8 +111,8 @@ TEST(Conv, OneByOne) {
   for (int64_t c : {1, 3, 17, 64})
     for (int64_t m : {1, 16, 58, 130}) EXPECT_GT(check({.n = 2, .h = 5, .w = 7, .c = c, .m = m}), 0);
   check({.h = 9, .w = 9, .c = 24, .m = 40, .strides = {2, 2}});
-  check({.h = 40, .w = 40, .c = 500, .m = 20}, 2);   // several blocks of rows and of K
-  check({.h = 7, .w = 7, .c = 1000, .m = 200}, 2);   // threads split the panels
+  check({.h = 40, .w = 40, .c = 500, .m = 20}, 2);  // several blocks of rows and of K
+  check({.h = 7, .w = 7, .c = 1000, .m = 200}, 2);  // threads split the panels
 }
 
 TEST(Conv, ThreeByThree) {
@@ -125,8 +129,29 @@ TEST(Conv, StridesPadsDilationsGroups) {
   for (int64_t stride : {1, 2, 3})
     for (int64_t dilation : {1, 2})
       for (int64_t group : {1, 2, 4}) {
-        check({.n = 2, .h = 13, .w = 11, .c = 12, .m = 20, .kh = 3, .kw = 2, .strides = {stride, 4 - stride}, .dilations = {dilation, 1}, .pads = {1, 0, 2, 1}, .group = group}, 1, {}, true, ++seed);
-        check({.h = 12, .w = 17, .c = 8, .m = 72, .kh = 1, .kw = 5, .strides = {1, stride}, .dilations = {1, dilation}, .pads = {0, 3, 0, 4}, .group = group}, 2, {}, false, ++seed);
+        check({.n = 2,
+               .h = 13,
+               .w = 11,
+               .c = 12,
+               .m = 20,
+               .kh = 3,
+               .kw = 2,
+               .strides = {stride, 4 - stride},
+               .dilations = {dilation, 1},
+               .pads = {1, 0, 2, 1},
+               .group = group},
+              1, {}, true, ++seed);
+        check({.h = 12,
+               .w = 17,
+               .c = 8,
+               .m = 72,
+               .kh = 1,
+               .kw = 5,
+               .strides = {1, stride},
+               .dilations = {1, dilation},
+               .pads = {0, 3, 0, 4},
+               .group = group},
+              2, {}, false, ++seed);
       }
   check({.h = 30, .w = 29, .c = 3, .m = 24, .kh = 7, .kw = 7, .strides = {2, 2}, .pads = {3, 3, 3, 3}}, 2);
   check({.h = 10, .w = 9, .c = 6, .m = 10, .kh = 3, .kw = 3, .strides = {2, 2}, .auto_pad = "SAME_UPPER"});
@@ -139,8 +164,20 @@ TEST(Conv, Depthwise) {
     for (int64_t stride : {1, 2, 3})
       for (int64_t c : {2, 16, 58}) {
         const int64_t pad = k / 2;
-        EXPECT_GT(check({.n = 2, .h = 9, .w = 15, .c = c, .m = c, .kh = k, .kw = k, .strides = {stride, stride}, .pads = {pad, pad, pad, pad}, .group = c}, 1 + c % 2, {}, true, ++seed), 0);
-        check({.h = k, .w = k + 1, .c = c, .m = c, .kh = k, .kw = k, .strides = {stride, stride}, .pads = {pad, 0, 0, k - 1}, .group = c}, 2, {}, false, ++seed);
+        EXPECT_GT(check({.n = 2,
+                         .h = 9,
+                         .w = 15,
+                         .c = c,
+                         .m = c,
+                         .kh = k,
+                         .kw = k,
+                         .strides = {stride, stride},
+                         .pads = {pad, pad, pad, pad},
+                         .group = c},
+                        1 + c % 2, {}, true, ++seed),
+                  0);
+        check({.h = k, .w = k + 1, .c = c, .m = c, .kh = k, .kw = k, .strides = {stride, stride}, .pads = {pad, 0, 0, k - 1}, .group = c},
+              2, {}, false, ++seed);
       }
   check({.h = 11, .w = 12, .c = 20, .m = 20, .kh = 3, .kw = 3, .dilations = {2, 2}, .pads = {2, 2, 2, 2}, .group = 20});
 }
@@ -152,12 +189,14 @@ TEST(Conv, Nchw) {
 
 TEST(Conv, Epilogues) {
   for (const bool nchw : {false, true})
-    for (const Case& k : {Case{.n = 2, .h = 6, .w = 9, .c = 18, .m = 37, .kh = 3, .kw = 3, .pads = {1, 1, 1, 1}, .nchw = nchw},
-                          Case{.n = 2, .h = 5, .w = 8, .c = 420, .m = 37, .nchw = nchw},
-                          Case{.n = 2, .h = 6, .w = 9, .c = 37, .m = 37, .kh = 3, .kw = 3, .pads = {1, 1, 1, 1}, .group = 37, .nchw = nchw}}) {
+    for (const Case& k :
+         {Case{.n = 2, .h = 6, .w = 9, .c = 18, .m = 37, .kh = 3, .kw = 3, .pads = {1, 1, 1, 1}, .nchw = nchw},
+          Case{.n = 2, .h = 5, .w = 8, .c = 420, .m = 37, .nchw = nchw},
+          Case{.n = 2, .h = 6, .w = 9, .c = 37, .m = 37, .kh = 3, .kw = 3, .pads = {1, 1, 1, 1}, .group = 37, .nchw = nchw}}) {
       const Shape full_shape = nchw ? Shape{2, 37, k.h, k.w} : Shape{2, k.h, k.w, 37};
       const Tensor column = random_tensor(nchw ? Shape{37, 1, 1} : Shape{37}, 7), full = random_tensor(full_shape, 8);
-      const Tensor gate = random_tensor(nchw ? Shape{2, 37, 1, 1} : Shape{2, 1, 1, 37}, 9), plane = random_tensor(nchw ? Shape{k.h, k.w} : Shape{k.h, k.w, 1}, 11);
+      const Tensor gate = random_tensor(nchw ? Shape{2, 37, 1, 1} : Shape{2, 1, 1, 37}, 9),
+                   plane = random_tensor(nchw ? Shape{k.h, k.w} : Shape{k.h, k.w, 1}, 11);
       const auto f = [](const Tensor& t) { return t.data<float>(); };
       const int64_t image = k.h * k.w * 37;
       const std::vector<Epilogue> list = {
@@ -168,11 +207,14 @@ TEST(Conv, Epilogues) {
           {"t0 = clip(i0, 0, 6); ret t0", {}, [](double v, int64_t, int64_t) { return std::clamp(v, 0.0, 6.0); }},
           {"t0 = hard_swish(i0); ret t0", {}, [](double v, int64_t, int64_t) { return v * std::clamp(v / 6 + 0.5, 0.0, 1.0); }},
           {"t0 = silu(i0); ret t0", {}, [](double v, int64_t, int64_t) { return v / (1 + std::exp(-v)); }},
-          {"t0 = sigmoid(i0); t1 = mul(t0, i1); t2 = add(t1, i2); ret t2", {column, full},
+          {"t0 = sigmoid(i0); t1 = mul(t0, i1); t2 = add(t1, i2); ret t2",
+           {column, full},
            [&](double v, int64_t e, int64_t c) { return f(column)[c] / (1 + std::exp(-v)) + f(full)[e]; }},
-          {"t0 = mul(i0, i1); t1 = tanh(t0); ret t1", {gate},
+          {"t0 = mul(i0, i1); t1 = tanh(t0); ret t1",
+           {gate},
            [&](double v, int64_t e, int64_t c) { return std::tanh(v * f(gate)[e / image * 37 + c]); }},
-          {"t0 = mul(i0, i1); ret t0", {plane},
+          {"t0 = mul(i0, i1); ret t0",
+           {plane},
            [&](double v, int64_t e, int64_t) { return v * f(plane)[nchw ? e % (k.h * k.w) : e / 37 % (k.h * k.w)]; }},
       };
       for (const Epilogue& epilogue : list)

@@ -14,7 +14,8 @@ struct Case {
   int64_t group = 1;
   bool nchw = false;
   int64_t out(int axis) const {
-    return strides[axis] * ((axis ? w : h) - 1) + output_padding[axis] + ((axis ? kw : kh) - 1) * dilations[axis] + 1 - pads[axis] - pads[axis + 2];
+    return strides[axis] * ((axis ? w : h) - 1) + output_padding[axis] + ((axis ? kw : kh) - 1) * dilations[axis] + 1 - pads[axis] -
+           pads[axis + 2];
   }
 };
 
@@ -24,7 +25,8 @@ void check(const Case& k, int threads) {
     return k.nchw ? ((n * channels + c) * h + y) * w + x : ((n * h + y) * w + x) * channels + c;
   };
   const int64_t oh = k.out(0), ow = k.out(1), cg = k.c / k.group, mg = k.m / k.group;
-  const Tensor x = random_tensor(shape(k.c, k.h, k.w), 1), w = random_tensor({k.c, mg, k.kh, k.kw}, 2, 0.2f), bias = random_tensor({k.m}, 3);
+  const Tensor x = random_tensor(shape(k.c, k.h, k.w), 1), w = random_tensor({k.c, mg, k.kh, k.kw}, 2, 0.2f),
+               bias = random_tensor({k.m}, 3);
   std::vector<double> expected(k.n * oh * ow * k.m);
   for (int64_t n = 0; n < k.n; ++n)
     for (int64_t m = 0; m < k.m; ++m) {
@@ -37,14 +39,19 @@ void check(const Case& k, int threads) {
               const int64_t y = iy * k.strides[0] + i * k.dilations[0] - k.pads[0], z = ix * k.strides[1] + j * k.dilations[1] - k.pads[1];
               if (y < 0 || y >= oh || z < 0 || z >= ow) continue;
               for (int64_t c = m / mg * cg; c < (m / mg + 1) * cg; ++c)
-                expected[at(k.m, oh, ow, n, y, z, m)] += static_cast<double>(x.data<float>()[at(k.c, k.h, k.w, n, iy, ix, c)]) * w.data<float>()[((c * mg + m % mg) * k.kh + i) * k.kw + j];
+                expected[at(k.m, oh, ow, n, y, z, m)] += static_cast<double>(x.data<float>()[at(k.c, k.h, k.w, n, iy, ix, c)]) *
+                                                         w.data<float>()[((c * mg + m % mg) * k.kh + i) * k.kw + j];
             }
     }
   int ran = 0;
   for (const KernelDef* def : cpu::kernels_for("conv_transpose")) {
     if (def->name().substr(0, 4) == "ref.") continue;
     OneNode node({x, w, bias}, {false, true, false},
-                 {{"strides", k.strides}, {"dilations", k.dilations}, {"pads", k.pads}, {"output_padding", k.output_padding}, {"group", k.group},
+                 {{"strides", k.strides},
+                  {"dilations", k.dilations},
+                  {"pads", k.pads},
+                  {"output_padding", k.output_padding},
+                  {"group", k.group},
                   {"layout", std::string(k.nchw ? "NCHW" : "NHWC")}},
                  shape(k.m, oh, ow), threads);
     ASSERT_TRUE(def->supports(node.view()));
@@ -60,22 +67,46 @@ TEST(ConvTranspose, AgainstLoop) {
   for (const bool nchw : {false, true})
     for (int threads : {1, 2}) {
       check({.n = 2, .h = 5, .w = 7, .c = 24, .m = 18, .kh = 2, .kw = 2, .strides = {2, 2}, .nchw = nchw}, threads);
-      check({.h = 6, .w = 4, .c = 8, .m = 66, .kh = 3, .kw = 3, .strides = {2, 2}, .pads = {1, 1, 1, 1}, .output_padding = {1, 1}, .nchw = nchw}, threads);
-      check({.h = 5, .w = 5, .c = 12, .m = 6, .kh = 4, .kw = 3, .strides = {3, 1}, .dilations = {1, 2}, .pads = {2, 0, 1, 3}, .group = 3, .nchw = nchw}, threads);
+      check({.h = 6,
+             .w = 4,
+             .c = 8,
+             .m = 66,
+             .kh = 3,
+             .kw = 3,
+             .strides = {2, 2},
+             .pads = {1, 1, 1, 1},
+             .output_padding = {1, 1},
+             .nchw = nchw},
+            threads);
+      check({.h = 5,
+             .w = 5,
+             .c = 12,
+             .m = 6,
+             .kh = 4,
+             .kw = 3,
+             .strides = {3, 1},
+             .dilations = {1, 2},
+             .pads = {2, 0, 1, 3},
+             .group = 3,
+             .nchw = nchw},
+            threads);
       check({.h = 2, .w = 150, .c = 5, .m = 3, .kh = 1, .kw = 5, .strides = {1, 2}, .nchw = nchw}, threads);
     }
 }
 
 TEST(Resize, AgainstReference) {
   for (const char* mode : {"nearest", "linear"})
-    for (const char* coordinates : {"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", "tf_half_pixel_for_nn"})
+    for (const char* coordinates :
+         {"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", "tf_half_pixel_for_nn"})
       for (const char* nearest : {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"})
         for (const bool last : {false, true})
           for (const auto& [h, w] : {std::pair<int64_t, int64_t>{14, 10}, {3, 13}, {1, 5}, {7, 5}}) {
             const Tensor x = random_tensor(last ? Shape{2, 7, 5, 19} : Shape{2, 19, 7, 5}, 4);
             const Shape y = last ? Shape{2, h, w, 19} : Shape{2, 19, h, w};
             const Tensor sizes = Tensor::of<int64_t>({4}, y);
-            const ir::Attrs attrs = {{"mode", std::string(mode)}, {"coordinate_transformation_mode", std::string(coordinates)}, {"nearest_mode", std::string(nearest)},
+            const ir::Attrs attrs = {{"mode", std::string(mode)},
+                                     {"coordinate_transformation_mode", std::string(coordinates)},
+                                     {"nearest_mode", std::string(nearest)},
                                      {"layout", std::string(last ? "NHWC" : "NCHW")}};
             OneNode oracle({x, Tensor(), Tensor(), sizes}, {false, false, false, true}, attrs, y, 1);
             oracle.prepare(*cpu::find_kernel("ref.resize"), "");

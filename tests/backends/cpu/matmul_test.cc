@@ -361,7 +361,8 @@ TEST_P(MatmulBf16, BatchesAndEpilogues) {
   const KernelDef* def = find_kernel(GetParam());
   ASSERT_NE(def, nullptr);
   std::mt19937 rng(10);
-  const char* const epilogues[] = {"t0 = add(i0, i1); t1 = gelu(t0); t2 = add(t1, i2); ret t2", "t0 = add(i0, i1); t1 = add(t0, i2); t2 = relu(t1); ret t2",
+  const char* const epilogues[] = {"t0 = add(i0, i1); t1 = gelu(t0); t2 = add(t1, i2); ret t2",
+                                   "t0 = add(i0, i1); t1 = add(t0, i2); t2 = relu(t1); ret t2",
                                    "t0 = add(i0, i1); t1 = add(t0, i2); t2 = abs(t1); ret t2",
                                    "t0 = add(i0, i1); t1 = add(t0, i2); t2 = row_max(t1); t3 = sub(t1, t2); ret t3"};
   const int64_t k = 70, n = 75;
@@ -376,10 +377,11 @@ TEST_P(MatmulBf16, BatchesAndEpilogues) {
           for (int64_t i = 0; i < b.count(); ++i) b.data<BFloat16>()[i] = BFloat16(bf.data<float>()[i]);
           ir::Graph graph;
           NodeView view;
-          view.node = graph.add_node("matmul",
-                                     {graph.add_input("a", ir::TensorType::of(a)), graph.add_input("b", ir::TensorType::of(b)),
-                                      graph.add_input("bias", ir::TensorType::of(bias)), graph.add_input("residual", ir::TensorType::of(residual))},
-                                     {{"trans_a", int64_t{trans_a}}, {"alpha", 0.5}, {"epilogue", std::string(epilogues[e])}});
+          view.node =
+              graph.add_node("matmul",
+                             {graph.add_input("a", ir::TensorType::of(a)), graph.add_input("b", ir::TensorType::of(b)),
+                              graph.add_input("bias", ir::TensorType::of(bias)), graph.add_input("residual", ir::TensorType::of(residual))},
+                             {{"trans_a", int64_t{trans_a}}, {"alpha", 0.5}, {"epilogue", std::string(epilogues[e])}});
           view.num_threads = threads;
           view.input_dtypes = {DType::F32, DType::BF16, DType::F32, DType::F32};
           view.input_shapes = {a.shape(), b.shape(), bias.shape(), residual.shape()};
@@ -390,7 +392,8 @@ TEST_P(MatmulBf16, BatchesAndEpilogues) {
           view.constants[1] = &packed;
           ASSERT_TRUE(static_cast<bool>(def->supports(view))) << def->supports(view).reason();
           const auto kernel = def->make(view, "");
-          Tensor out = Tensor::empty(DType::F32, {batch, m, n}), workspace = Tensor::empty(DType::F32, {kernel->workspace_bytes() / 4 + 16});
+          Tensor out = Tensor::empty(DType::F32, {batch, m, n}),
+                 workspace = Tensor::empty(DType::F32, {kernel->workspace_bytes() / 4 + 16});
           for (Tensor* t : {&out, &workspace})
             for (int64_t i = 0; i < t->count(); ++i) t->data<float>()[i] = std::numeric_limits<float>::quiet_NaN();
           for (int64_t i = 1; i <= 16; ++i) workspace.data<float>()[workspace.count() - i] = 12345.0f;
@@ -418,7 +421,8 @@ TEST_P(MatmulBf16, BatchesAndEpilogues) {
               for (int64_t c = 1; c < n; ++c) high = std::max(high, before(i / n * n + c));
               expected -= high;
             }
-            ASSERT_NEAR(out.data<float>()[i], expected, 4e-5) << epilogues[e] << " batch " << batch << " m " << m << " threads " << threads << " at " << i;
+            ASSERT_NEAR(out.data<float>()[i], expected, 4e-5)
+                << epilogues[e] << " batch " << batch << " m " << m << " threads " << threads << " at " << i;
           }
         }
 }

@@ -63,7 +63,7 @@ class OneNode {
     kernel_ = def.make(view_, tactic);
     // A guard behind the workspace tells of writes past its end.
     workspace_ = Tensor::empty(DType::U8, {kernel_->workspace_bytes() + kGuard});
-    std::memset(workspace_.raw(), 0xff, workspace_.size_bytes());   // NaN
+    std::memset(workspace_.raw(), 0xff, workspace_.size_bytes());  // NaN
     outputs_ = {poisoned(view_.output_shapes[0])};
   }
   const Tensor& run() {

@@ -47,8 +47,9 @@ void check(const Pool& k, bool is_max, int threads) {
             }
           expected[at(oh, ow, n, oy, ox, c)] = is_max ? best : sum / static_cast<double>(count);
         }
-  ir::Attrs attrs = {{"kernel", ir::Ints{k.kh, k.kw}}, {"strides", k.strides}, {"dilations", k.dilations}, {"pads", k.pads},
-                     {"ceil_mode", k.ceil_mode}, {"layout", std::string(k.nchw ? "NCHW" : "NHWC")}};
+  ir::Attrs attrs = {{"kernel", ir::Ints{k.kh, k.kw}}, {"strides", k.strides},
+                     {"dilations", k.dilations},       {"pads", k.pads},
+                     {"ceil_mode", k.ceil_mode},       {"layout", std::string(k.nchw ? "NCHW" : "NHWC")}};
   if (!is_max) attrs.set("count_include_pad", k.include_pad);
   int ran = 0;
   for (const KernelDef* def : cpu::kernels_for(is_max ? "max_pool" : "avg_pool")) {
@@ -56,7 +57,8 @@ void check(const Pool& k, bool is_max, int threads) {
     OneNode node({x}, {false}, attrs, shape(oh, ow), threads);
     if (!def->supports(node.view())) continue;
     node.prepare(*def, "");
-    test::expect_close(node.run(), expected, 1e-5, 1e-6, fmt::format("{} {}x{}x{} k{}x{} {}", def->name(), k.h, k.w, k.c, k.kh, k.kw, k.nchw));
+    test::expect_close(node.run(), expected, 1e-5, 1e-6,
+                       fmt::format("{} {}x{}x{} k{}x{} {}", def->name(), k.h, k.w, k.c, k.kh, k.kw, k.nchw));
     EXPECT_TRUE(node.guard_intact());
     ++ran;
   }
@@ -68,10 +70,14 @@ TEST(Pool, AgainstLoop) {
     for (const bool nchw : {false, true})
       for (int64_t c : {1, 16, 58, 131})
         for (int threads : {1, 2}) {
-          check({.n = 2, .h = 9, .w = 11, .c = c, .kh = 3, .kw = 3, .strides = {2, 2}, .pads = {1, 1, 1, 1}, .include_pad = 1, .nchw = nchw}, is_max, threads);
+          check(
+              {.n = 2, .h = 9, .w = 11, .c = c, .kh = 3, .kw = 3, .strides = {2, 2}, .pads = {1, 1, 1, 1}, .include_pad = 1, .nchw = nchw},
+              is_max, threads);
           check({.h = 8, .w = 7, .c = c, .kh = 2, .kw = 3, .strides = {2, 1}, .pads = {0, 1, 1, 0}, .nchw = nchw}, is_max, threads);
-          check({.h = 10, .w = 10, .c = c, .kh = 3, .kw = 3, .strides = {2, 2}, .ceil_mode = 1, .include_pad = 1, .nchw = nchw}, is_max, threads);
-          check({.h = 11, .w = 12, .c = c, .kh = 3, .kw = 2, .strides = {1, 3}, .dilations = {2, 3}, .pads = {2, 1, 0, 1}, .nchw = nchw}, is_max, threads);
+          check({.h = 10, .w = 10, .c = c, .kh = 3, .kw = 3, .strides = {2, 2}, .ceil_mode = 1, .include_pad = 1, .nchw = nchw}, is_max,
+                threads);
+          check({.h = 11, .w = 12, .c = c, .kh = 3, .kw = 2, .strides = {1, 3}, .dilations = {2, 3}, .pads = {2, 1, 0, 1}, .nchw = nchw},
+                is_max, threads);
         }
 }
 
@@ -89,7 +95,9 @@ TEST(ReduceSpatial, AgainstLoop) {
               sum += v;
               best = std::max(best, v);
             }
-            expected[n * c + k] = std::string(op) == "reduce_max" ? best : std::string(op) == "reduce_sum" ? sum : sum / static_cast<double>(rows * 3);
+            expected[n * c + k] = std::string(op) == "reduce_max"   ? best
+                                  : std::string(op) == "reduce_sum" ? sum
+                                                                    : sum / static_cast<double>(rows * 3);
           }
         int ran = 0;
         for (const KernelDef* def : cpu::kernels_for(op)) {

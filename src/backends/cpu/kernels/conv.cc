@@ -34,7 +34,8 @@ int64_t conv_tactic_value(const std::string& tactic, std::string_view key, int64
     int64_t value = 0;
     const auto [end, error] = std::from_chars(part.data() + equal + 1, part.data() + part.size(), value);
     if (error != std::errc() || end != part.data() + part.size() || value < low || value > high)
-      fail(ErrorCode::Corrupt, "tactic \"{}\" of a convolution: {} needs a number from {} to {}; rebuild the engine", tactic, key, low, high);
+      fail(ErrorCode::Corrupt, "tactic \"{}\" of a convolution: {} needs a number from {} to {}; rebuild the engine", tactic, key, low,
+           high);
     return value;
   }
   return otherwise;
@@ -44,7 +45,8 @@ Support conv_problem(const NodeView& node, ConvProblem& p) {
   const ir::Attrs& attrs = node.attrs();
   if (node.num_inputs() < 2) return Support::no("needs an input and weights");
   for (int i = 0; i < std::min(node.num_inputs(), 3); ++i)
-    if (node.has_input(i) && node.input_dtypes[i] != DType::F32) return Support::no(fmt::format("input {} is {}, needs f32", i, to_string(node.input_dtypes[i])));
+    if (node.has_input(i) && node.input_dtypes[i] != DType::F32)
+      return Support::no(fmt::format("input {} is {}, needs f32", i, to_string(node.input_dtypes[i])));
   if (node.output_dtypes[0] != DType::F32) return Support::no("the output is not f32");
   const Shape &x = node.input_shapes[0], &w = node.input_shapes[1], &y = node.output_shapes[0];
   const size_t rank = x.size();
@@ -76,7 +78,8 @@ Support conv_problem(const NodeView& node, ConvProblem& p) {
   p.group = attrs.get_int("group", 1);
   p.num_threads = std::max(1, node.num_threads);
   if (p.group < 1 || p.c % p.group || p.m % p.group || w[1] * p.group != p.c) return Support::no("groups do not fit the channels");
-  if (p.batch < 1 || p.c < 1 || p.m < 1 || p.oh < 1 || p.ow < 1 || p.h < 1 || p.w < 1 || p.kh < 1 || p.kw < 1) return Support::no("an empty tensor");
+  if (p.batch < 1 || p.c < 1 || p.m < 1 || p.oh < 1 || p.ow < 1 || p.h < 1 || p.w < 1 || p.kh < 1 || p.kw < 1)
+    return Support::no("an empty tensor");
   if (p.stride_h < 1 || p.stride_w < 1 || p.dilation_h < 1 || p.dilation_w < 1) return Support::no("strides and dilations below 1");
 
   const int64_t need_h = (p.oh - 1) * p.stride_h + (p.kh - 1) * p.dilation_h + 1 - p.h;  // padding that the output size implies
@@ -121,7 +124,8 @@ void ConvEpilogueRun::apply(int64_t pixel, int64_t count, int64_t column, int64_
 }
 
 void ConvEpilogueRun::apply_all(ThreadPool* pool) const {
-  const int64_t pixels = problem->pixels(), grain = std::max<int64_t>(1, std::min<int64_t>(4096 / problem->m + 1, ceil_div(pixels, problem->num_threads)));
+  const int64_t pixels = problem->pixels(),
+                grain = std::max<int64_t>(1, std::min<int64_t>(4096 / problem->m + 1, ceil_div(pixels, problem->num_threads)));
   conv_parallel(pool, problem->num_threads, ceil_div(pixels, grain), 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) apply(i * grain, std::min(grain, pixels - i * grain), 0, problem->m, worker);
   });
@@ -130,18 +134,19 @@ void ConvEpilogueRun::apply_all(ThreadPool* pool) const {
 void transpose_planes(const float* in, float* out, int64_t batch, int64_t rows, int64_t cols, ThreadPool* pool, int threads) {
   constexpr int64_t kBlock = 16;
   const int64_t strips = ceil_div(cols, kBlock);
-  conv_parallel(pool, threads, batch * strips, std::max<int64_t>(1, ceil_div(batch * strips, 4 * threads)), [&](int64_t begin, int64_t end, int) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / strips, q0 = item % strips * kBlock, q1 = std::min(cols, q0 + kBlock);
-      const float* from = in + n * rows * cols;
-      float* to = out + n * rows * cols;
-      for (int64_t p0 = 0; p0 < rows; p0 += kBlock) {
-        const int64_t p1 = std::min(rows, p0 + kBlock);
-        for (int64_t q = q0; q < q1; ++q)
-          for (int64_t p = p0; p < p1; ++p) to[q * rows + p] = from[p * cols + q];
-      }
-    }
-  });
+  conv_parallel(pool, threads, batch * strips, std::max<int64_t>(1, ceil_div(batch * strips, 4 * threads)),
+                [&](int64_t begin, int64_t end, int) {
+                  for (int64_t item = begin; item < end; ++item) {
+                    const int64_t n = item / strips, q0 = item % strips * kBlock, q1 = std::min(cols, q0 + kBlock);
+                    const float* from = in + n * rows * cols;
+                    float* to = out + n * rows * cols;
+                    for (int64_t p0 = 0; p0 < rows; p0 += kBlock) {
+                      const int64_t p1 = std::min(rows, p0 + kBlock);
+                      for (int64_t q = q0; q < q1; ++q)
+                        for (int64_t p = p0; p < p1; ++p) to[q * rows + p] = from[p * cols + q];
+                    }
+                  }
+                });
 }
 
 bool conv_isa_present(const ConvIsa& isa) { return isa.width == 16 ? cpu_features().avx512 : cpu_features().avx2; }
@@ -162,7 +167,8 @@ class ConvEpilogue {
     if (expr.has_row_reduction()) return Support::no("the epilogue reduces over rows");
     if (expr.results.size() != 1) return Support::no("the epilogue has several results");
     const int extra = expr.num_inputs() - 1;
-    if (extra + 1 > ConvEpilogueRun::kMaxInputs) return Support::no(fmt::format("the epilogue has {} inputs, at most {}", extra, ConvEpilogueRun::kMaxInputs - 1));
+    if (extra + 1 > ConvEpilogueRun::kMaxInputs)
+      return Support::no(fmt::format("the epilogue has {} inputs, at most {}", extra, ConvEpilogueRun::kMaxInputs - 1));
     const Shape& y = node.output_shapes[0];
     std::vector<bool> per_column = {false}, full = {true};
     bool f32 = true;
@@ -172,17 +178,28 @@ class ConvEpilogue {
       Input in;
       in.dtype = node.input_dtypes[index];
       switch (in.dtype) {
-        case DType::F32: case DType::F16: case DType::BF16: case DType::Bool: case DType::U8: case DType::I8: case DType::I32: case DType::I64: break;
+        case DType::F32:
+        case DType::F16:
+        case DType::BF16:
+        case DType::Bool:
+        case DType::U8:
+        case DType::I8:
+        case DType::I32:
+        case DType::I64: break;
         default: return Support::no(fmt::format("epilogue input {} is {}", index, to_string(in.dtype)));
       }
       f32 = f32 && in.dtype == DType::F32;
-      if (!strides_in(node.input_shapes[index], y, p, in)) return Support::no(fmt::format("epilogue input {} does not broadcast to the output", index));
+      if (!strides_in(node.input_shapes[index], y, p, in))
+        return Support::no(fmt::format("epilogue input {} does not broadcast to the output", index));
       if (in.c != 0 && in.c != 1) {
-        if (in.dtype != DType::F32) return Support::no(fmt::format("epilogue input {} is {} and channels first", index, to_string(in.dtype)));
+        if (in.dtype != DType::F32)
+          return Support::no(fmt::format("epilogue input {} is {} and channels first", index, to_string(in.dtype)));
         in.gather = true;
       }
-      const int64_t w = in.gather ? p.m : in.w, h = in.gather ? p.m * p.ow : in.h, n = in.gather ? p.m * p.ow * p.oh : in.n, c = in.gather ? 1 : in.c;
-      const bool is_full = (c == 1 || p.m == 1) && (w == p.m || p.ow == 1) && (h == p.ow * p.m || p.oh == 1) && (n == p.oh * p.ow * p.m || p.batch == 1);
+      const int64_t w = in.gather ? p.m : in.w, h = in.gather ? p.m * p.ow : in.h, n = in.gather ? p.m * p.ow * p.oh : in.n,
+                    c = in.gather ? 1 : in.c;
+      const bool is_full =
+          (c == 1 || p.m == 1) && (w == p.m || p.ow == 1) && (h == p.ow * p.m || p.oh == 1) && (n == p.oh * p.ow * p.m || p.batch == 1);
       const bool is_column = c == 1 && (w == 0 || p.ow == 1) && (h == 0 || p.oh == 1) && (n == 0 || p.batch == 1);
       // One output pixel: a column vector and a full tensor are the same thing; the column form is the cheaper one.
       per_column.push_back(is_column);
@@ -196,7 +213,8 @@ class ConvEpilogue {
     ExprProgram::Simple simple;
     using A = ExprProgram::Activation;
     if (f32 && program->as_simple(per_column, full, simple) &&
-        (simple.activation == A::None || simple.activation == A::Relu || simple.activation == A::Relu6 || simple.activation == A::HardSwish)) {
+        (simple.activation == A::None || simple.activation == A::Relu || simple.activation == A::Relu6 ||
+         simple.activation == A::HardSwish)) {
       out.simple_ = simple;
     } else {
       out.program_ = program;
@@ -219,10 +237,8 @@ class ConvEpilogue {
     float* bias = reinterpret_cast<float*>(workspace);
     workspace += bias_bytes(p);
     const bool has_bias = first_bias(args) != nullptr;
-    if (has_bias)
-      std::memcpy(bias, first_bias(args), p.m * sizeof(float));
-    else
-      std::fill(bias, bias + p.m, 0.0f);
+    if (has_bias) std::memcpy(bias, first_bias(args), p.m * sizeof(float));
+    else std::fill(bias, bias + p.m, 0.0f);
     std::fill(bias + p.m, bias + p.m + kSlackFloats, 0.0f);
     run.registers.bias = bias;
     run.registers.low = -std::numeric_limits<float>::infinity();
@@ -355,7 +371,8 @@ class ConvKernel : public Kernel {
 
 class ConvDef : public KernelDef {
  public:
-  ConvDef(const ConvIsa& isa, const ConvMethod& method) : isa_(isa), method_(method), name_(fmt::format("{}.conv_{}", isa.name, method.name())) {}
+  ConvDef(const ConvIsa& isa, const ConvMethod& method)
+      : isa_(isa), method_(method), name_(fmt::format("{}.conv_{}", isa.name, method.name())) {}
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return "conv"; }
 
@@ -377,7 +394,9 @@ class ConvDef : public KernelDef {
     const Tensor& weights = *node.constants[1];
     const std::string tag = layout(tactic);
     if (weights.layout() == tag) return {};
-    if (!weights.layout().empty()) fail(ErrorCode::InvalidArgument, "[conv \"{}\"] weights are packed as {}, needs plain ones to pack {}", node.node->name, weights.layout(), tag);
+    if (!weights.layout().empty())
+      fail(ErrorCode::InvalidArgument, "[conv \"{}\"] weights are packed as {}, needs plain ones to pack {}", node.node->name,
+           weights.layout(), tag);
     Tensor packed = Tensor::packed(DType::F32, weights.shape(), tag, method_.packed_floats(p, isa_, tactic) * 4);
     method_.pack(p, isa_, tactic, weights.data<float>(), packed.data<float>());
     return packed;
@@ -389,10 +408,14 @@ class ConvDef : public KernelDef {
     const ConvProblem p = read(node);
     const Tensor* weights = node.constants[1];
     if (weights == nullptr || weights->layout() != layout(tactic) || weights->size_bytes() != method_.packed_floats(p, isa_, tactic) * 4)
-      fail(ErrorCode::Corrupt, "[conv \"{}\"] kernel {} expects weights packed as {}, found {}; rebuild the engine", node.node->name, name_, layout(tactic),
-           weights == nullptr ? "none" : weights->layout().empty() ? "plain ones" : weights->layout());
+      fail(ErrorCode::Corrupt, "[conv \"{}\"] kernel {} expects weights packed as {}, found {}; rebuild the engine", node.node->name, name_,
+           layout(tactic),
+           weights == nullptr          ? "none"
+           : weights->layout().empty() ? "plain ones"
+                                       : weights->layout());
     ConvEpilogue epilogue;
-    if (const Support can = ConvEpilogue::plan(node, p, epilogue); !can) fail(ErrorCode::Unsupported, "[conv \"{}\"] {}", node.node->name, can.reason());
+    if (const Support can = ConvEpilogue::plan(node, p, epilogue); !can)
+      fail(ErrorCode::Unsupported, "[conv \"{}\"] {}", node.node->name, can.reason());
     return std::make_unique<ConvKernel>(p, method_.make(p, isa_, tactic), std::move(epilogue));
   }
 
@@ -411,10 +434,10 @@ class ConvDef : public KernelDef {
 
 }  // namespace
 
-#define TOKAMAK_CONV_KERNEL(function, isa, method)            \
-  const KernelDef& function() {                               \
+#define TOKAMAK_CONV_KERNEL(function, isa, method)           \
+  const KernelDef& function() {                              \
     static const ConvDef def(isa, conv_##method##_method()); \
-    return def;                                               \
+    return def;                                              \
   }
 TOKAMAK_CONV_KERNEL(conv_winograd_avx512, kConvAvx512, winograd)
 TOKAMAK_CONV_KERNEL(conv_igemm_avx512, kConvAvx512, igemm)

@@ -1,6 +1,6 @@
 #pragma once
-// Float32 convolution: what all methods share. A method (implicit GEMM, Winograd, depthwise) works on NHWC; ConvDef (conv.cc) reads the node,
-// transposes an NCHW node's data in the workspace, and turns the node's epilogue into what a method applies.
+// Float32 convolution: what all methods share. A method (implicit GEMM, Winograd, depthwise) works on NHWC; ConvDef (conv.cc) reads the
+// node, transposes an NCHW node's data in the workspace, and turns the node's epilogue into what a method applies.
 
 #include <memory>
 #include <string>
@@ -15,8 +15,8 @@ namespace tokamak::cpu {
 
 // Sizes of one convolution, 1-D ones with height 1.
 struct ConvProblem {
-  int64_t batch = 0, h = 0, w = 0, c = 0;        // input
-  int64_t m = 0, oh = 0, ow = 0;                 // output
+  int64_t batch = 0, h = 0, w = 0, c = 0;  // input
+  int64_t m = 0, oh = 0, ow = 0;           // output
   int64_t kh = 1, kw = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
   int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   int64_t group = 1;
@@ -43,20 +43,20 @@ void conv_parallel(ThreadPool* pool, int planned_threads, int64_t count, int64_t
 // The node's epilogue on one output, ready to apply.
 struct ConvEpilogueRun {
   static constexpr int kMaxInputs = 16;
-  RegisterEpilogue registers;               // always applied; bias has slack for whole vectors past m
-  const ExprProgram* program = nullptr;     // applied after it, by apply(); null when the registers do it all
-  int num_inputs = 0;                       // of the program, the accumulator first
+  RegisterEpilogue registers;            // always applied; bias has slack for whole vectors past m
+  const ExprProgram* program = nullptr;  // applied after it, by apply(); null when the registers do it all
+  int num_inputs = 0;                    // of the program, the accumulator first
   struct Input {
     const char* data = nullptr;
     DType dtype = DType::F32;
     int64_t element_bytes = 4;
-    int64_t n = 0, h = 0, w = 0, c = 0;     // strides in elements
+    int64_t n = 0, h = 0, w = 0, c = 0;  // strides in elements
   } inputs[kMaxInputs];
-  bool uniform = true;                      // every input has one stride from pixel to pixel
+  bool uniform = true;  // every input has one stride from pixel to pixel
   const ConvProblem* problem = nullptr;
   float* y = nullptr;
   char* scratch = nullptr;
-  int64_t scratch_stride = 0;               // bytes a worker
+  int64_t scratch_stride = 0;  // bytes a worker
 
   // Runs the program on pixels [pixel, pixel + count), columns [column, column + columns).
   void apply(int64_t pixel, int64_t count, int64_t column, int64_t columns, int worker) const;
@@ -70,7 +70,8 @@ class ConvEngine {
   virtual ~ConvEngine() = default;
   virtual int64_t workspace_bytes() const = 0;
   // x [batch, h, w, c], y [batch, oh, ow, m]; weights as packed.
-  virtual void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace, ThreadPool* pool) const = 0;
+  virtual void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace,
+                   ThreadPool* pool) const = 0;
 };
 
 class ConvMethod {
@@ -81,7 +82,8 @@ class ConvMethod {
   virtual std::vector<std::string> tactics(const ConvProblem& problem, const ConvIsa& isa) const = 0;
   // The packed weights are a function of the problem's kernel sizes and the tactic alone.
   virtual int64_t packed_floats(const ConvProblem& problem, const ConvIsa& isa, const std::string& tactic) const = 0;
-  virtual void pack(const ConvProblem& problem, const ConvIsa& isa, const std::string& tactic, const float* weights, float* packed) const = 0;
+  virtual void pack(const ConvProblem& problem, const ConvIsa& isa, const std::string& tactic, const float* weights,
+                    float* packed) const = 0;
   virtual std::unique_ptr<ConvEngine> make(const ConvProblem& problem, const ConvIsa& isa, const std::string& tactic) const = 0;
 };
 const ConvMethod& conv_igemm_method();

@@ -6,7 +6,8 @@
 
 namespace tokamak::cpu {
 
-const ConvIsa kConvAvx2 = {"avx2", Simd::kWidth, Simd::kMaxNv, {0, Simd::max_rows(1), Simd::max_rows(2), 0, 0}, 
-                           panel, winograd_input, winograd_output, depthwise, pool, columns, blend};
+const ConvIsa kConvAvx2 = {
+    "avx2", Simd::kWidth, Simd::kMaxNv, {0, Simd::max_rows(1), Simd::max_rows(2), 0, 0}, panel, winograd_input, winograd_output, depthwise,
+    pool,   columns,      blend};
 
 }  // namespace tokamak::cpu

@@ -47,11 +47,14 @@ class DepthwiseMethod : public ConvMethod {
  public:
   std::string_view name() const override { return "depthwise"; }
   Support supports(const ConvProblem& p, const ConvIsa&) const override {
-    if (p.group != p.c || p.group != p.m) return Support::no(fmt::format("{} groups for {} → {} channels, needs one a channel", p.group, p.c, p.m));
+    if (p.group != p.c || p.group != p.m)
+      return Support::no(fmt::format("{} groups for {} → {} channels, needs one a channel", p.group, p.c, p.m));
     return Support::yes();
   }
   std::vector<std::string> tactics(const ConvProblem&, const ConvIsa&) const override { return {""}; }
-  int64_t packed_floats(const ConvProblem& p, const ConvIsa& isa, const std::string&) const override { return round_up(p.c, isa.width) * p.kh * p.kw; }
+  int64_t packed_floats(const ConvProblem& p, const ConvIsa& isa, const std::string&) const override {
+    return round_up(p.c, isa.width) * p.kh * p.kw;
+  }
   void pack(const ConvProblem& p, const ConvIsa& isa, const std::string&, const float* weights, float* packed) const override {
     const int64_t taps = p.kh * p.kw;
     for (int64_t c0 = 0; c0 < p.c; c0 += isa.width)

@@ -6,8 +6,8 @@
 namespace tokamak::cpu {
 namespace {
 
-// COLS neighbouring output pixels of one row. A loaded input pixel serves every output that it touches. INSIDE: all of them lie in the image and
-// the channels fill the vector; otherwise columns outside [0, w) are skipped.
+// COLS neighbouring output pixels of one row. A loaded input pixel serves every output that it touches. INSIDE: all of them lie in the
+// image and the channels fill the vector; otherwise columns outside [0, w) are skipped.
 template <int KW, int STRIDE, int COLS, bool INSIDE>
 void depthwise_block(const DepthwiseArgs& p, const float* x, int64_t ix, const float* w, int64_t kh_begin, int64_t kh_end, Simd::Mask mask,
                      Simd::V* acc) {
@@ -32,7 +32,7 @@ void depthwise_block(const DepthwiseArgs& p, const float* x, int64_t ix, const f
 
 struct DepthwiseRow {
   const DepthwiseArgs& p;
-  const float* w;         // weights of this channel vector
+  const float* w;  // weights of this channel vector
   int64_t c, oy, iy, kh_begin, kh_end;
   Simd::Mask mask;
   bool lanes_full;

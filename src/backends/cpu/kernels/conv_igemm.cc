@@ -1,5 +1,5 @@
-// Convolution as an implicit GEMM: the rows of A are output pixels, read in place through row pointers; K is kernel height x (kernel width x
-// channels), so a 3x3 kernel is three runs of consecutive floats. A padded input is copied once into a zero-bordered buffer.
+// Convolution as an implicit GEMM: the rows of A are output pixels, read in place through row pointers; K is kernel height x (kernel width
+// x channels), so a 3x3 kernel is three runs of consecutive floats. A padded input is copied once into a zero-bordered buffer.
 
 #include <algorithm>
 #include <cstring>
@@ -10,8 +10,8 @@ namespace tokamak::cpu {
 namespace {
 
 constexpr int64_t kMaxBlockRows = 256;
-constexpr int64_t kBlockK = 768;                  // floats of K a pass: B's panel streams through L1, A's block stays in L2
-constexpr int64_t kBlockBytes = 384 << 10;        // of A a pass, in half of a 1 MiB L2
+constexpr int64_t kBlockK = 768;            // floats of K a pass: B's panel streams through L1, A's block stays in L2
+constexpr int64_t kBlockBytes = 384 << 10;  // of A a pass, in half of a 1 MiB L2
 
 struct KBlock {
   int64_t first_segment, num_segments, k_begin;
@@ -33,7 +33,8 @@ class IgemmEngine : public ConvEngine {
 
   int64_t workspace_bytes() const override { return p_.padded() ? round_up(p_.batch * hp_ * wp_ * p_.c * 4, 64) : 0; }
 
-  void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace, ThreadPool* pool) const override {
+  void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace,
+           ThreadPool* pool) const override {
     if (p_.padded()) {
       float* bordered = reinterpret_cast<float*>(workspace);
       conv_parallel(pool, p_.num_threads, p_.batch * hp_, std::max<int64_t>(1, hp_ / (2 * p_.num_threads)),
@@ -155,7 +156,8 @@ class IgemmMethod : public ConvMethod {
  public:
   std::string_view name() const override { return "igemm"; }
   Support supports(const ConvProblem& p, const ConvIsa&) const override {
-    if (p.group == p.c && p.group == p.m && p.group > 1) return Support::no("it is depthwise: one column a group would waste whole vectors");
+    if (p.group == p.c && p.group == p.m && p.group > 1)
+      return Support::no("it is depthwise: one column a group would waste whole vectors");
     return Support::yes();
   }
   std::vector<std::string> tactics(const ConvProblem& p, const ConvIsa& isa) const override {

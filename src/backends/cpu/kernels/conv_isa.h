@@ -1,6 +1,6 @@
 #pragma once
-// The instruction-set specific inner parts of convolution: plain functions over plain structs, one table an instruction set. The drivers that
-// choose blocks, split over threads and book workspace are ordinary code (conv_igemm.cc, conv_winograd.cc, conv_depthwise.cc).
+// The instruction-set specific inner parts of convolution: plain functions over plain structs, one table an instruction set. The drivers
+// that choose blocks, split over threads and book workspace are ordinary code (conv_igemm.cc, conv_winograd.cc, conv_depthwise.cc).
 
 #include <cstdint>
 
@@ -12,7 +12,7 @@ struct RegisterEpilogue {
   const float* residual = nullptr;  // laid out like the output, null if none
   bool residual_after = false;
   bool hard_swish = false;
-  float low = 0, high = 0;          // clamp; -inf and inf when there is none
+  float low = 0, high = 0;  // clamp; -inf and inf when there is none
 };
 
 // `len` consecutive floats that every row reads at rows[i] + offset.
@@ -27,9 +27,9 @@ struct PanelArgs {
   int64_t m = 0;
   const KSegment* segments = nullptr;
   int64_t num_segments = 0;
-  const float* b = nullptr;   // [k][nv * width], zero beyond n
+  const float* b = nullptr;  // [k][nv * width], zero beyond n
   int nv = 0;
-  int64_t n = 0;              // valid columns, in ((nv-1)*width, nv*width]
+  int64_t n = 0;  // valid columns, in ((nv-1)*width, nv*width]
   float* c = nullptr;
   int64_t ldc = 0;
   bool load_c = false;        // continue a sum of earlier K blocks
@@ -39,21 +39,21 @@ struct PanelArgs {
 
 // Winograd F(m x m, 3x3), m = 2 or 4. A tile is (m+2)^2 input pixels and m^2 output pixels.
 struct WinogradInput {
-  const float* x = nullptr;   // image [H][W][C]
+  const float* x = nullptr;  // image [H][W][C]
   int64_t h = 0, w = 0, c = 0;
   int64_t pad_top = 0, pad_left = 0;
   int64_t tiles_w = 0;
   int64_t tile_begin = 0, tile_end = 0;  // of this image
   int64_t c_begin = 0, c_end = 0;
-  float* v = nullptr;         // [(m+2)^2][tiles][ldv], row of tile_begin first
-  int64_t v_stride = 0;       // between transform points
+  float* v = nullptr;    // [(m+2)^2][tiles][ldv], row of tile_begin first
+  int64_t v_stride = 0;  // between transform points
   int64_t ldv = 0;
 };
 struct WinogradOutput {
-  const float* s = nullptr;   // sums [(m+2)^2][tiles][lds]
+  const float* s = nullptr;  // sums [(m+2)^2][tiles][lds]
   int64_t s_stride = 0;
   int64_t lds = 0;
-  float* y = nullptr;         // image [OH][OW][ldc] at the panel's first column
+  float* y = nullptr;  // image [OH][OW][ldc] at the panel's first column
   int64_t oh = 0, ow = 0, ldc = 0, n = 0;
   int64_t tiles_w = 0;
   int64_t tile_begin = 0, tile_end = 0;
@@ -62,26 +62,26 @@ struct WinogradOutput {
 
 // Depthwise: one range of output rows of one image, channels [c_begin, c_end).
 struct DepthwiseArgs {
-  const float* x = nullptr;   // image [H][W][C]
+  const float* x = nullptr;  // image [H][W][C]
   int64_t h = 0, w = 0, c = 0;
-  float* y = nullptr;         // image [OH][OW][C]
+  float* y = nullptr;  // image [OH][OW][C]
   int64_t oh = 0, ow = 0;
   int64_t kh = 0, kw = 0, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1, pad_top = 0, pad_left = 0;
-  const float* weights = nullptr;  // [c / width][kh][kw][width], zero beyond c
+  const float* weights = nullptr;                              // [c / width][kh][kw][width], zero beyond c
   int64_t row_begin = 0, row_end = 0, c_begin = 0, c_end = 0;  // c_begin a multiple of the vector width
   RegisterEpilogue epilogue;
 };
 
 // Max or average pooling of a range of output rows of one image, all channels.
 struct PoolArgs {
-  const float* x = nullptr;   // image [H][W][C]
+  const float* x = nullptr;  // image [H][W][C]
   int64_t h = 0, w = 0, c = 0;
-  float* y = nullptr;         // image [OH][OW][C]
+  float* y = nullptr;  // image [OH][OW][C]
   int64_t ow = 0;
   int64_t kh = 0, kw = 0, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
   int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   bool is_max = false;
-  bool include_pad = false;   // averages count padded positions
+  bool include_pad = false;  // averages count padded positions
   int64_t row_begin = 0, row_end = 0;
 };
 
@@ -104,10 +104,10 @@ struct BlendArgs {
 };
 
 struct ConvIsa {
-  const char* name;           // "avx512", the prefix of kernel names
-  int width;                  // floats in a vector
+  const char* name;  // "avx512", the prefix of kernel names
+  int width;         // floats in a vector
   int max_nv;
-  int max_rows[5];            // of a register tile, by nv
+  int max_rows[5];  // of a register tile, by nv
   void (*panel)(const PanelArgs&);
   void (*winograd_input)(int m, const WinogradInput&);
   void (*winograd_output)(int m, const WinogradOutput&);

@@ -1,6 +1,6 @@
 #pragma once
-// The few vector operations that the convolution templates need, for AVX-512 and AVX2. Include only from *_avx512.cc and *_avx2.cc: all of it
-// has internal linkage, so that no copy compiled for one CPU is ever entered on another.
+// The few vector operations that the convolution templates need, for AVX-512 and AVX2. Include only from *_avx512.cc and *_avx2.cc: all of
+// it has internal linkage, so that no copy compiled for one CPU is ever entered on another.
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 says so of its own _mm512_undefined_ps
@@ -17,7 +17,7 @@ struct Simd {
   using V = __m512;
   using Mask = __mmask16;
   static constexpr int kWidth = 16;
-  static constexpr int kMaxNv = 4;                                                               // vectors of a column panel
+  static constexpr int kMaxNv = 4;                                                                 // vectors of a column panel
   static constexpr int max_rows(int nv) { return nv == 4 ? 6 : nv == 3 ? 8 : nv == 2 ? 12 : 10; }  // rows of a register tile
   static V zero() { return _mm512_setzero_ps(); }
   static V set1(float x) { return _mm512_set1_ps(x); }

@@ -1,5 +1,6 @@
 #pragma once
-// The register tile: MR rows by NV vectors, summed over K segments, with the epilogue applied before the store. Internal linkage; see conv_simd.h.
+// The register tile: MR rows by NV vectors, summed over K segments, with the epilogue applied before the store. Internal linkage; see
+// conv_simd.h.
 
 #include "backends/cpu/kernels/conv_isa.h"
 #include "backends/cpu/kernels/conv_simd.h"
@@ -87,10 +88,8 @@ void register_tile(const float* const* rows, const PanelArgs& p, float* c, const
     for (int v = 0; v < NV; ++v) {
       const S::V x = S::add(acc[i][v], S::load(p.epilogue.bias + v * S::kWidth));
       const S::V y = S::at_most(S::at_least(x, epilogue.low), epilogue.high);
-      if (v == NV - 1)
-        S::store(c + i * p.ldc + v * S::kWidth, y, tail);
-      else
-        S::store(c + i * p.ldc + v * S::kWidth, y);
+      if (v == NV - 1) S::store(c + i * p.ldc + v * S::kWidth, y, tail);
+      else S::store(c + i * p.ldc + v * S::kWidth, y);
     }
 }
 
@@ -98,18 +97,14 @@ using TileFunction = void (*)(const float* const*, const PanelArgs&, float*, con
 
 template <int NV, int MR>
 TileFunction pick_rows(int64_t rows) {
-  if constexpr (MR == 0)
-    return nullptr;
-  else
-    return rows == MR ? &register_tile<MR, NV> : pick_rows<NV, MR - 1>(rows);
+  if constexpr (MR == 0) return nullptr;
+  else return rows == MR ? &register_tile<MR, NV> : pick_rows<NV, MR - 1>(rows);
 }
 
 template <int NV>
 TileFunction pick_tile(int nv, int64_t rows) {
-  if constexpr (NV == 0)
-    return nullptr;
-  else
-    return nv == NV ? pick_rows<NV, Simd::max_rows(NV)>(rows) : pick_tile<NV - 1>(nv, rows);
+  if constexpr (NV == 0) return nullptr;
+  else return nv == NV ? pick_rows<NV, Simd::max_rows(NV)>(rows) : pick_tile<NV - 1>(nv, rows);
 }
 
 // Tiles of nearly equal height: 49 rows are seven tiles of 7, not six of 8 and a slow one of 1.

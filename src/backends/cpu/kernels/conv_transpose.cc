@@ -1,5 +1,5 @@
-// Op conv_transpose in float32, channels last (channels-first data is transposed in the workspace): kernels "<isa>.conv_transpose". Every output
-// row gathers, tap by tap, the products of the input rows that reach it: one GEMM a tap, stored at the stride of the output pixels.
+// Op conv_transpose in float32, channels last (channels-first data is transposed in the workspace): kernels "<isa>.conv_transpose". Every
+// output row gathers, tap by tap, the products of the input rows that reach it: one GEMM a tap, stored at the stride of the output pixels.
 
 #include <algorithm>
 
@@ -11,7 +11,8 @@ namespace {
 Support transpose_problem(const NodeView& node, ConvProblem& p) {
   const ir::Attrs& attrs = node.attrs();
   for (int i = 0; i < std::min(node.num_inputs(), 3); ++i)
-    if (node.has_input(i) && node.input_dtypes[i] != DType::F32) return Support::no(fmt::format("input {} is {}, needs f32", i, to_string(node.input_dtypes[i])));
+    if (node.has_input(i) && node.input_dtypes[i] != DType::F32)
+      return Support::no(fmt::format("input {} is {}, needs f32", i, to_string(node.input_dtypes[i])));
   if (node.num_inputs() < 2 || node.constants[1] == nullptr) return Support::no("the weights are not constant");
   const Shape &x = node.input_shapes[0], &w = node.input_shapes[1], &y = node.output_shapes[0];
   const size_t rank = x.size(), spatial = rank - 2;
@@ -26,7 +27,8 @@ Support transpose_problem(const NodeView& node, ConvProblem& p) {
     b = v[spatial - 1];
     return a >= 1 && b >= 1;
   };
-  if (!pair("strides", p.stride_h, p.stride_w) || !pair("dilations", p.dilation_h, p.dilation_w)) return Support::no("strides or dilations do not fit");
+  if (!pair("strides", p.stride_h, p.stride_w) || !pair("dilations", p.dilation_h, p.dilation_w))
+    return Support::no("strides or dilations do not fit");
   p.batch = x[0];
   p.c = x[channel];
   p.m = y[channel];
@@ -40,7 +42,8 @@ Support transpose_problem(const NodeView& node, ConvProblem& p) {
   p.num_threads = std::max(1, node.num_threads);
   if (p.group < 1 || p.c % p.group || w[0] != p.c || w[1] * p.group != p.m) return Support::no("groups do not fit the channels");
   const std::string auto_pad = attrs.get_string("auto_pad", "NOTSET");
-  if ((auto_pad != "NOTSET" && auto_pad != "VALID" && !auto_pad.empty()) || attrs.has("output_shape")) return Support::no("pads follow from the output shape");
+  if ((auto_pad != "NOTSET" && auto_pad != "VALID" && !auto_pad.empty()) || attrs.has("output_shape"))
+    return Support::no("pads follow from the output shape");
   const ir::Ints pads = auto_pad == "VALID" ? ir::Ints(2 * spatial, 0) : attrs.get_ints("pads", ir::Ints(2 * spatial, 0));
   if (pads.size() != 2 * spatial) return Support::no("pads do not fit the rank");
   p.pad_top = flat ? 0 : pads[0];
@@ -146,7 +149,8 @@ class ConvTransposeDef : public KernelDef {
     if (input != 1 || node.constants[1]->layout() == name_) return {};
     const ConvProblem p = read(node);
     const Tensor& weights = *node.constants[1];
-    if (!weights.layout().empty()) fail(ErrorCode::InvalidArgument, "[conv_transpose \"{}\"] weights are already packed as {}", node.node->name, weights.layout());
+    if (!weights.layout().empty())
+      fail(ErrorCode::InvalidArgument, "[conv_transpose \"{}\"] weights are already packed as {}", node.node->name, weights.layout());
     Tensor packed = Tensor::packed(DType::F32, weights.shape(), name_, packed_floats(p) * 4);
     const int64_t cg = p.c / p.group, mg = p.m / p.group, taps = p.kh * p.kw;
     const float* w = weights.data<float>();
@@ -155,7 +159,8 @@ class ConvTransposeDef : public KernelDef {
       for (int64_t tap = 0; tap < taps; ++tap)
         for (const ConvPanel& panel : conv_panels(mg, isa_.width, isa_.max_nv))
           for (int64_t c = 0; c < cg; ++c)
-            for (int64_t j = 0; j < panel.nv * isa_.width; ++j) *out++ = j < panel.columns ? w[((g * cg + c) * mg + panel.column + j) * taps + tap] : 0.0f;
+            for (int64_t j = 0; j < panel.nv * isa_.width; ++j)
+              *out++ = j < panel.columns ? w[((g * cg + c) * mg + panel.column + j) * taps + tap] : 0.0f;
     return packed;
   }
   bool reads_layout(std::string_view layout) const override { return layout == name_; }
@@ -163,14 +168,16 @@ class ConvTransposeDef : public KernelDef {
     const ConvProblem p = read(node);
     const Tensor* weights = node.constants[1];
     if (weights->layout() != name_ || weights->size_bytes() != packed_floats(p) * 4)
-      fail(ErrorCode::Corrupt, "[conv_transpose \"{}\"] expects weights packed as {}, found \"{}\"; rebuild the engine", node.node->name, name_, weights->layout());
+      fail(ErrorCode::Corrupt, "[conv_transpose \"{}\"] expects weights packed as {}, found \"{}\"; rebuild the engine", node.node->name,
+           name_, weights->layout());
     return std::make_unique<ConvTransposeKernel>(p, isa_);
   }
 
  private:
   static ConvProblem read(const NodeView& node) {
     ConvProblem p;
-    if (const Support can = transpose_problem(node, p); !can) fail(ErrorCode::Unsupported, "[conv_transpose \"{}\"] {}", node.node->name, can.reason());
+    if (const Support can = transpose_problem(node, p); !can)
+      fail(ErrorCode::Unsupported, "[conv_transpose \"{}\"] {}", node.node->name, can.reason());
     return p;
   }
   int64_t packed_floats(const ConvProblem& p) const { return p.kh * p.kw * p.c * round_up(p.m / p.group, isa_.width); }

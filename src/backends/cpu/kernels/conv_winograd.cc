@@ -20,7 +20,8 @@ struct Parameters {
 Parameters parameters(const std::string& tactic, const ConvIsa& isa) {
   const int m = static_cast<int>(conv_tactic_value(tactic, "m", 4, 2, 4));
   if (m == 3) fail(ErrorCode::Corrupt, "Winograd tactic \"{}\": m is 2 or 4", tactic);
-  return {m, static_cast<int>(conv_tactic_value(tactic, "nv", isa.max_nv, 1, isa.max_nv)), conv_tactic_value(tactic, "tiles", 0, 0, kMaxTiles)};
+  return {m, static_cast<int>(conv_tactic_value(tactic, "nv", isa.max_nv, 1, isa.max_nv)),
+          conv_tactic_value(tactic, "tiles", 0, 0, kMaxTiles)};
 }
 
 // g (3 values) → m + 2 values at the interpolation points.
@@ -58,19 +59,20 @@ class WinogradEngine : public ConvEngine {
     int64_t blocks = ceil_div(tiles_, block);
     const int64_t threads = p_.num_threads;
     shared_ = threads > 1 && p_.batch * blocks < 2 * threads && static_cast<int64_t>(panels_.size()) >= threads && tiles_ <= kMaxTiles;
-    if (shared_)
-      blocks = 1;
-    else if (p_.batch == 1)
-      blocks = std::min(round_up(blocks, threads), tiles_);
+    if (shared_) blocks = 1;
+    else if (p_.batch == 1) blocks = std::min(round_up(blocks, threads), tiles_);
     block_tiles_ = ceil_div(tiles_, blocks);
     blocks_ = ceil_div(tiles_, block_tiles_);
     v_stride_ = odd_lines(block_tiles_ * ldv_);
     s_stride_ = odd_lines(block_tiles_ * lds_);
   }
 
-  int64_t workspace_bytes() const override { return ((shared_ ? 1 : p_.num_threads) * v_stride_ + p_.num_threads * s_stride_) * points_ * 4; }
+  int64_t workspace_bytes() const override {
+    return ((shared_ ? 1 : p_.num_threads) * v_stride_ + p_.num_threads * s_stride_) * points_ * 4;
+  }
 
-  void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace, ThreadPool* pool) const override {
+  void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace,
+           ThreadPool* pool) const override {
     float* v = reinterpret_cast<float*>(workspace);
     float* sums = v + (shared_ ? 1 : p_.num_threads) * v_stride_ * points_;
     const int64_t num_panels = static_cast<int64_t>(panels_.size());
@@ -78,11 +80,12 @@ class WinogradEngine : public ConvEngine {
       // Few tiles: the threads share one transformed input and split the panels, so that each weight is read once.
       const int64_t vectors = ceil_div(p_.c, isa_.width);
       for (int64_t n = 0; n < p_.batch; ++n) {
-        conv_parallel(pool, p_.num_threads, vectors, std::max<int64_t>(1, ceil_div(vectors, p_.num_threads)), [&](int64_t begin, int64_t end, int) {
-          input(x, n, 0, tiles_, begin * isa_.width, std::min(end * isa_.width, p_.c), v);
-        });
+        conv_parallel(
+            pool, p_.num_threads, vectors, std::max<int64_t>(1, ceil_div(vectors, p_.num_threads)),
+            [&](int64_t begin, int64_t end, int) { input(x, n, 0, tiles_, begin * isa_.width, std::min(end * isa_.width, p_.c), v); });
         conv_parallel(pool, p_.num_threads, num_panels, 1, [&](int64_t begin, int64_t end, int worker) {
-          for (int64_t q = begin; q < end; ++q) output(n, 0, tiles_, panels_[q], weights, epilogue, v, sums + worker * s_stride_ * points_, y);
+          for (int64_t q = begin; q < end; ++q)
+            output(n, 0, tiles_, panels_[q], weights, epilogue, v, sums + worker * s_stride_ * points_, y);
         });
       }
     } else {
@@ -91,7 +94,8 @@ class WinogradEngine : public ConvEngine {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t n = item / blocks_, first = item % blocks_ * block_tiles_, last = std::min(tiles_, first + block_tiles_);
           input(x, n, first, last, 0, p_.c, my_v);
-          for (const ConvPanel& panel : panels_) output(n, first, last, panel, weights, epilogue, my_v, sums + worker * s_stride_ * points_, y);
+          for (const ConvPanel& panel : panels_)
+            output(n, first, last, panel, weights, epilogue, my_v, sums + worker * s_stride_ * points_, y);
         }
       });
     }
@@ -114,8 +118,8 @@ class WinogradEngine : public ConvEngine {
     isa_.winograd_input(m_, args);
   }
 
-  void output(int64_t n, int64_t first, int64_t last, const ConvPanel& panel, const float* weights, const ConvEpilogueRun& epilogue, const float* v,
-              float* s, float* y) const {
+  void output(int64_t n, int64_t first, int64_t last, const ConvPanel& panel, const float* weights, const ConvEpilogueRun& epilogue,
+              const float* v, float* s, float* y) const {
     const float* rows[kMaxTiles];
     const KSegment segment{0, p_.c};
     const int64_t columns = panel.nv * isa_.width;

@@ -1,6 +1,6 @@
 #pragma once
-// Winograd transforms F(2x2, 3x3) and F(4x4, 3x3): minimal filtering (Lavin and Gray, arXiv:1509.09308) by Toom-Cook interpolation at the points
-// 0, +-a, +-b and infinity. Vectorised over channels. Internal linkage; see conv_simd.h.
+// Winograd transforms F(2x2, 3x3) and F(4x4, 3x3): minimal filtering (Lavin and Gray, arXiv:1509.09308) by Toom-Cook interpolation at the
+// points 0, +-a, +-b and infinity. Vectorised over channels. Internal linkage; see conv_simd.h.
 
 #include "backends/cpu/kernels/conv_tile.h"
 #include "backends/cpu/kernels/conv_winograd_points.h"

@@ -192,11 +192,13 @@ class MatmulDef final : public KernelDef {
     if (const Tensor* b = view.constants[1]; b && !b->layout().empty()) {
       const MatmulShape s(view);
       const int nr = parse_nr(b->layout());
-      if (nr == 0) fail(ErrorCode::Corrupt, "[matmul \"{}\"] b is packed as \"{}\", which no version writes; rebuild the engine", view.node->label(), b->layout());
+      if (nr == 0)
+        fail(ErrorCode::Corrupt, "[matmul \"{}\"] b is packed as \"{}\", which no version writes; rebuild the engine", view.node->label(),
+             b->layout());
       const GemmPanels panels{b_dtype_ == DType::BF16 ? (s.k + 1) / 2 : s.k, s.n, nr};
       if (b->size_bytes() != s.b_count * panels.size() * 4)
-        fail(ErrorCode::Corrupt, "[matmul \"{}\"] b is packed in {} bytes, {} needs {}; rebuild the engine", view.node->label(), b->size_bytes(), b->layout(),
-             s.b_count * panels.size() * 4);
+        fail(ErrorCode::Corrupt, "[matmul \"{}\"] b is packed in {} bytes, {} needs {}; rebuild the engine", view.node->label(),
+             b->size_bytes(), b->layout(), s.b_count * panels.size() * 4);
     }
     return std::make_unique<MatmulKernel>(view, isa_(), nr_of(tactic));
   }

@@ -6,7 +6,7 @@
 namespace tokamak::cpu {
 namespace {
 
-constexpr int kMaxInputs = 64;   // of an epilogue expression
+constexpr int kMaxInputs = 64;  // of an epilogue expression
 
 // Strides with which `shape` is walked as `out` (NumPy broadcasting): 0 along repeated dims.
 std::vector<int64_t> broadcast_strides(const Shape& shape, const Shape& out) {
@@ -89,7 +89,8 @@ Support MatmulEpilogue::supports(const NodeView& view) {
   if (!view.attrs().has("epilogue")) return Support::yes();
   const ir::Expr expr = ir::Expr::parse(view.attrs().get_string("epilogue"));
   if (expr.results.size() != 1) return Support::no(fmt::format("the epilogue has {} results, needs 1", expr.results.size()));
-  if (expr.num_inputs() > kMaxInputs) return Support::no(fmt::format("the epilogue has {} inputs, at most {}", expr.num_inputs(), kMaxInputs));
+  if (expr.num_inputs() > kMaxInputs)
+    return Support::no(fmt::format("the epilogue has {} inputs, at most {}", expr.num_inputs(), kMaxInputs));
   const int first = static_cast<int>(view.attrs().get_int("epilogue_input", 2));
   for (int i = 1; i < expr.num_inputs(); ++i) {
     const int input = first + i - 1;

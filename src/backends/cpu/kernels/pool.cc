@@ -1,5 +1,5 @@
-// Ops max_pool and avg_pool (channels last; channels-first data is transposed in the workspace), and reductions over axes before the last one,
-// such as a global average pool: kernels "<isa>.pool" and "<isa>.reduce_spatial".
+// Ops max_pool and avg_pool (channels last; channels-first data is transposed in the workspace), and reductions over axes before the last
+// one, such as a global average pool: kernels "<isa>.pool" and "<isa>.reduce_spatial".
 
 #include <algorithm>
 
@@ -118,7 +118,8 @@ class PoolKernel : public Kernel {
 
 class PoolDef : public KernelDef {
  public:
-  PoolDef(const ConvIsa& isa, bool is_max) : isa_(isa), is_max_(is_max), name_(fmt::format("{}.{}", isa.name, is_max ? "max_pool" : "avg_pool")) {}
+  PoolDef(const ConvIsa& isa, bool is_max)
+      : isa_(isa), is_max_(is_max), name_(fmt::format("{}.{}", isa.name, is_max ? "max_pool" : "avg_pool")) {}
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return is_max_ ? "max_pool" : "avg_pool"; }
   Support supports(const NodeView& node) const override {
@@ -128,7 +129,8 @@ class PoolDef : public KernelDef {
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
     PoolProblem p;
-    if (const Support can = pool_problem(node, is_max_, p); !can) fail(ErrorCode::Unsupported, "[{} \"{}\"] {}", op(), node.node->name, can.reason());
+    if (const Support can = pool_problem(node, is_max_, p); !can)
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] {}", op(), node.node->name, can.reason());
     return std::make_unique<PoolKernel>(p, isa_);
   }
 
@@ -174,20 +176,21 @@ class ReduceKernel : public Kernel {
   void run(const RunArgs& args) const override {
     constexpr int64_t kColumns = 256;
     const int64_t strips = ceil_div(p_.columns, kColumns);
-    conv_parallel(args.pool, p_.threads, p_.outer * strips, std::max<int64_t>(1, p_.outer * strips / (4 * p_.threads)), [&](int64_t begin, int64_t end, int) {
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t n = item / strips, c = item % strips * kColumns;
-        ColumnArgs columns;
-        columns.x = args.inputs[0].data<float>() + n * p_.rows * p_.columns + c;
-        columns.rows = p_.rows;
-        columns.columns = std::min(kColumns, p_.columns - c);
-        columns.stride = p_.columns;
-        columns.reduction = reduction_;
-        columns.scale = scale_;
-        columns.y = args.outputs[0].data<float>() + n * p_.columns + c;
-        isa_.columns(columns);
-      }
-    });
+    conv_parallel(args.pool, p_.threads, p_.outer * strips, std::max<int64_t>(1, p_.outer * strips / (4 * p_.threads)),
+                  [&](int64_t begin, int64_t end, int) {
+                    for (int64_t item = begin; item < end; ++item) {
+                      const int64_t n = item / strips, c = item % strips * kColumns;
+                      ColumnArgs columns;
+                      columns.x = args.inputs[0].data<float>() + n * p_.rows * p_.columns + c;
+                      columns.rows = p_.rows;
+                      columns.columns = std::min(kColumns, p_.columns - c);
+                      columns.stride = p_.columns;
+                      columns.reduction = reduction_;
+                      columns.scale = scale_;
+                      columns.y = args.outputs[0].data<float>() + n * p_.columns + c;
+                      isa_.columns(columns);
+                    }
+                  });
   }
 
  private:
@@ -201,7 +204,9 @@ class ReduceDef : public KernelDef {
  public:
   // The name is that of the op when it is not the mean, which the global average pool uses.
   ReduceDef(const ConvIsa& isa, std::string_view op)
-      : isa_(isa), op_(op), name_(op == "reduce_mean" ? fmt::format("{}.reduce_spatial", isa.name) : fmt::format("{}.{}_spatial", isa.name, op)) {}
+      : isa_(isa),
+        op_(op),
+        name_(op == "reduce_mean" ? fmt::format("{}.reduce_spatial", isa.name) : fmt::format("{}.{}_spatial", isa.name, op)) {}
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return op_; }
   Support supports(const NodeView& node) const override {
@@ -211,7 +216,8 @@ class ReduceDef : public KernelDef {
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
     ReduceProblem p;
-    if (const Support can = reduce_problem(node, p); !can) fail(ErrorCode::Unsupported, "[{} \"{}\"] {}", op_, node.node->name, can.reason());
+    if (const Support can = reduce_problem(node, p); !can)
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] {}", op_, node.node->name, can.reason());
     return std::make_unique<ReduceKernel>(p, isa_, op_ == "reduce_max" ? ColumnReduction::Max : ColumnReduction::Sum, op_ == "reduce_mean");
   }
 
@@ -222,26 +228,26 @@ class ReduceDef : public KernelDef {
 
 }  // namespace
 
-#define TOKAMAK_POOL_KERNELS(suffix, isa)                     \
-  const KernelDef& max_pool_##suffix() {                      \
-    static const PoolDef def(isa, true);                      \
-    return def;                                               \
-  }                                                           \
-  const KernelDef& avg_pool_##suffix() {                      \
-    static const PoolDef def(isa, false);                     \
-    return def;                                               \
-  }                                                           \
-  const KernelDef& reduce_mean_spatial_##suffix() {           \
-    static const ReduceDef def(isa, "reduce_mean");           \
-    return def;                                               \
-  }                                                           \
-  const KernelDef& reduce_sum_spatial_##suffix() {            \
-    static const ReduceDef def(isa, "reduce_sum");            \
-    return def;                                               \
-  }                                                           \
-  const KernelDef& reduce_max_spatial_##suffix() {            \
-    static const ReduceDef def(isa, "reduce_max");            \
-    return def;                                               \
+#define TOKAMAK_POOL_KERNELS(suffix, isa)           \
+  const KernelDef& max_pool_##suffix() {            \
+    static const PoolDef def(isa, true);            \
+    return def;                                     \
+  }                                                 \
+  const KernelDef& avg_pool_##suffix() {            \
+    static const PoolDef def(isa, false);           \
+    return def;                                     \
+  }                                                 \
+  const KernelDef& reduce_mean_spatial_##suffix() { \
+    static const ReduceDef def(isa, "reduce_mean"); \
+    return def;                                     \
+  }                                                 \
+  const KernelDef& reduce_sum_spatial_##suffix() {  \
+    static const ReduceDef def(isa, "reduce_sum");  \
+    return def;                                     \
+  }                                                 \
+  const KernelDef& reduce_max_spatial_##suffix() {  \
+    static const ReduceDef def(isa, "reduce_max");  \
+    return def;                                     \
   }
 TOKAMAK_POOL_KERNELS(avx512, kConvAvx512)
 TOKAMAK_POOL_KERNELS(avx2, kConvAvx2)

@@ -1,5 +1,5 @@
-// Op resize in float32 over the two spatial axes of a rank-4 tensor, nearest and (bi)linear, either layout: kernels "<isa>.resize". Indices and
-// weights are tables made once.
+// Op resize in float32 over the two spatial axes of a rank-4 tensor, nearest and (bi)linear, either layout: kernels "<isa>.resize". Indices
+// and weights are tables made once.
 
 #include <algorithm>
 #include <cmath>
@@ -94,7 +94,10 @@ std::vector<Tap> taps(const ResizeProblem& p, int axis) {
     const double x = original_coordinate(p, axis, static_cast<double>(o));
     Tap& tap = list[o];
     if (!p.linear) {
-      const double at = p.nearest == "floor" ? std::floor(x) : p.nearest == "ceil" ? std::ceil(x) : p.nearest == "round_prefer_ceil" ? std::floor(x + 0.5) : std::ceil(x - 0.5);
+      const double at = p.nearest == "floor"               ? std::floor(x)
+                        : p.nearest == "ceil"              ? std::ceil(x)
+                        : p.nearest == "round_prefer_ceil" ? std::floor(x + 0.5)
+                                                           : std::ceil(x - 0.5);
       tap.first = tap.second = inside(at);
       continue;
     }
@@ -110,7 +113,8 @@ std::vector<Tap> taps(const ResizeProblem& p, int axis) {
 
 class ResizeKernel : public Kernel {
  public:
-  ResizeKernel(const ResizeProblem& problem, const ConvIsa& isa) : p_(problem), isa_(isa), rows_(taps(problem, 0)), cols_(taps(problem, 1)) {}
+  ResizeKernel(const ResizeProblem& problem, const ConvIsa& isa)
+      : p_(problem), isa_(isa), rows_(taps(problem, 0)), cols_(taps(problem, 1)) {}
 
   void run(const RunArgs& args) const override {
     const float* x = args.inputs[0].data<float>();
@@ -163,7 +167,8 @@ class ResizeDef : public KernelDef {
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
     ResizeProblem p;
-    if (const Support can = resize_problem(node, p); !can) fail(ErrorCode::Unsupported, "[resize \"{}\"] {}", node.node->name, can.reason());
+    if (const Support can = resize_problem(node, p); !can)
+      fail(ErrorCode::Unsupported, "[resize \"{}\"] {}", node.node->name, can.reason());
     return std::make_unique<ResizeKernel>(p, isa_);
   }
 

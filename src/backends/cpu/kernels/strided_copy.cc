@@ -149,7 +149,7 @@ void StridedCopy::piece(const char* s, char* d, int64_t row, int64_t rows) const
       by_size(bytes_, [&](auto t) {
         using T = decltype(t);
         transpose_rows(reinterpret_cast<T*>(d) + row * destination_[last - 1], destination_[last - 1], reinterpret_cast<const T*>(s) + row,
-                        source_[last], rows, n);
+                       source_[last], rows, n);
       });
   }
 }
