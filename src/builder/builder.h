@@ -31,7 +31,6 @@ struct BuildOptions {
   std::string dump_ir;                                // "after:<pass>", "before:<pass>" or "all"
   std::function<void(const std::string&)> dump_sink;  // receives the text; default standard error
   std::function<void(const BuildProgress&)> progress;
-  bool allow_cancel = false;
 };
 
 struct PassReport {
