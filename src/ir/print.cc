@@ -22,7 +22,7 @@ std::string quoted(std::string_view text) {
 }
 
 bool is_plain(std::string_view name) {
-  if (name.empty() || name == "_") return false;
+  if (name.empty() || name == "_" || name.back() == ':') return false;  // a trailing colon reads as punctuation
   for (char c : name)
     if (!(std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.' || c == '/' || c == ':' || c == '-')) return false;
   return true;

@@ -28,6 +28,14 @@ TEST(IrText, PrintOfParseIsAFixpoint) {
   EXPECT_EQ(graph->metadata.at("producer"), "a \"test\"");
 }
 
+// Found by fuzzing: a colon at the end of a name reads as the one before a type.
+TEST(IrText, NamesThatEndInAColonAreQuoted) {
+  const auto graph = parse("graph \"g:\"(%\"x:\": f32[n]) {\n %y = relu(%\"x:\")\n return %y\n}");
+  const auto again = parse(print(*graph));
+  EXPECT_EQ(again->name, "g:");
+  EXPECT_EQ(again->inputs()[0]->name, "x:");
+}
+
 TEST(IrText, InfersMissingTypes) {
   const auto graph = parse("graph g(%x: f32[n,3]) {\n %y = relu(%x)\n return %y\n}");
   EXPECT_EQ(to_string(graph->outputs()[0]->type), "f32[n,3]");
