@@ -66,8 +66,10 @@ uint64_t header_hash(const std::byte* start) {
 
 // Weights of products that a kernel was chosen for, which checks layout and size (KernelDef::reads_layout).
 bool may_be_packed(const ir::Use& use) {
+  if (use.index == 2 && use.node->is("quantized_matmul")) return !use.node->kernel.empty();
   return use.index == 1 && !use.node->kernel.empty() &&
-         (use.node->is("matmul") || use.node->is("matmul_integer") || use.node->is("conv") || use.node->is("conv_transpose"));
+         (use.node->is("matmul") || use.node->is("matmul_integer") || use.node->is("quantized_matmul") || use.node->is("conv") ||
+          use.node->is("conv_transpose"));
 }
 
 // A packed constant goes nowhere else: not out of a graph, through a view, into a subgraph, or to an operator whose shape inference reads

@@ -16,8 +16,9 @@ constexpr int kMaxExtras = 4;
 bool absorb(Node* product) {
   const Value* out = product->output(0);
   if (!is_float(out) || rank_of(out) < 2 || product->attrs.has("epilogue") || product->num_outputs() != 1) return false;
-  const bool rows_ok = product->is("matmul") || product->attrs.get_string("layout", "NCHW") == "NHWC";
-  if (product->is("matmul") && (rank_of(product->input(0)) < 2 || rank_of(product->input(1)) < 2)) return false;
+  const bool is_matmul = product->is("matmul") || product->is("quantized_matmul");
+  const bool rows_ok = is_matmul || product->attrs.get_string("layout", "NCHW") == "NHWC";
+  if (is_matmul && (rank_of(product->input(0)) < 2 || rank_of(product->input(1)) < 2)) return false;
   ExprBuilder expr;
   expr.bind_input(out, 0);
   std::vector<Value*> extras;
@@ -67,7 +68,7 @@ int fuse_epilogues(Graph& graph, PassContext& context) {
   int fused = 0;
   for (Node* n : graph.nodes_snapshot()) {
     // A product that feeds the residual of a later one keeps its own chain: both orders are right, the first in order wins.
-    if (n->is("matmul") || n->is("conv")) fused += absorb(n);
+    if (n->is("matmul") || n->is("quantized_matmul") || n->is("conv")) fused += absorb(n);
   }
   remove_dead(graph, context);
   return fused;

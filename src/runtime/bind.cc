@@ -154,11 +154,15 @@ bool computes_nothing(const NodeView& view) {
   return !view.output_shapes.empty();
 }
 
+// Inputs that a kernel may find packed: the weights, and the scales that belong to them.
+bool may_be_packed(const NodeView& view, size_t input) { return input == 1 || (input == 2 && view.node->is("quantized_matmul")); }
+
 // Does this kernel take the node, packed constants included?
 Support accepts(const KernelDef& def, const NodeView& view) {
   if (def.op() != view.node->op().name) return Support::no(fmt::format("it is a kernel for {}", def.op()));
   for (size_t i = 0; i < view.constants.size(); ++i)
-    if (view.constants[i] && !view.constants[i]->layout().empty() && (i != 1 || !def.reads_layout(view.constants[i]->layout())))
+    if (view.constants[i] && !view.constants[i]->layout().empty() &&
+        (!may_be_packed(view, i) || !def.reads_layout(view.constants[i]->layout())))
       return Support::no(fmt::format("input {} is packed as \"{}\"", i, view.constants[i]->layout()));
   return def.supports(view);
 }

@@ -34,6 +34,32 @@ void infer_matmul_integer(InferContext& ctx) {
   infer_product(ctx, DType::I32);
 }
 
+void infer_quantized_matmul(InferContext& ctx) {
+  if (ctx.dtype(0) != DType::F32) ctx.fail("a is {}, needs f32", to_string(ctx.dtype(0)));
+  if (ctx.dtype(1) != DType::I8 && ctx.dtype(1) != DType::I4) ctx.fail("b is {}, needs i8 or i4", to_string(ctx.dtype(1)));
+  if (ctx.dtype(2) != DType::F32 && ctx.dtype(2) != DType::F16) ctx.fail("scale is {}, needs f32 or f16", to_string(ctx.dtype(2)));
+  const int64_t group_size = ctx.attrs().get_int("group_size");
+  if (group_size < 1) ctx.fail("group_size is {}, needs 1 or more", group_size);
+  const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
+  if (ctx.attrs().has("epilogue") && (first_extra < 3 || first_extra > ctx.num_inputs()))
+    ctx.fail("epilogue_input is {}, needs 3 to {}", first_extra, ctx.num_inputs());
+  require_rank(ctx, 0, "a", 1, kMaxInferredRank);
+  require_rank(ctx, 1, "b", 2, 2);
+  require_rank(ctx, 2, "scale", 2, 2);
+  if (!ctx.ranked(0) || !ctx.ranked(1)) return ctx.set_unranked(0, DType::F32);
+  const Dim& k = ctx.dim(1, 1);
+  require_equal(ctx, ctx.dim(0, -1), k, "k");
+  if (ctx.ranked(2)) {
+    require_equal(ctx, ctx.dim(2, 0), ctx.dim(1, 0), "the rows of scale and b");
+    const int64_t groups = !k.is_const() || k.value() == 0 ? 0 : (k.value() - 1) / group_size + 1;
+    if (k.is_const() && ctx.dim(2, 1).is_const() && !ctx.dim(2, 1).is(groups))
+      ctx.fail("scale {} does not fit k {} in groups of {}", to_string(ctx.type(2)), k.value(), group_size);
+  }
+  Dims out(ctx.type(0).dims);
+  out.back() = ctx.dim(1, 0);
+  ctx.set_type(0, DType::F32, std::move(out));
+}
+
 }  // namespace
 
 std::span<const OpDef> matmul() {
@@ -50,6 +76,13 @@ std::span<const OpDef> matmul() {
        .min_inputs = 2,
        .max_inputs = 4,
        .infer = infer_matmul_integer},
+      {.name = "quantized_matmul",
+       .doc = "(a, b, scale, extra...){group_size, epilogue, epilogue_input}: f32 a @ (b * scale)^T for i8 or i4 weights b [N, K] with a "
+              "scale [N, ceil(K / group_size)] a group of K; kernels may round a to 8 bits, by row or by group",
+       .min_inputs = 3,
+       .max_inputs = -1,
+       .attrs = {{"group_size", I, true}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
+       .infer = infer_quantized_matmul},
   };
   return table;
 }

@@ -18,7 +18,7 @@ constexpr const char* kInputs =
     "f32[b,12,s,64], "
     "%kv: f32[b,4,t,64], %str: str[2], %dyn: i64[3], %anyints: i64[*], %seqs: f32[s,b,10], %w4: f32[1,80,10], %r4: f32[1,80,20], %row: "
     "i64[5], "
-    "%d4: i32[4]";
+    "%d4: i32[4], %w8: i8[10,768], %ws: f32[10,24]";
 
 std::string mask_fresh(std::string text) {
   std::string out;
@@ -167,6 +167,15 @@ const Case kLinear[] = {
     {"%1 = matmul(%x, %m, %v) {epilogue=\"t0 = add(i0, i1); ret t0\", epilogue_input=2}", "f32[b,s,64]"},
     {"%1 = matmul_integer(%h, %g)", "i32[4,5]"},
     {"%1 = matmul_integer(%m, %g)", "error: expected an integer"},
+    {"%1 = quantized_matmul(%x, %w8, %ws) {group_size=32}", "f32[b,s,10]"},
+    {"%1 = quantized_matmul(%x, %w8, %ws) {group_size=64}", "error: scale f32[10,24] does not fit k 768 in groups of 64"},
+    {"%1 = quantized_matmul(%x, %w8, %ws) {group_size=0}", "error: group_size is 0"},
+    {"%1 = quantized_matmul(%x, %w8, %ws)", "error: `group_size`"},
+    {"%1 = quantized_matmul(%x, %w8, %ws) {group_size=32, epilogue=\"t0 = relu(i0); ret t0\", epilogue_input=2}",
+     "error: epilogue_input is 2, needs 3 to 3"},
+    {"%1 = quantized_matmul(%x, %m, %ws) {group_size=32}", "error: b is f32, needs i8 or i4"},
+    {"%1 = quantized_matmul(%u, %w8, %ws) {group_size=32}", "f32[*]"},
+    {"%1 = quantized_matmul(%m, %w8, %ws) {group_size=32}", "error: k differs: 64 vs 768"},
     {"%1 = conv(%img, %0)", "f32[b,8,h-2,w-2]"},
     {"%1 = conv(%img, %0) {strides=[2,2], pads=[1,1,1,1]}", "f32[b,8,floordiv(h+1,2),floordiv(w+1,2)]"},
     {"%1 = conv(%nhwc, %0) {layout=\"NHWC\", pads=[1,1,1,1]}", "f32[b,h,w,8]"},

@@ -23,6 +23,25 @@ TEST(RefMatmul, TransposesBroadcastsVectorsAndEpilogue) {
   EXPECT_THROW(run_ref("matmul", {a, a}), Error);
 }
 
+// Groups of 2 with a shorter last one; two 4-bit weights a byte, the low nibble first.
+TEST(RefMatmul, QuantizedWeights) {
+  const Tensor a = f32({2, 3}, {1, 2, 3, 4, 5, 6});
+  const Tensor scale = f32({2, 2}, {0.5, 10, 1, 100});
+  const ir::Attrs attrs = {{"group_size", int64_t{2}}};
+  const Tensor i8 = Tensor::of<int8_t>({2, 3}, {1, -2, 3, -128, 127, 0});
+  expect_values(run_ref("quantized_matmul", {a, i8, scale}, attrs)[0], {2, 2}, {88.5, 126, 177, 123});
+  Tensor i4 = Tensor::empty(DType::I4, {2, 3});  // 1 -2 3 / -8 7 0
+  i4.data<uint8_t>()[0] = 0xe1, i4.data<uint8_t>()[1] = 0x83, i4.data<uint8_t>()[2] = 0x07;
+  Tensor half = Tensor::empty(DType::F16, {2, 2});
+  for (int i = 0; i < 4; ++i) half.data<Half>()[i] = Half(scale.data<float>()[i]);
+  expect_values(run_ref("quantized_matmul", {a, i4, half}, attrs)[0], {2, 2}, {88.5, 6, 177, 3});
+  ir::Attrs fused = attrs;
+  fused.set("epilogue", std::string("t0 = silu(i0); t1 = mul(t0, i1); t2 = add(t1, i2); ret t2"));
+  fused.set("epilogue_input", int64_t{3});
+  const Tensor gate = f32({2, 2}, {1, 2, 3, 4}), bias = f32({2}, {10, 20});
+  expect_values(run_ref("quantized_matmul", {a, i4, half, gate, bias}, fused)[0], {2, 2}, {98.5, 31.9703, 541, 31.4309}, 1e-3);
+}
+
 TEST(RefConv, LayoutsGroupsAndPadding) {
   const Tensor x = f32_ramp({1, 1, 3, 3}), ones = f32({1, 1, 2, 2}, {1, 1, 1, 1});
   expect_values(run_ref("conv", {x, ones})[0], {1, 1, 2, 2}, {8, 12, 20, 24});

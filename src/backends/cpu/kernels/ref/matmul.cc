@@ -1,4 +1,4 @@
-// matmul with every broadcast, transposes, scale and epilogue; matmul_integer.
+// matmul with every broadcast, transposes, scale and epilogue; matmul_integer; quantized_matmul.
 
 #include "backends/cpu/kernels/ref/expr_ref.h"
 #include "backends/cpu/kernels/ref/ref.h"
@@ -132,8 +132,34 @@ RunFunction prepare_matmul_integer(const NodeView& node) {
   };
 }
 
+// a stays as it is: what kernels lose by rounding it is their error.
+RunFunction prepare_quantized_matmul(const NodeView& node) {
+  const int64_t n = node.input_shapes[1][0], k = node.input_shapes[1][1], group = node.attrs().get_int("group_size");
+  const Epilogue epilogue(node);
+  return [=](const RunArgs& args) {
+    const Tensor& b = args.inputs[1];
+    const int64_t groups = args.inputs[2].dim(1);
+    std::vector<double> row(k);
+    std::vector<float> all(args.outputs[0].count());
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t i = 0; i < k; ++i) row[i] = double(b.int_at(j * k + i)) * args.inputs[2].float_at(j * groups + i / group);
+      for (int64_t r = 0; r * n < static_cast<int64_t>(all.size()); ++r) {
+        const float* a = args.inputs[0].data<float>() + r * k;
+        double sum = 0;
+        for (int64_t i = 0; i < k; ++i) sum += a[i] * row[i];
+        all[r * n + j] = static_cast<float>(sum);
+      }
+    }
+    if (epilogue) epilogue.apply(all, args);
+    std::copy(all.begin(), all.end(), args.outputs[0].data<float>());
+  };
+}
+
 }  // namespace
 
-KernelList matmul_kernels() { return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer)}; }
+KernelList matmul_kernels() {
+  return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer),
+          define("quantized_matmul", prepare_quantized_matmul)};
+}
 
 }  // namespace tokamak::cpu::ref
