@@ -19,6 +19,7 @@ constexpr Command kCommands[] = {
     {"verify", "compare a model's outputs with expected ones", run_verify},
     {"check", "list the nodes of a model that would not build, and why", run_check},
     {"inspect", "show what is in a model or engine: passes, kernels, memory", run_inspect},
+    {"cost", "GPUs needed, money a month and per million tokens, from measured throughput", run_cost},
 };
 
 void print_help() {

@@ -2,12 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
-
-#include "base/file.h"
-#include "cli/main.h"
+#include "tests/support/command_line.h"
 
 namespace tokamak::cli {
 namespace {
@@ -45,43 +40,20 @@ std::string model(const std::string& op) {
   return field(1, int64_t{8}) + field(7, graph) + field(8, field(1, std::string()) + field(2, int64_t{13}));
 }
 
-class CommandLine : public testing::Test {
+class CommandLine : public test::CommandLineTest {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / (std::string("tokamak_cli_") + testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(folder_);
-    fs::create_directories(folder_ / "m" / "test_data_set_0");
+    test::CommandLineTest::SetUp();
     put("m/model.onnx", model("Relu"));
     put("m/test_data_set_0/input_0.pb", tensor_proto("x", {2, 3}, {1, 2, 3, 4, 5, 60}));
     put("m/test_data_set_0/output_0.pb", tensor_proto("y", {2, 3}, {2, 0, 6, 5, 0, 63}));
   }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  void put(const std::string& name, const std::string& bytes) { std::ofstream(folder_ / name, std::ios::binary) << bytes; }
-  std::string at(const std::string& name) const { return (folder_ / name).string(); }
-  nlohmann::json json(const std::string& name) const { return nlohmann::json::parse(read_file(at(name))); }
-
-  int run(std::vector<std::string> words) {
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    testing::internal::CaptureStdout();
-    testing::internal::CaptureStderr();
-    const int status = cli::main(static_cast<int>(argv.size()), argv.data());
-    out_ = testing::internal::GetCapturedStdout();
-    err_ = testing::internal::GetCapturedStderr();
-    return status;
-  }
-  bool printed(const std::string& text) const { return out_.find(text) != std::string::npos; }
-  bool complained(const std::string& text) const { return err_.find(text) != std::string::npos; }
-
-  fs::path folder_;
-  std::string out_, err_;
 };
 
 TEST_F(CommandLine, HelpAndSlips) {
   EXPECT_EQ(run({"tokamak", "--help"}), 0);
   EXPECT_TRUE(printed("verify"));
-  for (const char* command : {"build", "bench", "verify", "check", "inspect", "trtexec"}) {
+  for (const char* command : {"build", "bench", "verify", "check", "inspect", "cost", "trtexec"}) {
     EXPECT_EQ(run({"tokamak", command, "--help"}), 0) << command;
     EXPECT_TRUE(printed("Examples")) << command;
   }
