@@ -82,6 +82,7 @@ enum Trait : uint32_t {
   kDataDependentShape = 1 << 6,  // output shape depends on input values
   kControlFlow = 1 << 7,         // has subgraphs
   kMovement = 1 << 8,            // moves elements without computing
+  kDataDependentWork = 1 << 9,   // how long it takes depends on input values: timing it on made-up contents tells nothing
 };
 
 enum class AttrKind { Int, Float, String, Ints, Floats, Strings, Dims, DType, Tensor };
@@ -102,10 +103,14 @@ struct OpDef {
   uint32_t traits = 0;
   std::vector<AttrSpec> attrs = {};
   void (*infer)(InferContext&) = nullptr;
+  // The input that a run changes in place, or -1. It must be an input of the main graph (verify checks): the caller's memory, never a
+  // constant, which may be a read-only mapping, nor an activation. Such a node stays, once, in its place, whether its outputs are used or
+  // not; what must see the change takes one of its outputs.
+  int written_input = -1;
 
   bool has(Trait t) const { return traits & t; }
   bool is_pointwise() const { return traits & (kUnary | kBinary | kPointwise); }
-  bool is_pure() const { return !(traits & kNondeterministic); }
+  bool is_pure() const { return !(traits & kNondeterministic) && written_input < 0; }
 };
 
 // Null when there is no such op.

@@ -90,6 +90,12 @@ void verify_node(const Node& node, const std::unordered_set<const Value*>& visib
   }
   for (const AttrSpec& spec : op.attrs)
     if (spec.required && !node.attrs.has(spec.name)) broken(node, "lacks the attribute `{}`", spec.name);
+  if (op.written_input >= 0) {
+    const Value* v = node.input(op.written_input);
+    if (v == nullptr || !v->is_input() || v->graph() != node.graph() || node.graph()->parent != nullptr)
+      broken(node, "writes input {}{}, which must be an input of the main graph", op.written_input,
+             v ? fmt::format(" (%{})", v->name) : "");
+  }
   if (op.has(kControlFlow)) verify_control_flow(node);
   else if (!node.subgraphs.empty()) broken(node, "has a subgraph");
 }

@@ -210,7 +210,7 @@ void erase_if_dead(Node* node) {
     pending.pop_back();
     if (erased.count(n)) continue;
     const auto wanted = [](const Value* v) { return v != nullptr && (!v->uses().empty() || v->is_graph_output()); };
-    if (std::any_of(n->outputs().begin(), n->outputs().end(), wanted)) continue;
+    if (n->op().written_input >= 0 || std::any_of(n->outputs().begin(), n->outputs().end(), wanted)) continue;
     for (Value* v : n->inputs())
       if (v != nullptr && v->producer() != nullptr && v->graph() == n->graph()) pending.push_back(v->producer());
     erased.insert(n);

@@ -63,7 +63,8 @@ std::vector<Candidate> candidates_for(const NodeView& view, const TunerOptions& 
     }
     const std::vector<std::string> tactics = def->tactics(view);
     for (size_t i = 0; i < tactics.size() && (i == 0 || options.opt_level >= 2); ++i) out.push_back({def, tactics[i]});
-    if (options.opt_level == 0) break;
+    // Nothing to time, or nothing that timing could tell: the first that accepts.
+    if (options.opt_level == 0 || view.node->op().has(ir::kDataDependentWork)) break;
   }
   return out;
 }

@@ -18,7 +18,9 @@ constexpr const char* kInputs =
     "f32[b,12,s,64], "
     "%kv: f32[b,4,t,64], %str: str[2], %dyn: i64[3], %anyints: i64[*], %seqs: f32[s,b,10], %w4: f32[1,80,10], %r4: f32[1,80,20], %row: "
     "i64[5], "
-    "%d4: i32[4], %w8: i8[10,768], %ws: f32[10,24]";
+    "%d4: i32[4], %w8: i8[10,768], %ws: f32[10,24], "
+    "%qkv: f32[tokens,512], %cache: bf16[num_blocks,2,2,32,64], %slots: i32[tokens], %half: f32[tokens,32], %wide: "
+    "f32[tokens,40], %hn: f32[64], %qh: f32[tokens,256], %tables: i32[seqs,per_seq], %lens: i32[seqs], %starts: i32[seqs+1]";
 
 std::string mask_fresh(std::string text) {
   std::string out;
@@ -213,6 +215,25 @@ const Case kLinear[] = {
     {"%1 = attention(%q, %kv, %kv, %m)", "f32[b,12,s,64]"},
     {"%1 = attention(%q, %kv, %kv, %pix)", "error: a dimension of the mask and of the scores differs: 8 vs 12"},
     {"%1 = attention(%x, %kv, %kv)", "error: q must have 4 dimensions"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots) {num_heads=4, num_kv_heads=2, head_dim=64}", "f32[tokens,256]"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots, %half, %half, %hn, %hn) {num_heads=4, num_kv_heads=2, head_dim=64}", "f32[tokens,256]"},
+    {"%1 = kv_cache_write(%u, %u, %slots) {num_heads=4, num_kv_heads=2, head_dim=64}", "f32[tokens,256]"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots, %half) {num_heads=4, num_kv_heads=2, head_dim=64}", "error: cos and sin come together"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots, %wide, %wide) {num_heads=4, num_kv_heads=2, head_dim=64}",
+     "error: cos f32[tokens,40] rotates 80"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots) {num_heads=6, num_kv_heads=2, head_dim=64}", "error: the width of qkv"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots) {num_heads=4, num_kv_heads=3, head_dim=64}",
+     "error: 4 query heads are not a multiple of 3"},
+    {"%1 = kv_cache_write(%qkv, %cache, %slots) {num_heads=4, num_kv_heads=2, head_dim=63}", "error: head_dim must be even"},
+    {"%1 = kv_cache_write(%qkv, %q, %slots) {num_heads=4, num_kv_heads=2, head_dim=64}", "error: cache must have 5 dimensions"},
+    {"%1 = kv_cache_write(%qkv, %cache, %row) {num_heads=4, num_kv_heads=2, head_dim=64}", "error: slot_mapping must be i32"},
+    {"%1 = abs(%cache)  %2 = kv_cache_write(%qkv, %1, %slots) {num_heads=4, num_kv_heads=2, head_dim=64}",
+     "error: which must be an input of the main graph"},
+    {"%1 = paged_attention(%qh, %cache, %tables, %lens, %starts) {num_heads=4, num_kv_heads=2, head_dim=64}", "f32[tokens,256]"},
+    {"%1 = paged_attention(%qkv, %cache, %tables, %lens, %starts) {num_heads=4, num_kv_heads=2, head_dim=64}", "error: the width of q"},
+    {"%1 = paged_attention(%qh, %cache, %tables, %lens, %d4) {num_heads=4, num_kv_heads=2, head_dim=64, window=-1}", "error: window"},
+    {"%1 = paged_attention(%qh, %cache, %lens, %lens, %starts) {num_heads=4, num_kv_heads=2, head_dim=64}",
+     "error: block_tables must have 2"},
     {"%1 = const f32[1,32] splat {1}  %2 = rope(%q, %1, %1)", "f32[b,12,s,64]"},
     {"%1 = const f32[1,64] splat {1}  %2 = rope(%q, %1, %1)", "error: rotates more"},
 };

@@ -1,0 +1,124 @@
+// The paged KV cache of language models (PagedAttention, arXiv:2309.06180): writing a step's keys and values, and attending over them.
+
+#include "ir/ops/helpers.h"
+
+namespace tokamak::ir::ops {
+namespace {
+
+struct Heads {
+  int64_t query = 1, kv = 1, dim = 2;
+};
+
+Heads heads_of(const InferContext& ctx) {
+  constexpr int64_t kMost = 1 << 16;  // keeps products of two far from overflow
+  const Heads h{ctx.attrs().get_int("num_heads"), ctx.attrs().get_int("num_kv_heads"), ctx.attrs().get_int("head_dim")};
+  for (const auto& [name, n] : {std::pair{"num_heads", h.query}, {"num_kv_heads", h.kv}, {"head_dim", h.dim}})
+    if (n < 1 || n > kMost) ctx.fail("{} must be in 1..{}, found {}", name, kMost, n);
+  if (h.query % h.kv != 0) ctx.fail("{} query heads are not a multiple of {} key heads", h.query, h.kv);
+  if (h.dim % 2 != 0) ctx.fail("head_dim must be even, found {}", h.dim);
+  return h;
+}
+
+void require_dtype(const InferContext& ctx, int input, std::string_view what, DType dtype) {
+  if (ctx.dtype(input) != dtype) ctx.fail("{} must be {}, found {}", what, to_string(dtype), to_string(ctx.dtype(input)));
+}
+
+// An i32 or f32 input of a known rank.
+void require_input(const InferContext& ctx, int input, std::string_view what, DType dtype, int64_t rank) {
+  if (!ctx.has_input(input)) ctx.fail("{} is absent", what);
+  require_dtype(ctx, input, what, dtype);
+  require_rank(ctx, input, what, rank, rank);
+}
+
+void require_cache(const InferContext& ctx, int input, const Heads& h) {
+  if (!ctx.has_input(input)) ctx.fail("cache is absent");
+  if (ctx.dtype(input) != DType::F32 && ctx.dtype(input) != DType::BF16)
+    ctx.fail("cache must be f32 or bf16, found {}", to_string(ctx.dtype(input)));
+  require_rank(ctx, input, "cache", 5, 5);
+  if (!ctx.ranked(input)) return;
+  require_equal(ctx, ctx.dim(input, 1), 2, "dimension 1 of the cache (keys and values)");
+  require_equal(ctx, ctx.dim(input, 2), h.kv, "the number of heads of the cache");
+  require_equal(ctx, ctx.dim(input, 4), h.dim, "the head size of the cache");
+  const Dim& block_size = ctx.dim(input, 3);
+  if (block_size.is_const() && (block_size.value() < 16 || block_size.value() % 16 != 0))
+    ctx.fail("the block size of the cache must be a multiple of 16, found {}", block_size.value());
+}
+
+// The number of tokens as input `input` (of `width` columns) and `other` tell it.
+Dim tokens_of(InferContext& ctx, int input, std::string_view what, int64_t width, int other = -1) {
+  require_input(ctx, input, what, DType::F32, 2);
+  const bool other_known = other >= 0 && ctx.ranked(other);
+  if (!ctx.ranked(input)) return other_known ? ctx.dim(other, 0) : ctx.fresh_symbol();
+  require_equal(ctx, ctx.dim(input, 1), width, fmt::format("the width of {} and what the heads need", what));
+  if (!other_known) return ctx.dim(input, 0);
+  require_equal(ctx, ctx.dim(input, 0), ctx.dim(other, 0), "the number of tokens");
+  return agreed(ctx.dim(input, 0), ctx.dim(other, 0));
+}
+
+void infer_kv_cache_write(InferContext& ctx) {
+  const Heads h = heads_of(ctx);
+  require_cache(ctx, 1, h);
+  require_input(ctx, 2, "slot_mapping", DType::I32, 1);
+  const Dim tokens = tokens_of(ctx, 0, "qkv", (h.query + 2 * h.kv) * h.dim, 2);
+  if (ctx.has_input(3) != ctx.has_input(4)) ctx.fail("cos and sin come together: one of them is absent");
+  for (int i : {3, 4}) {
+    if (!ctx.has_input(i)) continue;
+    require_input(ctx, i, i == 3 ? "cos" : "sin", DType::F32, 2);
+    if (!ctx.ranked(i)) continue;
+    require_equal(ctx, ctx.dim(i, 0), tokens, "the number of tokens of cos and sin");
+    const Dim& half = ctx.dim(i, 1);
+    if (half.is_const() && half.value() > h.dim / 2)
+      ctx.fail("{} {} rotates {} elements, head_dim is {}", i == 3 ? "cos" : "sin", to_string(ctx.type(i)), 2 * half.value(), h.dim);
+  }
+  if (ctx.has_input(3) && ctx.ranked(3) && ctx.ranked(4))
+    require_equal(ctx, ctx.dim(3, 1), ctx.dim(4, 1), "the last dimension of cos and sin");
+  for (int i : {5, 6}) {
+    if (!ctx.has_input(i)) continue;
+    const std::string_view what = i == 5 ? "q_norm" : "k_norm";
+    require_input(ctx, i, what, DType::F32, 1);
+    if (ctx.ranked(i)) require_equal(ctx, ctx.dim(i, 0), h.dim, fmt::format("the length of {} and head_dim", what));
+  }
+  ctx.set_type(0, DType::F32, {tokens, h.query * h.dim});
+}
+
+void infer_paged_attention(InferContext& ctx) {
+  const Heads h = heads_of(ctx);
+  require_cache(ctx, 1, h);
+  require_input(ctx, 2, "block_tables", DType::I32, 2);
+  require_input(ctx, 3, "seq_lens", DType::I32, 1);
+  require_input(ctx, 4, "query_starts", DType::I32, 1);
+  if (ctx.ranked(2) && ctx.ranked(3)) require_equal(ctx, ctx.dim(2, 0), ctx.dim(3, 0), "the number of sequences");
+  if (ctx.ranked(3) && ctx.ranked(4) && ctx.dim(3, 0).is_const() && ctx.dim(4, 0).is_const() &&
+      ctx.dim(4, 0).value() - 1 != ctx.dim(3, 0).value())
+    ctx.fail("query_starts must have one entry more than seq_lens: {} vs {}", ctx.dim(4, 0).value(), ctx.dim(3, 0).value());
+  if (ctx.attrs().get_int("window", 0) < 0) ctx.fail("window must not be negative, found {}", ctx.attrs().get_int("window", 0));
+  ctx.set_type(0, DType::F32, {tokens_of(ctx, 0, "q", h.query * h.dim), h.query * h.dim});
+}
+
+}  // namespace
+
+std::span<const OpDef> kv_cache() {
+  constexpr AttrKind I = AttrKind::Int, F = AttrKind::Float;
+  static const std::vector<OpDef> table = {
+      {.name = "kv_cache_write",
+       .doc = "(qkv, cache, slot_mapping, cos?, sin?, q_norm?, k_norm?){num_heads, num_kv_heads, head_dim, epsilon=1e-6, interleaved=0}: "
+              "norm and rope of q and k heads; k and v into the cache, q out",
+       .min_inputs = 3,
+       .max_inputs = 7,
+       .traits = kDataDependentWork,
+       .attrs = {{"num_heads", I, true}, {"num_kv_heads", I, true}, {"head_dim", I, true}, {"epsilon", F}, {"interleaved", I}},
+       .infer = infer_kv_cache_write,
+       .written_input = 1},
+      {.name = "paged_attention",
+       .doc = "(q, cache, block_tables, seq_lens, query_starts){num_heads, num_kv_heads, head_dim, scale, softcap=0, window=0}: causal "
+              "attention of each sequence's new tokens over its cached ones",
+       .min_inputs = 5,
+       .max_inputs = 5,
+       .traits = kDataDependentWork,
+       .attrs = {{"num_heads", I, true}, {"num_kv_heads", I, true}, {"head_dim", I, true}, {"scale", F}, {"softcap", F}, {"window", I}},
+       .infer = infer_paged_attention},
+  };
+  return table;
+}
+
+}  // namespace tokamak::ir::ops
