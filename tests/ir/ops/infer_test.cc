@@ -18,8 +18,8 @@ constexpr const char* kInputs =
     "f32[b,12,s,64], "
     "%kv: f32[b,4,t,64], %str: str[2], %dyn: i64[3], %anyints: i64[*], %seqs: f32[s,b,10], %w4: f32[1,80,10], %r4: f32[1,80,20], %row: "
     "i64[5], "
-    "%w8: i8[10,768], %ws: f32[10,24], "
-    "%d4: i32[4], %qkv: f32[tokens,512], %cache: bf16[num_blocks,2,2,32,64], %slots: i32[tokens], %half: f32[tokens,32], %wide: "
+    "%d4: i32[4], %w8: i8[10,768], %ws: f32[10,24], "
+    "%qkv: f32[tokens,512], %cache: bf16[num_blocks,2,2,32,64], %slots: i32[tokens], %half: f32[tokens,32], %wide: "
     "f32[tokens,40], %hn: f32[64], %qh: f32[tokens,256], %tables: i32[seqs,per_seq], %lens: i32[seqs], %starts: i32[seqs+1]";
 
 std::string mask_fresh(std::string text) {
