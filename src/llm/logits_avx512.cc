@@ -1,0 +1,7 @@
+#include "llm/logits_loops.h"
+
+namespace tokamak::llm {
+
+const LogitsFunctions& logits_functions_avx512() { return kLogitsFunctions; }
+
+}  // namespace tokamak::llm
