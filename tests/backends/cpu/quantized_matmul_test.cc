@@ -16,7 +16,7 @@ namespace {
 using test::OneNode;
 using test::random_tensor;
 
-const char* const kKernels[] = {"avx512vnni.quantized_matmul", "avx2.quantized_matmul"};
+const char* const kKernels[] = {"amx.quantized_matmul", "avx512vnni.quantized_matmul", "avx2.quantized_matmul"};
 
 Tensor random_weights(DType dtype, int64_t n, int64_t k, unsigned seed) {
   Tensor t = Tensor::zeros(dtype, {n, k});

@@ -46,6 +46,7 @@ namespace {
 constexpr std::string_view kLayout8 = "q8.n16k64", kLayout4 = "q4.n16k64", kScaleLayout = "scale.n16";
 constexpr int64_t kMaxK = 65536;  // sums of products of bytes fit 32 bits
 constexpr int64_t kMaxN = int64_t{1} << 31;
+constexpr int64_t kFewRows = 32;           // up to here reading the weights is all that counts
 constexpr int64_t kUnitBytes = 128 << 10;  // weights that a thread takes at a time: long enough to stream, short enough to balance
 
 QuantizedPanels panels_of(const NodeView& view) {
@@ -68,27 +69,31 @@ class QuantizedMatmulKernel final : public Kernel {
         half_scale_(view.input_dtypes[2] == DType::F16),
         threads_(std::max(view.num_threads, 1)) {
     shape_.flatten_batch();
-    row_tiles_ = (shape_.m + QuantizedRows::kRows - 1) / QuantizedRows::kRows;
+    constexpr int64_t kRows = QuantizedRows::kRows;
+    row_tiles_ = (shape_.m + kRows - 1) / kRows;
     const int64_t tiles = panels_.tiles();
+    unit_rows_ = std::clamp<int64_t>(row_tiles_, 1, isa_.max_rows / kRows);
     if (epilogue_.whole_rows()) {
       unit_tiles_ = std::max<int64_t>(tiles, 1), unit_rows_ = 1;
     } else {
-      // Four tiles are four streams.
-      const int64_t wanted = std::min(kUnitBytes / std::max<int64_t>(panels_.tile_bytes(), 1), tiles / (4 * threads_));
-      unit_tiles_ = std::max<int64_t>(wanted / 4 * 4, 4);
+      const int64_t few = kUnitBytes / std::max<int64_t>(panels_.tile_bytes(), 1), wanted = shape_.m <= kFewRows ? few : isa_.max_tiles;
+      unit_tiles_ = std::max(std::min({wanted, tiles / (4 * threads_), isa_.max_tiles}) / isa_.min_tiles * isa_.min_tiles, isa_.min_tiles);
+      // Not enough columns for all threads: fewer rows at a time.
       const int64_t columns = (tiles + unit_tiles_ - 1) / unit_tiles_;
-      const int64_t parts = std::clamp<int64_t>(4 * threads_ / std::max<int64_t>(columns, 1), 1, std::max<int64_t>(row_tiles_, 1));
-      unit_rows_ = threads_ > 1 ? (row_tiles_ + parts - 1) / parts : row_tiles_;
+      while (threads_ > 1 && unit_rows_ > 2 && columns * ((row_tiles_ + unit_rows_ - 1) / unit_rows_) < 2 * threads_)
+        unit_rows_ = (unit_rows_ + 1) / 2;
     }
     column_units_ = (tiles + unit_tiles_ - 1) / unit_tiles_;
-    row_units_ = row_tiles_ == 0 ? 0 : (row_tiles_ + unit_rows_ - 1) / unit_rows_;
+    row_units_ = (row_tiles_ + unit_rows_ - 1) / unit_rows_;
     int64_t bytes = 0;
     const auto book = [&](int64_t size) { return std::exchange(bytes, bytes + (size + 63) / 64 * 64); };
-    values_at_ = book(row_tiles_ * tile_values());
+    values_at_ = book(row_tiles_ * panels_.k_blocks() * 64 * row_stride());
     scales_at_ = book(row_tiles_ * panels_.groups() * 64);
     offsets_at_ = book(row_tiles_ * panels_.groups() * 64);
     scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : unit_tiles_ * QuantizedPanels::kColumns);
     scratch_at_ = book(scratch_bytes_ * threads_);
+    block_scratch_bytes_ = isa_.scratch_bytes(panels_, unit_rows_ * kRows, unit_tiles_);
+    block_scratch_at_ = book(block_scratch_bytes_ * threads_);
     workspace_bytes_ = bytes;
   }
 
@@ -98,9 +103,12 @@ class QuantizedMatmulKernel final : public Kernel {
     if (shape_.m == 0 || shape_.n == 0) return;
     const float* a = args.inputs[0].data<float>();
     parallel(args.pool, row_tiles_, panels_.k * QuantizedRows::kRows / 4 + 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) isa_.round_rows(panels_, a + i * QuantizedRows::kRows * panels_.k, panels_.k, rows_of(args, i));
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = i * QuantizedRows::kRows;
+        isa_.round_rows(panels_, a + row * panels_.k, std::min(QuantizedRows::kRows, shape_.m - row), rows_of(args, i));
+      }
     });
-    // A thread knows its next unit when it starts one, and prefetches across.
+    // Neighbours in unit order share rows. A thread knows its next unit when it starts one, and prefetches across.
     const int64_t units = row_units_ * column_units_;
     std::atomic<int64_t> next{0};
     args.pool->parallel_for(std::min<int64_t>(threads_, units), 1, [&](int64_t, int64_t, int worker) {
@@ -112,47 +120,42 @@ class QuantizedMatmulKernel final : public Kernel {
   }
 
  private:
-  int64_t tile_values() const { return panels_.k_blocks() * 64 * QuantizedRows::kRows; }
+  int64_t row_stride() const { return std::min(shape_.m, QuantizedRows::kRows); }
 
   QuantizedRows rows_of(const RunArgs& args, int64_t row_tile) const {
     char* workspace = static_cast<char*>(args.workspace);
-    QuantizedRows rows;
-    rows.rows = static_cast<int>(std::min(QuantizedRows::kRows, shape_.m - row_tile * QuantizedRows::kRows));
-    rows.values = reinterpret_cast<int8_t*>(workspace + values_at_) + row_tile * tile_values();
-    rows.scales = reinterpret_cast<float*>(workspace + scales_at_) + row_tile * panels_.groups() * 16;
-    rows.offsets = reinterpret_cast<int32_t*>(workspace + offsets_at_) + row_tile * panels_.groups() * 16;
-    return rows;
+    const QuantizedRows all = {row_stride(), reinterpret_cast<int8_t*>(workspace + values_at_),
+                               reinterpret_cast<float*>(workspace + scales_at_), reinterpret_cast<int32_t*>(workspace + offsets_at_)};
+    return all.tile(panels_, row_tile);
   }
 
   void run_unit(const RunArgs& args, int64_t unit, int64_t following, int worker) const {
     const uint8_t* b = static_cast<const uint8_t*>(args.inputs[1].raw());
-    float* c = args.outputs[0].data<float>();
+    char* workspace = static_cast<char*>(args.workspace);
     const int64_t n = shape_.n, tile = unit % column_units_ * unit_tiles_, col = tile * QuantizedPanels::kColumns;
-    const int64_t first_rows = unit / column_units_ * unit_rows_, last_rows = std::min(first_rows + unit_rows_, row_tiles_);
-    const GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, 0);
+    const int64_t row_tile = unit / column_units_ * unit_rows_, row = row_tile * QuantizedRows::kRows;
+    GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, 0);
+    if (epilogue.bias) epilogue.bias += col;
+    if (epilogue.residual) epilogue.residual += row * n + col;
+    float* c = args.outputs[0].data<float>();
     QuantizedBlock t;
     t.panels = &panels_;
+    t.a = rows_of(args, row_tile);
+    t.rows = std::min(unit_rows_ * QuantizedRows::kRows, shape_.m - row);
     t.tiles = std::min(unit_tiles_, panels_.tiles() - tile);
     t.b = b + tile * panels_.tile_bytes();
     t.scale = static_cast<const char*>(args.inputs[2].raw()) + tile * panels_.groups() * 16 * (half_scale_ ? 2 : 4);
     t.half_scale = half_scale_;
     t.cols = std::min(t.tiles * QuantizedPanels::kColumns, n - col);
+    if (following >= 0) t.next = b + following % column_units_ * unit_tiles_ * panels_.tile_bytes();
+    t.bias = epilogue.bias;
+    t.residual = epilogue.residual_after ? nullptr : epilogue.residual;
+    t.c = c + row * n + col;
     t.c_stride = t.residual_stride = n;
-    if (epilogue.bias) t.bias = epilogue.bias + col;
-    for (int64_t i = first_rows; i < last_rows; ++i) {
-      const int64_t row = i * QuantizedRows::kRows;
-      t.a = rows_of(args, i);
-      if (i == last_rows - 1 && following >= 0) t.next = b + following % column_units_ * unit_tiles_ * panels_.tile_bytes();
-      t.c = c + row * n + col;
-      GemmEpilogue here = epilogue;
-      if (here.residual) here.residual += row * n + col;
-      t.residual = here.residual_after ? nullptr : here.residual;
-      isa_.block(t);
-      gemm_.activate(t.c, n, t.a.rows, t.cols, here);
-      if (!epilogue_.needs_pass()) continue;
-      void* scratch = static_cast<char*>(args.workspace) + scratch_at_ + worker * scratch_bytes_;
-      epilogue_.run(args.inputs, c, row, t.a.rows, col, t.cols, scratch);
-    }
+    t.scratch = workspace + block_scratch_at_ + worker * block_scratch_bytes_;
+    isa_.block(t);
+    gemm_.activate(t.c, n, t.rows, t.cols, epilogue);
+    if (epilogue_.needs_pass()) epilogue_.run(args.inputs, c, row, t.rows, col, t.cols, workspace + scratch_at_ + worker * scratch_bytes_);
   }
 
   const QuantizedIsa& isa_;
@@ -163,7 +166,9 @@ class QuantizedMatmulKernel final : public Kernel {
   bool half_scale_;
   int threads_;
   int64_t row_tiles_ = 0, unit_tiles_ = 1, unit_rows_ = 1, column_units_ = 0, row_units_ = 0;
-  int64_t values_at_ = 0, scales_at_ = 0, offsets_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, workspace_bytes_ = 0;
+  int64_t values_at_ = 0, scales_at_ = 0, offsets_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, block_scratch_at_ = 0,
+          block_scratch_bytes_ = 0;
+  int64_t workspace_bytes_ = 0;
 };
 
 class QuantizedMatmulDef final : public KernelDef {
@@ -230,6 +235,11 @@ class QuantizedMatmulDef final : public KernelDef {
 };
 
 }  // namespace
+
+const KernelDef& quantized_matmul_amx() {
+  static const QuantizedMatmulDef def("amx.quantized_matmul", CpuFeatures::parse("vnni+amx_int8+amx_bf16"), quantized_amx, gemm_avx512);
+  return def;
+}
 
 const KernelDef& quantized_matmul_avx512_vnni() {
   static const QuantizedMatmulDef def("avx512vnni.quantized_matmul", CpuFeatures::parse("vnni"), quantized_avx512_vnni, gemm_avx512);

@@ -32,21 +32,28 @@ struct QuantizedPanels {
 void quantized_pack_weights(const QuantizedPanels& panels, const uint8_t* b, uint8_t* packed);
 void quantized_pack_scales(const QuantizedPanels& panels, const void* scale, int scale_bytes, void* packed);
 
-// Up to 16 rows of a, rounded to 8 bits a group: value = round(a / scale), scale = max |a| / 127.
+// Rows of a, rounded to 8 bits a group: value = round(a / scale), scale = max |a| / 127. In tiles of 16 rows; where there are fewer rows
+// in all, of just those. The last of several tiles may have rows that nobody wrote.
 struct QuantizedRows {
   static constexpr int64_t kRows = 16;
-  int rows = 0;
-  int8_t* values = nullptr;    // [k_blocks][rows][64], zero past k
-  float* scales = nullptr;     // [groups][16]
-  int32_t* offsets = nullptr;  // [groups][16]: minus the sum of the group's values times `bias`
+  int64_t stride = 0;          // rows of a tile
+  int8_t* values = nullptr;    // [tiles][k_blocks][stride][64], zero past k
+  float* scales = nullptr;     // [tiles][groups][16]
+  int32_t* offsets = nullptr;  // [tiles][groups][16]: minus the sum of the group's values times quantized_bias
+
+  QuantizedRows tile(const QuantizedPanels& panels, int64_t i) const {
+    return {stride, values + i * panels.k_blocks() * stride * 64, scales + i * panels.groups() * kRows,
+            offsets + i * panels.groups() * kRows};
+  }
 };
 // What a kernel adds to the weights to make them unsigned.
 constexpr int32_t quantized_bias(bool nibbles) { return nibbles ? 8 : 128; }
 
-// c = rows of a times some tiles of b.
+// c = rows of a times some tiles of b, + bias + residual.
 struct QuantizedBlock {
-  QuantizedRows a;
   const QuantizedPanels* panels = nullptr;
+  QuantizedRows a;  // of the first row, which begins a tile
+  int64_t rows = 0;
   const uint8_t* b = nullptr;   // of the first tile
   const void* scale = nullptr;  // of the first tile
   bool half_scale = false;      // f16, else f32
@@ -58,14 +65,31 @@ struct QuantizedBlock {
   int64_t residual_stride = 0;
   float* c = nullptr;
   int64_t c_stride = 0;
+  void* scratch = nullptr;  // QuantizedIsa::scratch_bytes, 64-byte aligned
+
+  // Rows of tile i alone.
+  QuantizedBlock row_tile(int64_t i) const {
+    QuantizedBlock t = *this;
+    const int64_t row = i * QuantizedRows::kRows;
+    t.a = a.tile(*panels, i);
+    t.rows = rows - row < QuantizedRows::kRows ? rows - row : QuantizedRows::kRows;
+    if (residual) t.residual += row * residual_stride;
+    t.c += row * c_stride;
+    return t;
+  }
 };
 
 struct QuantizedIsa {
-  // Rows [0, rows) of a, k floats each.
-  void (*round_rows)(const QuantizedPanels& panels, const float* a, int64_t a_stride, const QuantizedRows& out);
+  // Up to a tile of rows of a, k floats each.
+  void (*round_rows)(const QuantizedPanels& panels, const float* a, int64_t rows, const QuantizedRows& out);
   void (*block)(const QuantizedBlock& block);
+  // For blocks of up to so many rows and tiles.
+  int64_t (*scratch_bytes)(const QuantizedPanels& panels, int64_t rows, int64_t tiles);
+  // Rows and tiles that a block should have at most, and the fewest tiles that make good use of a pass.
+  int64_t max_rows, max_tiles, min_tiles;
 };
-// Enter only with cpu_features().avx512_vnni and .avx2.
+// Enter only with cpu_features().amx_int8 and .amx_bf16, .avx512_vnni, .avx2.
+const QuantizedIsa& quantized_amx();
 const QuantizedIsa& quantized_avx512_vnni();
 const QuantizedIsa& quantized_avx2();
 

@@ -42,7 +42,7 @@ void tile(const QuantizedBlock& t, int64_t row, int64_t tile) {
       sum[r][0] = sum[r][1] = kNibbles ? _mm256_set1_epi32(t.a.offsets[g * 16 + row + r]) : _mm256_setzero_si256();
     const int64_t end = step + group_steps < k_steps ? step + group_steps : k_steps;
     for (; step < end; ++step) {
-      const int8_t* a = t.a.values + ((step >> 1) * t.a.rows + row) * 64 + (step & 1) * 32;
+      const int8_t* a = t.a.values + ((step >> 1) * t.a.stride + row) * 64 + (step & 1) * 32;
       if constexpr (kNibbles) {
         __m256i pairs[kRows][2];
 #pragma GCC unroll 2
@@ -106,17 +106,22 @@ template <bool kNibbles>
 void all_tiles(const QuantizedBlock& t) {
   for (int64_t j = 0; j < t.tiles; ++j) {
     int64_t row = 0;
-    for (; row + 2 <= t.a.rows; row += 2) tile<2, kNibbles>(t, row, j);
-    if (row < t.a.rows) tile<1, kNibbles>(t, row, j);
+    for (; row + 2 <= t.rows; row += 2) tile<2, kNibbles>(t, row, j);
+    if (row < t.rows) tile<1, kNibbles>(t, row, j);
   }
 }
 
-void block(const QuantizedBlock& t) { t.panels->nibbles ? all_tiles<true>(t) : all_tiles<false>(t); }
+void block(const QuantizedBlock& t) {
+  for (int64_t i = 0; i * QuantizedRows::kRows < t.rows; ++i)
+    t.panels->nibbles ? all_tiles<true>(t.row_tile(i)) : all_tiles<false>(t.row_tile(i));
+}
 
-void round_rows(const QuantizedPanels& panels, const float* a, int64_t a_stride, const QuantizedRows& out) {
+int64_t scratch_bytes(const QuantizedPanels&, int64_t, int64_t) { return 0; }
+
+void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, const QuantizedRows& out) {
   const int64_t k = panels.k, blocks = panels.k_blocks(), groups = panels.groups();
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-  for (int64_t r = 0; r < out.rows; ++r, a += a_stride) {
+  for (int64_t r = 0; r < rows; ++r, a += k) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t begin = g * panels.group_size, end = k - begin < panels.group_size ? k : begin + panels.group_size;
       // As integers: a NaN is the largest magnitude of all, and makes the scale NaN.
@@ -139,7 +144,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t a_stride,
         const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse));
         sum = _mm256_add_epi32(sum, q);
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(out.values + (i / 64 * out.rows + r) * 64 + i % 64), _mm_packs_epi16(words, words));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out.values + (i / 64 * out.stride + r) * 64 + i % 64), _mm_packs_epi16(words, words));
       }
       _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
       uint32_t total = 0;
@@ -153,7 +158,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t a_stride,
 }  // namespace
 
 const QuantizedIsa& quantized_avx2() {
-  static constexpr QuantizedIsa isa = {round_rows, block};
+  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, 64, 64, 4};
   return isa;
 }
 

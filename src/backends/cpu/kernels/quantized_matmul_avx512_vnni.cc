@@ -52,7 +52,7 @@ void tiles(const QuantizedBlock& t, int64_t row, int64_t tile) {
     }
     const int64_t end = step + group_steps < k_steps ? step + group_steps : k_steps;
     for (; step < end; ++step) {
-      const int8_t* a = t.a.values + ((step >> 1) * t.a.rows + row) * 64 + (step & 1) * 32;
+      const int8_t* a = t.a.values + ((step >> 1) * t.a.stride + row) * 64 + (step & 1) * 32;
       const uint8_t* b = b0 + step * kStepBytes;
       const uint8_t* ahead = step * kStepBytes + kAhead < tile_bytes ? b + kAhead : next + (step * kStepBytes + kAhead - tile_bytes);
 #pragma GCC unroll 8
@@ -111,10 +111,10 @@ void all_tiles(const QuantizedBlock& t, int64_t row) {
 template <bool kNibbles>
 void all_rows(const QuantizedBlock& t) {
   // Of even height: 10 rows are better as two of 5 than as one of 8 and one of 2.
-  const int64_t parts = (t.a.rows + 7) / 8;
+  const int64_t parts = (t.rows + 7) / 8;
   for (int64_t i = 0; i < parts; ++i) {
-    const int64_t row = t.a.rows * i / parts;
-    switch (t.a.rows * (i + 1) / parts - row) {
+    const int64_t row = t.rows * i / parts;
+    switch (t.rows * (i + 1) / parts - row) {
       case 1: all_tiles<kNibbles, 1, 4>(t, row); break;
       case 2: all_tiles<kNibbles, 2, 4>(t, row); break;
       case 3: all_tiles<kNibbles, 3, 4>(t, row); break;
@@ -127,12 +127,17 @@ void all_rows(const QuantizedBlock& t) {
   }
 }
 
-void block(const QuantizedBlock& t) { t.panels->nibbles ? all_rows<true>(t) : all_rows<false>(t); }
+void block(const QuantizedBlock& t) {
+  for (int64_t i = 0; i * QuantizedRows::kRows < t.rows; ++i)
+    t.panels->nibbles ? all_rows<true>(t.row_tile(i)) : all_rows<false>(t.row_tile(i));
+}
 
-void round_rows(const QuantizedPanels& panels, const float* a, int64_t a_stride, const QuantizedRows& out) {
+int64_t scratch_bytes(const QuantizedPanels&, int64_t, int64_t) { return 0; }
+
+void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, const QuantizedRows& out) {
   const int64_t k = panels.k, blocks = panels.k_blocks(), groups = panels.groups();
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), ones = _mm512_set1_epi8(1);
-  for (int64_t r = 0; r < out.rows; ++r, a += a_stride) {
+  for (int64_t r = 0; r < rows; ++r, a += k) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t begin = g * panels.group_size, end = k - begin < panels.group_size ? k : begin + panels.group_size;
       // As integers: a NaN is the largest magnitude of all, and makes the scale NaN.
@@ -149,7 +154,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t a_stride,
       for (int64_t i = begin; i < last; i += 16) {
         const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(first(end - i), a + i), inverse));
         const __m128i bytes = _mm512_cvtsepi32_epi8(q);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out.values + (i / 64 * out.rows + r) * 64 + i % 64), bytes);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out.values + (i / 64 * out.stride + r) * 64 + i % 64), bytes);
         sum = _mm512_dpbusd_epi32(sum, ones, _mm512_castsi128_si512(bytes));
       }
       out.scales[g * 16 + r] = most > 1e-30f ? most / 127.0f : most != most ? most : 0.0f;
@@ -162,7 +167,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t a_stride,
 }  // namespace
 
 const QuantizedIsa& quantized_avx512_vnni() {
-  static constexpr QuantizedIsa isa = {round_rows, block};
+  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, 64, 64, 4};
   return isa;
 }
 
