@@ -85,9 +85,10 @@ class QuantizedMatmulKernel final : public Kernel {
     }
     column_units_ = (tiles + unit_tiles_ - 1) / unit_tiles_;
     row_units_ = (row_tiles_ + unit_rows_ - 1) / unit_rows_;
+    value_bytes_ = isa_.value_bytes(panels_, shape_.m);
     int64_t bytes = 0;
     const auto book = [&](int64_t size) { return std::exchange(bytes, bytes + (size + 63) / 64 * 64); };
-    values_at_ = book(row_tiles_ * panels_.k_blocks() * 64 * row_stride());
+    values_at_ = book(row_tiles_ * panels_.k_blocks() * 64 * row_stride() * value_bytes_);
     scales_at_ = book(row_tiles_ * panels_.groups() * 64);
     offsets_at_ = book(row_tiles_ * panels_.groups() * 64);
     scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : unit_tiles_ * QuantizedPanels::kColumns);
@@ -124,7 +125,7 @@ class QuantizedMatmulKernel final : public Kernel {
 
   QuantizedRows rows_of(const RunArgs& args, int64_t row_tile) const {
     char* workspace = static_cast<char*>(args.workspace);
-    const QuantizedRows all = {row_stride(), reinterpret_cast<int8_t*>(workspace + values_at_),
+    const QuantizedRows all = {row_stride(), value_bytes_, reinterpret_cast<int8_t*>(workspace + values_at_),
                                reinterpret_cast<float*>(workspace + scales_at_), reinterpret_cast<int32_t*>(workspace + offsets_at_)};
     return all.tile(panels_, row_tile);
   }
@@ -164,7 +165,7 @@ class QuantizedMatmulKernel final : public Kernel {
   MatmulEpilogue epilogue_;
   QuantizedPanels panels_;
   bool half_scale_;
-  int threads_;
+  int threads_, value_bytes_ = 1;
   int64_t row_tiles_ = 0, unit_tiles_ = 1, unit_rows_ = 1, column_units_ = 0, row_units_ = 0;
   int64_t values_at_ = 0, scales_at_ = 0, offsets_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, block_scratch_at_ = 0,
           block_scratch_bytes_ = 0;
