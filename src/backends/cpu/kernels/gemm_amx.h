@@ -1,5 +1,6 @@
 #pragma once
-// Matrix products on AMX: tiles of 16 rows of 64 bytes, tdpbf16ps multiplies pairs of bfloat16 and adds to f32 sums.
+// Matrix products on AMX: tiles of 16 rows of 64 bytes, tdpbf16ps multiplies pairs of bfloat16 and adds to f32 sums. All of K is added in
+// one order, whatever the number of rows.
 
 #include <cstdint>
 
@@ -13,26 +14,43 @@ struct AmxPanels {
 
   int64_t k_blocks() const { return (k + 31) / 32; }
   int64_t count() const { return (n + kColumns - 1) / kColumns; }
-  int64_t panel_pairs() const { return k_blocks() * 2 * kTilePairs; }
-  int64_t bytes() const { return count() * panel_pairs() * 4; }
+  int64_t panel_bytes() const { return k_blocks() * 2 * kTilePairs * 4; }
+  int64_t bytes() const { return count() * panel_bytes(); }
 };
 // b(k, n) = b[k * row_stride + n * col_stride].
 void amx_pack_b(const AmxPanels& panels, const uint16_t* b, int64_t row_stride, int64_t col_stride, uint32_t* packed);
 
-// c = alpha * A B + bias + residual on a panel; bias and residual may be null. Enter only with cpu_features().amx_bf16.
+// Rows of A as bfloat16: tiles of `stride` rows (16, or all of fewer), each [k_blocks][stride][32 of K], zero past K. Rows past the last
+// are never stored to C and may hold anything.
+struct AmxRows {
+  static constexpr int64_t kRows = 16;
+  int64_t stride = 0;
+  char* tiles = nullptr;
+
+  int64_t tile_bytes(const AmxPanels& panels) const { return panels.k_blocks() * stride * 64; }
+};
+// Up to a tile of rows of k floats, to tile 0 of `out`.
+void amx_round_rows(const AmxPanels& panels, const float* a, int64_t rows, const AmxRows& out);
+
+// c = alpha * A B + bias + residual on some panels; bias and residual may be null. Enter only with cpu_features().amx_bf16.
 struct AmxBlock {
-  const uint32_t* a = nullptr;  // pairs; rows up to a multiple of 16 and columns up to k_blocks are readable, and zero past K
-  int64_t a_stride = 0;         // pairs
-  const uint32_t* b = nullptr;  // a panel
-  int64_t k_blocks = 0;
-  int64_t rows = 0, cols = 0;
+  const AmxPanels* panels = nullptr;
+  AmxRows a;  // of the first row, which begins a tile
+  int64_t rows = 0;
+  const char* b = nullptr;     // of the first panel
+  int64_t count = 0;           // of panels
+  const char* next = nullptr;  // panels that this thread reads afterwards, for prefetch; null: none
+  int64_t cols = 0;            // of c
   float alpha = 1;
   const float* bias = nullptr;
   const float* residual = nullptr;
   int64_t residual_stride = 0;
   float* c = nullptr;
   int64_t c_stride = 0;
+  void* scratch = nullptr;  // amx_scratch_bytes, 64-byte aligned
 };
 void amx_block(const AmxBlock& block);
+int64_t amx_scratch_bytes(const AmxPanels& panels, int64_t rows, int64_t count);
+constexpr int64_t kAmxMaxRows = 512, kAmxMaxPanels = 4;  // a block is best within, with many rows
 
 }  // namespace tokamak::cpu

@@ -4,7 +4,6 @@
 #include "backends/cpu/kernels/quantized_matmul.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -109,15 +108,9 @@ class QuantizedMatmulKernel final : public Kernel {
         isa_.round_rows(panels_, a + row * panels_.k, std::min(QuantizedRows::kRows, shape_.m - row), rows_of(args, i));
       }
     });
-    // Neighbours in unit order share rows. A thread knows its next unit when it starts one, and prefetches across.
-    const int64_t units = row_units_ * column_units_;
-    std::atomic<int64_t> next{0};
-    args.pool->parallel_for(std::min<int64_t>(threads_, units), 1, [&](int64_t, int64_t, int worker) {
-      for (int64_t unit = next.fetch_add(1), following; unit < units; unit = following) {
-        following = next.fetch_add(1);
-        run_unit(args, unit, following < units ? following : -1, worker);
-      }
-    });
+    // Neighbours in unit order share rows.
+    parallel_units(args.pool, threads_, row_units_ * column_units_,
+                   [&](int64_t unit, int64_t following, int worker) { run_unit(args, unit, following, worker); });
   }
 
  private:
