@@ -51,6 +51,6 @@ struct AmxBlock {
 };
 void amx_block(const AmxBlock& block);
 int64_t amx_scratch_bytes(const AmxPanels& panels, int64_t rows, int64_t count);
-constexpr int64_t kAmxMaxRows = 512, kAmxMaxPanels = 4;  // a block is best within, with many rows
+constexpr int64_t kAmxMaxRows = 256, kAmxMaxPanels = 8;  // a block is best within, with many rows
 
 }  // namespace tokamak::cpu

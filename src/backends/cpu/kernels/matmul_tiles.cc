@@ -86,7 +86,7 @@ class AmxMatmulKernel final : public Kernel {
         amx_round_rows(panels_, a + (i / row_tiles_ * s.m + row) * s.k, std::min(AmxRows::kRows, s.m - row), rows);
       }
     });
-    // Neighbours in unit order share rows.
+    // Neighbours in unit order share columns: their weights come from memory once.
     parallel_units(args.pool, threads_, s.batch * row_units_ * column_units_,
                    [&](int64_t unit, int64_t following, int worker) { run_unit(args, unit, following, worker); });
   }
@@ -95,16 +95,16 @@ class AmxMatmulKernel final : public Kernel {
   AmxRows rows_in(char* workspace) const { return {std::min(shape_.m, AmxRows::kRows), workspace + rows_at_}; }
 
   const char* weights(const RunArgs& args, int64_t unit) const {
-    const int64_t item = unit / (row_units_ * column_units_), panel = unit % column_units_ * unit_panels_;
+    const int64_t item = unit / (row_units_ * column_units_), panel = unit % (row_units_ * column_units_) / row_units_ * unit_panels_;
     return static_cast<const char*>(args.inputs[1].raw()) + (shape_.b_matrix[item] * panels_.count() + panel) * panels_.panel_bytes();
   }
 
   void run_unit(const RunArgs& args, int64_t unit, int64_t following, int worker) const {
     const MatmulShape& s = shape_;
     char* workspace = static_cast<char*>(args.workspace);
-    const int64_t item = unit / (row_units_ * column_units_), panel = unit % column_units_ * unit_panels_,
+    const int64_t item = unit / (row_units_ * column_units_), panel = unit % (row_units_ * column_units_) / row_units_ * unit_panels_,
                   col = panel * AmxPanels::kColumns;
-    const int64_t row_tile = unit / column_units_ % row_units_ * unit_rows_, row = row_tile * AmxRows::kRows;
+    const int64_t row_tile = unit % row_units_ * unit_rows_, row = row_tile * AmxRows::kRows;
     GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, item);
     if (epilogue.bias) epilogue.bias += col;
     if (epilogue.residual) epilogue.residual += row * epilogue.residual_stride + col;

@@ -60,13 +60,24 @@ struct QuantizedBlock {
   bool half_scale = false;      // f16, else f32
   int64_t tiles = 0;
   int64_t cols = 0;               // of c: tiles * 16, less in the last tile
-  const uint8_t* next = nullptr;  // tiles that this thread reads afterwards, for prefetch; null: none
-  const float* bias = nullptr;    // of the first column; null: none
+  const uint8_t* next = nullptr;  // what this thread reads afterwards, `next_tiles` of them, for prefetch; null: nothing
+  int64_t next_tiles = 0;
+  const float* bias = nullptr;  // of the first column; null: none
   const float* residual = nullptr;
   int64_t residual_stride = 0;
   float* c = nullptr;
   int64_t c_stride = 0;
   void* scratch = nullptr;  // QuantizedIsa::scratch_bytes, 64-byte aligned
+
+  // Several tiles are read at once, as streams of consecutive tiles each: stream j begins at tile j * stream_tiles. (Every jump of a stream
+  // costs walks of page tables that nothing hides.) What they read after `tile` of the first stream begins at following(tile, j).
+  static int64_t stream_tiles(int64_t tiles, int64_t streams) { return tiles % streams == 0 ? tiles / streams : 1; }
+  const uint8_t* following(int64_t tile, int64_t tile_bytes, int64_t streams, int64_t j) const {
+    const int64_t length = stream_tiles(tiles, streams);
+    if (tile + 1 < length) return b + (tile + 1 + j * length) * tile_bytes;
+    if (length == 1 && tile + streams < tiles) return b + (tile + streams + j) * tile_bytes;
+    return next ? next + j * stream_tiles(next_tiles, streams) * tile_bytes : b;
+  }
 
   // Rows of tile i alone.
   QuantizedBlock row_tile(int64_t i) const {

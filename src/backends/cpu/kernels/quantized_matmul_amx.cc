@@ -106,26 +106,32 @@ void stream_rows(const QuantizedBlock& t) {
   s.sums = static_cast<char*>(t.scratch);
   Finish<true> finish(t);
   configure_tiles(t.a.stride, 64);
-  const int64_t wide = t.rows > 16 ? 2 : 4;
-  for (int64_t tile = 0; tile < t.tiles;) {
-    const int64_t left = t.tiles - tile, count = left >= wide ? wide : left >= 2 ? 2 : 1;
+  const auto multiply = [&](int64_t tile, int64_t count, int64_t length) {
     for (int64_t j = 0; j < count; ++j) {
-      s.b[j] = t.b + (tile + j) * tile_bytes;
-      s.next[j] = left > count ? s.b[j] + count * tile_bytes : t.next ? t.next + j * tile_bytes : s.b[j];
+      s.b[j] = t.b + (tile + j * length) * tile_bytes;
+      s.next[j] = t.following(tile, tile_bytes, count, j);
     }
     if (t.rows > 16) {
       count == 2 ? stream_two_rows<false, 2>(s, ready) : stream_two_rows<false, 1>(s, ready);
-      finish.start(s.sums, 0, 2, tile, count);
-      while (finish.more()) finish.some();
     } else {
       count == 4 ? stream_row<false, 4>(s, ready) : count == 2 ? stream_row<false, 2>(s, ready) : stream_row<false, 1>(s, ready);
-      for (int64_t j = 0; j < count; ++j) {
-        finish.start(s.sums + j * kTileBytes, 0, 1, tile + j, 1);
-        while (finish.more()) finish.some();
-      }
     }
-    tile += count;
+    for (int64_t j = 0; j < count; ++j) {
+      finish.start(s.sums + j * kTileBytes, 0, 1, tile + j * length, 1);
+      while (finish.more()) finish.some();
+      if (t.rows <= 16) continue;
+      finish.start(s.sums + (2 + j) * kTileBytes, 1, 1, tile + j * length, 1);
+      while (finish.more()) finish.some();
+    }
+  };
+  const int64_t wide = t.rows > 16 ? 2 : 4;
+  int64_t tile = 0;
+  if (const int64_t length = t.tiles / wide; t.tiles % wide == 0) {
+    for (; tile < length; ++tile) multiply(tile, wide, length);
+    return;
   }
+  for (; tile + wide <= t.tiles; tile += wide) multiply(tile, wide, 1);
+  for (; tile < t.tiles; ++tile) multiply(tile, 1, 1);
 }
 
 // Where the weights of a chunk are, and what memory is read after them.
@@ -248,13 +254,15 @@ inline void add_and_store(const QuantizedBlock& t, int64_t row, int64_t tile, __
 
 // Up to kRows rows by kTiles tiles, group by group: the tiles multiply a group while the one before is scaled.
 template <int kRows, int kTiles, bool kNibbles>
-void group_tiles(const QuantizedBlock& t, int64_t tile) {
+void group_tiles(const QuantizedBlock& t, int64_t tile, int64_t length) {
   const QuantizedPanels& panels = *t.panels;
   const int64_t groups = panels.groups(), tile_bytes = panels.tile_bytes(), k_steps = panels.k_steps(), group_steps = panels.group_steps();
   const bool halves = group_steps % 2 != 0;
   const int64_t steps_a_load = halves ? 1 : 2, load_bytes = steps_a_load * panels.step_bytes();
   const uint8_t* const b0 = t.b + tile * tile_bytes;
-  const uint8_t* const next = tile + kTiles < t.tiles ? b0 + kTiles * tile_bytes : t.next ? t.next : b0;
+  const int64_t stream = length * tile_bytes;
+  const uint8_t* next[kTiles];
+  for (int j = 0; j < kTiles; ++j) next[j] = t.following(tile, tile_bytes, kTiles, j) - tile_bytes;
   uint8_t* const bytes = static_cast<uint8_t*>(t.scratch);
   int32_t* const sums = reinterpret_cast<int32_t*>(bytes + 8 * kTileBytes);
   Floats y[kRows][kTiles];
@@ -268,8 +276,8 @@ void group_tiles(const QuantizedBlock& t, int64_t tile) {
     const int64_t at = load * load_bytes;
 #pragma GCC unroll 2
     for (int j = 0; j < kTiles; ++j) {
-      prefetch((at + kAhead < tile_bytes ? b0 + at + kAhead : next + (at + kAhead - tile_bytes)) + j * tile_bytes, load_bytes);
-      if constexpr (kNibbles) unpack(b0 + at + j * tile_bytes, load_bytes, bytes + ((load & 3) * 2 + j) * kTileBytes);
+      prefetch((at + kAhead < tile_bytes ? b0 + j * stream : next[j]) + at + kAhead, load_bytes);
+      if constexpr (kNibbles) unpack(b0 + at + j * stream, load_bytes, bytes + ((load & 3) * 2 + j) * kTileBytes);
     }
   };
   unpack_load(0);
@@ -288,7 +296,7 @@ void group_tiles(const QuantizedBlock& t, int64_t tile) {
         _tile_loadd(6, from, 64);
         _tile_dpbssd(0, 4, 6);
         if constexpr (kTiles > 1) {
-          _tile_loadd(7, from + (kNibbles ? kTileBytes : tile_bytes), 64);
+          _tile_loadd(7, from + (kNibbles ? kTileBytes : stream), 64);
           _tile_dpbssd(1, 4, 7);
         }
       }
@@ -300,7 +308,9 @@ void group_tiles(const QuantizedBlock& t, int64_t tile) {
     const float* row_scales = t.a.scales + done * 16;
 #pragma GCC unroll 2
     for (int j = 0; j < kTiles; ++j) {
-      const __m512 scale = load_scale(t.scale, ((tile + j) * groups + done) * 16, t.half_scale);
+      const int64_t at = ((tile + j * length) * groups + done) * 16;
+      const __m512 scale = load_scale(t.scale, at, t.half_scale);
+      _mm_prefetch(static_cast<const char*>(t.scale) + at * (t.half_scale ? 2 : 4) + 512, _MM_HINT_T0);
       const int32_t* from = sums + (done & 1) * 512 + j * 256;
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r)
@@ -312,7 +322,7 @@ void group_tiles(const QuantizedBlock& t, int64_t tile) {
   for (int r = 0; r < kRows; ++r)
     if (r < t.rows)
 #pragma GCC unroll 2
-      for (int j = 0; j < kTiles; ++j) add_and_store(t, r, tile + j, (__m512)y[r][j]);
+      for (int j = 0; j < kTiles; ++j) add_and_store(t, r, tile + j * length, (__m512)y[r][j]);
 }
 
 template <bool kNibbles>
@@ -321,9 +331,10 @@ void group_rows(const QuantizedBlock& t) {
   for (int64_t i = 0; i * 16 < t.rows; ++i) {
     const QuantizedBlock rows = t.row_tile(i);
     int64_t tile = 0;
-    if (rows.rows <= 8)
-      for (; tile + 2 <= t.tiles; tile += 2) group_tiles<8, 2, kNibbles>(rows, tile);
-    for (; tile < t.tiles; ++tile) group_tiles<16, 1, kNibbles>(rows, tile);
+    if (rows.rows <= 8 && t.tiles % 2 == 0)
+      for (const int64_t length = t.tiles / 2; tile < length; ++tile) group_tiles<8, 2, kNibbles>(rows, tile, length);
+    else
+      for (; tile < t.tiles; ++tile) group_tiles<16, 1, kNibbles>(rows, tile, t.tiles);
   }
 }
 
@@ -361,7 +372,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, con
 }  // namespace
 
 const QuantizedIsa& quantized_amx() {
-  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, value_bytes, 512, 8, 4};
+  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, value_bytes, 256, 16, 4};
   return isa;
 }
 
