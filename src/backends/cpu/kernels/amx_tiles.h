@@ -69,7 +69,11 @@ inline void store_sums(char* sums) {
 
 // ---- few rows: the weights come straight from memory, over all of K ----
 
-// Up to four tiles of columns side by side, each a stream of blocks `step` bytes apart; `next` is what is read after them.
+// Several tiles of columns are read at once, as streams of consecutive tiles: stream j of a run of `tiles` begins at tile j * length.
+// (Every jump of a stream costs walks of page tables that nothing hides.)
+inline int64_t stream_length(int64_t tiles, int64_t streams) { return tiles % streams == 0 ? tiles / streams : 1; }
+
+// Up to four tiles of columns, each a stream of blocks `step` bytes apart; `next` is what is read after them.
 struct TileStreams {
   const char* a = nullptr;
   int64_t a_block = 0, a_tile = 0;  // bytes between blocks of K, between tiles of rows

@@ -7,8 +7,7 @@
 namespace tokamak::cpu {
 namespace {
 
-constexpr int64_t kAhead = 4096;  // bytes that a panel is prefetched ahead
-constexpr int64_t kStep = 2 * kTileBytes;
+constexpr int64_t kAhead = 2048;  // bytes that a stream of weights is prefetched ahead
 
 // Sums of up to two row tiles by two column tiles, [2][2][16 rows][16], on their way to c, four rows at a time.
 class Finish {
@@ -45,60 +44,58 @@ class Finish {
   int64_t at_ = 0, end_ = 0;  // fours of rows, tile after tile
 };
 
-const uint8_t* bytes_of(const char* p) { return reinterpret_cast<const uint8_t*>(p); }
-
-// Up to two tiles of rows: two panels at a time, or one.
+// Up to two tiles of rows.
 void few_rows(const AmxBlock& t) {
   const auto ready = [](int, int64_t, const uint8_t* p, const uint8_t* later) {
     for (int64_t i = 0; i < kTileBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(later + i), _MM_HINT_T0);
     return p;
   };
-  const int64_t panel_bytes = t.panels->panel_bytes();
+  const int64_t tile_bytes = t.panels->tile_bytes();
   TileStreams s;
   s.a = t.a.tiles, s.a_block = t.a.stride * 64, s.a_tile = t.a.tile_bytes(*t.panels);
-  s.step = kStep, s.blocks = t.panels->k_blocks(), s.ahead = kAhead;
+  s.step = kTileBytes, s.blocks = t.panels->k_blocks(), s.ahead = kAhead;
   s.sums = static_cast<char*>(t.scratch);
   Finish finish(t);
-  const int64_t wide = t.rows > 16 ? 1 : 2;
-  for (int64_t p = 0; p < t.count;) {
-    const int64_t count = t.count - p < wide ? t.count - p : wide;
-    const char* b = t.b + p * panel_bytes;
-    const char* next = p + count < t.count ? b + count * panel_bytes : t.next ? t.next : b;
-    for (int64_t j = 0; j < 2 * count; ++j) {
-      s.b[j] = bytes_of(b + j / 2 * panel_bytes + j % 2 * kTileBytes);
-      s.next[j] = bytes_of(next + j / 2 * panel_bytes + j % 2 * kTileBytes);
+  const auto multiply = [&](int64_t tile, int64_t count, int64_t length) {
+    const bool last = length > 1 ? tile + 1 == length : tile + count >= t.tiles;
+    for (int64_t j = 0; j < count; ++j) {
+      s.b[j] = t.b + (tile + j * length) * tile_bytes;
+      s.next[j] = !last    ? s.b[j] + (length > 1 ? 1 : count) * tile_bytes
+                  : t.next ? t.next + j * stream_length(t.next_tiles, count) * tile_bytes
+                           : s.b[j];
     }
-    const int64_t cols = t.cols - p * 32 > 16 ? 2 : 1;  // of the first panel
     if (t.rows > 16) {
-      stream_two_rows<true, 2>(s, ready);
-      finish.start(s.sums, 0, 2, 2 * p, cols);
-      while (finish.more()) finish.some();
+      count == 2 ? stream_two_rows<true, 2>(s, ready) : stream_two_rows<true, 1>(s, ready);
     } else {
-      count == 2 ? stream_row<true, 4>(s, ready) : stream_row<true, 2>(s, ready);
-      for (int64_t j = 0; j < 2 * count; ++j) {
-        if ((2 * p + j) * 16 >= t.cols) break;
-        finish.start(s.sums + j * kTileBytes, 0, 1, 2 * p + j, 1);
+      count == 4 ? stream_row<true, 4>(s, ready) : count == 2 ? stream_row<true, 2>(s, ready) : stream_row<true, 1>(s, ready);
+    }
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t i = 0; i * 16 < t.rows; ++i) {
+        finish.start(s.sums + (2 * i + j) * kTileBytes, i, 1, tile + j * length, 1);
         while (finish.more()) finish.some();
       }
-    }
-    p += count;
+  };
+  const int64_t wide = t.rows > 16 ? 2 : 4;
+  int64_t tile = 0;
+  if (const int64_t length = t.tiles / wide; t.tiles % wide == 0) {
+    for (; tile < length; ++tile) multiply(tile, wide, length);
+    return;
   }
+  for (; tile + wide <= t.tiles; tile += wide) multiply(tile, wide, 1);
+  for (; tile < t.tiles; ++tile) multiply(tile, 1, 1);
 }
 
-struct PanelWeights {
+struct TileWeights {
   const AmxBlock& t;
 
-  int64_t chunk(int64_t pair, int64_t, int64_t k0, int64_t k1, TileChunk& c) const {
-    const int64_t panel_bytes = t.panels->panel_bytes();
-    c.b[0] = bytes_of(t.b + pair * panel_bytes + k0 * kStep);
-    c.b[1] = c.b[0] + kTileBytes;
-    c.step = kStep;
-    const char* ahead = pair + 1 < t.count          ? t.b + (pair + 1) * panel_bytes + k0 * kStep
-                        : k1 < t.panels->k_blocks() ? t.b + k1 * kStep
-                                                    : t.next;
+  int64_t chunk(int64_t pair, int64_t cols, int64_t k0, int64_t k1, TileChunk& c) const {
+    const int64_t tile_bytes = t.panels->tile_bytes();
+    c.b[0] = t.b + 2 * pair * tile_bytes + k0 * kTileBytes;
+    c.b[1] = cols > 1 ? c.b[0] + tile_bytes : c.b[0];
+    c.step = kTileBytes;
+    const uint8_t* ahead = 2 * (pair + 1) < t.tiles ? c.b[0] + 2 * tile_bytes : k1 < t.panels->k_blocks() ? t.b + k1 * kTileBytes : t.next;
     if (ahead == nullptr) return 0;
-    // Both tiles lie together: the first half of what comes next, and the second.
-    c.ahead[0] = bytes_of(ahead), c.ahead[1] = c.ahead[0] + (k1 - k0) * kTileBytes;
+    c.ahead[0] = ahead, c.ahead[1] = ahead + tile_bytes;
     return (k1 - k0) * kTileBytes / 64;
   }
 };
@@ -124,16 +121,16 @@ void amx_block(const AmxBlock& t) {
     TileProduct p;
     p.a = t.a.tiles, p.a_tile = t.a.tile_bytes(*t.panels);
     p.k_blocks = t.panels->k_blocks();
-    p.row_tiles = (t.rows + 15) / 16, p.col_tiles = 2 * t.count - (t.cols <= t.count * 32 - 16 ? 1 : 0);
+    p.row_tiles = (t.rows + 15) / 16, p.col_tiles = t.tiles;
     p.sums = static_cast<char*>(t.scratch);
     Finish finish(t);
-    multiply_tiles<true>(p, PanelWeights{t}, finish);
+    multiply_tiles<true>(p, TileWeights{t}, finish);
   }
   _tile_release();
 }
 
-int64_t amx_scratch_bytes(const AmxPanels& panels, int64_t rows, int64_t count) {
-  return tile_product_scratch((rows + 15) / 16, 2 * count, panels.k_blocks());
+int64_t amx_scratch_bytes(const AmxPanels& panels, int64_t rows, int64_t tiles) {
+  return tile_product_scratch((rows + 15) / 16, tiles, panels.k_blocks());
 }
 
 }  // namespace tokamak::cpu

@@ -6,16 +6,15 @@
 
 namespace tokamak::cpu {
 
-// B[k, n] as bfloat16 pairs (elements 2i and 2i + 1 of K): panels of 32 columns, each [k / 32][2 tiles of 16 columns][16 pairs][16
-// columns]. Zero past K and N.
+// B[k, n] as bfloat16 pairs (elements 2i and 2i + 1 of K): tiles of 16 columns, each [k / 32][16 pairs][16 columns]. Zero past K and N.
 struct AmxPanels {
-  static constexpr int64_t kColumns = 32, kTilePairs = 256;
+  static constexpr int64_t kColumns = 16, kBlockPairs = 256;
   int64_t k = 0, n = 0;
 
   int64_t k_blocks() const { return (k + 31) / 32; }
-  int64_t count() const { return (n + kColumns - 1) / kColumns; }
-  int64_t panel_bytes() const { return k_blocks() * 2 * kTilePairs * 4; }
-  int64_t bytes() const { return count() * panel_bytes(); }
+  int64_t tiles() const { return (n + kColumns - 1) / kColumns; }
+  int64_t tile_bytes() const { return k_blocks() * kBlockPairs * 4; }
+  int64_t bytes() const { return tiles() * tile_bytes(); }
 };
 // b(k, n) = b[k * row_stride + n * col_stride].
 void amx_pack_b(const AmxPanels& panels, const uint16_t* b, int64_t row_stride, int64_t col_stride, uint32_t* packed);
@@ -32,15 +31,16 @@ struct AmxRows {
 // Up to a tile of rows of k floats, to tile 0 of `out`.
 void amx_round_rows(const AmxPanels& panels, const float* a, int64_t rows, const AmxRows& out);
 
-// c = alpha * A B + bias + residual on some panels; bias and residual may be null. Enter only with cpu_features().amx_bf16.
+// c = alpha * A B + bias + residual on some tiles of B; bias and residual may be null. Enter only with cpu_features().amx_bf16.
 struct AmxBlock {
   const AmxPanels* panels = nullptr;
   AmxRows a;  // of the first row, which begins a tile
   int64_t rows = 0;
-  const char* b = nullptr;     // of the first panel
-  int64_t count = 0;           // of panels
-  const char* next = nullptr;  // panels that this thread reads afterwards, for prefetch; null: none
-  int64_t cols = 0;            // of c
+  const uint8_t* b = nullptr;  // of the first tile
+  int64_t tiles = 0;
+  const uint8_t* next = nullptr;  // what this thread reads afterwards, `next_tiles` of them, for prefetch; null: nothing
+  int64_t next_tiles = 0;
+  int64_t cols = 0;  // of c
   float alpha = 1;
   const float* bias = nullptr;
   const float* residual = nullptr;
@@ -50,7 +50,7 @@ struct AmxBlock {
   void* scratch = nullptr;  // amx_scratch_bytes, 64-byte aligned
 };
 void amx_block(const AmxBlock& block);
-int64_t amx_scratch_bytes(const AmxPanels& panels, int64_t rows, int64_t count);
-constexpr int64_t kAmxMaxRows = 256, kAmxMaxPanels = 8;  // a block is best within, with many rows
+int64_t amx_scratch_bytes(const AmxPanels& panels, int64_t rows, int64_t tiles);
+constexpr int64_t kAmxMaxRows = 256, kAmxMaxTiles = 16;  // a block is best within, with many rows
 
 }  // namespace tokamak::cpu

@@ -11,24 +11,21 @@
 namespace tokamak::cpu {
 
 void amx_pack_b(const AmxPanels& panels, const uint16_t* b, int64_t row_stride, int64_t col_stride, uint32_t* packed) {
-  for (int64_t p = 0; p < panels.count(); ++p)
-    for (int64_t block = 0; block < panels.k_blocks(); ++block)
-      for (int64_t tile = 0; tile < 2; ++tile)
-        for (int64_t pair = 0; pair < 16; ++pair)
-          for (int64_t c = 0; c < 16; ++c, ++packed) {
-            const int64_t k = block * 32 + pair * 2, n = p * AmxPanels::kColumns + tile * 16 + c;
-            const auto at = [&](int64_t row) -> uint32_t {
-              return row < panels.k && n < panels.n ? b[row * row_stride + n * col_stride] : 0;
-            };
-            *packed = at(k) | at(k + 1) << 16;
-          }
+  for (int64_t tile = 0; tile < panels.tiles(); ++tile)
+    for (int64_t k = 0; k < panels.k_blocks() * 32; k += 2)
+      for (int64_t n = tile * AmxPanels::kColumns; n < (tile + 1) * AmxPanels::kColumns; ++n, ++packed) {
+        const auto at = [&](int64_t row) -> uint32_t { return row < panels.k && n < panels.n ? b[row * row_stride + n * col_stride] : 0; };
+        *packed = at(k) | at(k + 1) << 16;
+      }
 }
 
 namespace {
 
-constexpr std::string_view kLayout = "amx.bf16";
+constexpr std::string_view kLayout = "amx.bf16.n16";
 constexpr int64_t kFewRows = 32;           // up to here reading the weights is all that counts
-constexpr int64_t kUnitBytes = 128 << 10;  // of weights that a thread then takes at a time: long enough to stream, short enough to balance
+constexpr int64_t kUnitBytes = 256 << 10;  // of weights that a thread then takes at a time: long enough to stream, short enough to balance
+
+constexpr int64_t kMinTiles = 4;  // as many streams are read at once
 
 class AmxMatmulKernel final : public Kernel {
  public:
@@ -41,25 +38,32 @@ class AmxMatmulKernel final : public Kernel {
     panels_ = {shape_.k, shape_.n};
     row_tiles_ = (shape_.m + AmxRows::kRows - 1) / AmxRows::kRows;
     unit_rows_ = std::clamp<int64_t>(row_tiles_, 1, kAmxMaxRows / AmxRows::kRows);
+    const int64_t tiles = panels_.tiles();
     if (epilogue_.whole_rows()) {
-      unit_panels_ = std::max<int64_t>(panels_.count(), 1), unit_rows_ = 1;
+      unit_tiles_ = std::max<int64_t>(tiles, 1), unit_rows_ = 1;
     } else {
-      const int64_t wanted = shape_.m <= kFewRows ? kUnitBytes / std::max<int64_t>(panels_.panel_bytes(), 1) : kAmxMaxPanels;
-      unit_panels_ = std::max<int64_t>(std::min(wanted, panels_.count() * shape_.batch / (4 * threads_)) / 2 * 2, 2);
+      const bool few = shape_.m <= kFewRows;
+      const int64_t stream = kUnitBytes / std::max<int64_t>(panels_.tile_bytes(), 1);
+      const int64_t wanted = few ? std::min(stream, tiles * shape_.batch / (4 * threads_)) : kAmxMaxTiles;
+      unit_tiles_ = std::max(wanted / kMinTiles * kMinTiles, kMinTiles);
+      // The last ones are small, so that all threads are done at about the same time.
+      if (few && shape_.batch == 1) small_units_ = std::min<int64_t>(4 * threads_, tiles / kMinTiles);
       // Not enough columns for all threads: fewer rows at a time.
-      const int64_t columns = (panels_.count() + unit_panels_ - 1) / unit_panels_ * shape_.batch;
+      const int64_t columns = (tiles + unit_tiles_ - 1) / unit_tiles_ * shape_.batch;
       while (threads_ > 1 && unit_rows_ > 2 && columns * ((row_tiles_ + unit_rows_ - 1) / unit_rows_) < 2 * threads_)
         unit_rows_ = (unit_rows_ + 1) / 2;
     }
-    column_units_ = (panels_.count() + unit_panels_ - 1) / unit_panels_;
+    large_units_ = small_units_ > 0 ? (tiles - small_units_ * kMinTiles) / unit_tiles_ : (tiles + unit_tiles_ - 1) / unit_tiles_;
+    column_units_ = large_units_;
+    if (const int64_t left = tiles - large_units_ * unit_tiles_; left > 0) column_units_ += (left + kMinTiles - 1) / kMinTiles;
     row_units_ = (row_tiles_ + unit_rows_ - 1) / unit_rows_;
     int64_t bytes = 0;
     const auto book = [&](int64_t size) { return std::exchange(bytes, bytes + (size + 63) / 64 * 64); };
     transposed_at_ = book(shape_.trans_a ? shape_.a_count * shape_.m * shape_.k * 4 : 0);
     rows_at_ = book(shape_.a_count * row_tiles_ * rows_in(nullptr).tile_bytes(panels_));
-    scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : unit_panels_ * AmxPanels::kColumns);
+    scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : unit_tiles_ * AmxPanels::kColumns);
     scratch_at_ = book(scratch_bytes_ * threads_);
-    block_scratch_bytes_ = amx_scratch_bytes(panels_, unit_rows_ * AmxRows::kRows, unit_panels_);
+    block_scratch_bytes_ = amx_scratch_bytes(panels_, unit_rows_ * AmxRows::kRows, unit_tiles_);
     block_scratch_at_ = book(block_scratch_bytes_ * threads_);
     workspace_bytes_ = bytes;
   }
@@ -94,16 +98,22 @@ class AmxMatmulKernel final : public Kernel {
  private:
   AmxRows rows_in(char* workspace) const { return {std::min(shape_.m, AmxRows::kRows), workspace + rows_at_}; }
 
-  const char* weights(const RunArgs& args, int64_t unit) const {
-    const int64_t item = unit / (row_units_ * column_units_), panel = unit % (row_units_ * column_units_) / row_units_ * unit_panels_;
-    return static_cast<const char*>(args.inputs[1].raw()) + (shape_.b_matrix[item] * panels_.count() + panel) * panels_.panel_bytes();
+  // Where column unit `i` begins, and the one after it.
+  int64_t first_tile(int64_t i) const {
+    const int64_t large = std::min(i, large_units_);
+    return std::min(large * unit_tiles_ + (i - large) * kMinTiles, panels_.tiles());
+  }
+  int64_t column_unit(int64_t unit) const { return unit % (row_units_ * column_units_) / row_units_; }
+  int64_t tiles_of(int64_t unit) const { return first_tile(column_unit(unit) + 1) - first_tile(column_unit(unit)); }
+  const uint8_t* weights(const RunArgs& args, int64_t unit) const {
+    const int64_t item = unit / (row_units_ * column_units_), tile = first_tile(column_unit(unit));
+    return static_cast<const uint8_t*>(args.inputs[1].raw()) + (shape_.b_matrix[item] * panels_.tiles() + tile) * panels_.tile_bytes();
   }
 
   void run_unit(const RunArgs& args, int64_t unit, int64_t following, int worker) const {
     const MatmulShape& s = shape_;
     char* workspace = static_cast<char*>(args.workspace);
-    const int64_t item = unit / (row_units_ * column_units_), panel = unit % (row_units_ * column_units_) / row_units_ * unit_panels_,
-                  col = panel * AmxPanels::kColumns;
+    const int64_t item = unit / (row_units_ * column_units_), col = first_tile(column_unit(unit)) * AmxPanels::kColumns;
     const int64_t row_tile = unit % row_units_ * unit_rows_, row = row_tile * AmxRows::kRows;
     GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, item);
     if (epilogue.bias) epilogue.bias += col;
@@ -115,9 +125,9 @@ class AmxMatmulKernel final : public Kernel {
     t.a.tiles += (s.a_matrix[item] * row_tiles_ + row_tile) * t.a.tile_bytes(panels_);
     t.rows = std::min(unit_rows_ * AmxRows::kRows, s.m - row);
     t.b = weights(args, unit);
-    t.count = std::min(unit_panels_, panels_.count() - panel);
-    if (following >= 0) t.next = weights(args, following);
-    t.cols = std::min(t.count * AmxPanels::kColumns, s.n - col);
+    t.tiles = tiles_of(unit);
+    if (following >= 0) t.next = weights(args, following), t.next_tiles = tiles_of(following);
+    t.cols = std::min(t.tiles * AmxPanels::kColumns, s.n - col);
     t.alpha = alpha_;
     t.bias = epilogue.bias;
     t.residual = epilogue.residual_after ? nullptr : epilogue.residual;
@@ -136,7 +146,7 @@ class AmxMatmulKernel final : public Kernel {
   float alpha_;
   int threads_;
   AmxPanels panels_;
-  int64_t row_tiles_ = 0, unit_rows_ = 1, unit_panels_ = 1, row_units_ = 0, column_units_ = 0;
+  int64_t row_tiles_ = 0, unit_rows_ = 1, unit_tiles_ = 1, large_units_ = 0, small_units_ = 0, row_units_ = 0, column_units_ = 0;
   int64_t transposed_at_ = 0, rows_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, block_scratch_at_ = 0, block_scratch_bytes_ = 0;
   int64_t workspace_bytes_ = 0;
 };
