@@ -3,7 +3,7 @@
 //   tokamak_attention_bench [threads=2] [kernel prefix, e.g. avx512_bf16] [decode | prefill]
 //
 // Decoding draws each step's blocks from a cache of 1 GiB in random order, so that nothing is in a processor's caches, as between two
-// visits of a layer in a model. The percentage is of what plain loads reach over the same memory, each thread with eight streams. The
+// visits of a layer in a model. The percentage is of what plain loads reach over the same memory, each thread in eight streams. The
 // fastest of several runs counts.
 
 #include <sys/mman.h>
@@ -18,6 +18,7 @@
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
+#include "benchmarks/read_bandwidth.h"
 #include "ir/graph.h"
 
 namespace tokamak {
@@ -27,41 +28,6 @@ constexpr int64_t kCacheBytes = int64_t{1} << 30;
 constexpr int64_t kBlockSize = 32;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-template <class F>
-double fastest(double seconds, const F& f) {
-  double best = 1e9;
-  const double end = now() + seconds;
-  int runs = 0;
-  do {
-    const double begin = now();
-    f();
-    best = std::min(best, now() - begin);
-  } while (now() < end || ++runs < 3);
-  return best;
-}
-
-// Bytes a second that `pool` reads from memory.
-double read_bandwidth(const void* data, int64_t bytes, ThreadPool& pool) {
-  constexpr int64_t kStreams = 8, kLine = 8;  // lines of 8 words
-  const auto* words = static_cast<const uint64_t*>(data);
-  const int64_t per_thread = bytes / 8 / pool.width(), per_stream = per_thread / kStreams / kLine * kLine;
-  std::vector<uint64_t> sums(pool.width() * 64);
-  const double seconds = fastest(1, [&] {
-    pool.parallel_for(pool.width(), 1, [&](int64_t begin, int64_t, int worker) {
-      uint64_t sum[kLine] = {};
-      const uint64_t* const mine = words + begin * per_thread;
-      for (int64_t i = 0; i < per_stream; i += kLine)
-        for (int64_t s = 0; s < kStreams; ++s) {
-          const uint64_t* const p = mine + s * per_stream + i;
-          __builtin_prefetch(p + 512);
-          for (int64_t k = 0; k < kLine; ++k) sum[k] += p[k];
-        }
-      sums[worker * 64] += std::accumulate(sum, sum + kLine, uint64_t{0});
-    });
-  });
-  return static_cast<double>(per_stream * kStreams * 8 * pool.width()) / seconds;
-}
 
 struct Model {
   const char* name;
@@ -90,7 +56,7 @@ class Bench {
     order_.resize(blocks);
     std::iota(order_.begin(), order_.end(), 0);
     std::shuffle(order_.begin(), order_.end(), random);
-    bandwidth_ = read_bandwidth(memory, kCacheBytes, pool_);
+    bandwidth_ = 1e9 * read_bandwidth(cache_, threads, 8, 4096);
   }
   ~Bench() { std::free(memory_); }
 
