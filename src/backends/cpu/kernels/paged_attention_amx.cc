@@ -131,12 +131,19 @@ struct AmxProducts {
       for (int64_t f = group.begin; f < group.end; f += 2) {
         const uint32_t* const x = pairs[f / 2] + d;
         const uint32_t* const w = weights + f * (kFragment / 2);
-        if (d == 0)
-          for (int64_t i = 0; i < half_words; i += 16) prefetch<kPair>(group.v_ahead[f] + i), prefetch<kPair>(group.v_ahead[f + 1] + i);
+        const auto fetch = [&](int64_t across) {  // the same part of what comes later
+#pragma GCC unroll 8
+          for (int64_t i = 0; i < kFragment / 2; ++i) {
+            prefetch<kPair>(group.v_ahead[f] + i * dim + d + across);
+            prefetch<kPair>(group.v_ahead[f + 1] + i * dim + d + across);
+          }
+        };
         _tile_loadd(4, w, kRowBytes);
         _tile_loadd(6, x, dim * 4);
+        fetch(0);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, x + 16, dim * 4);
+        fetch(16);
         _tile_dpbf16ps(1, 4, 7);
         if (rows > 16) {
           _tile_loadd(5, w + 16 * kRow, kRowBytes);
@@ -144,8 +151,10 @@ struct AmxProducts {
           _tile_dpbf16ps(3, 5, 7);
         } else if (tiles > 2) {
           _tile_loadd(6, x + 32, dim * 4);
+          fetch(32);
           _tile_dpbf16ps(2, 4, 6);
           _tile_loadd(7, x + 48, dim * 4);
+          fetch(48);
           _tile_dpbf16ps(3, 4, 7);
         }
       }
