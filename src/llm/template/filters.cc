@@ -62,10 +62,11 @@ std::vector<std::pair<Value, Value>> keyed(In& in, const Value& input, const Opt
   return items;
 }
 
-Value values_of(std::vector<std::pair<Value, Value>> items) {
+Value values_of(const std::vector<std::pair<Value, Value>>& items, List::Kind kind = List::Kind::List) {
   std::vector<Value> values;
-  for (auto& [key, value] : items) values.push_back(std::move(value));
-  return Value::list(std::move(values));
+  values.reserve(items.size());
+  for (const auto& [key, value] : items) values.push_back(value);
+  return Value::list(std::move(values), kind);
 }
 
 std::string text_of(In& in, const Value& v) { return to_text(v, in.budget); }
@@ -310,7 +311,7 @@ Value sort(In& in, const Value& v, const Args& args) {
   std::stable_sort(items.begin(), items.end(), [&](const auto& a, const auto& b) {
     return reversed ? less(b.first, a.first, in.budget) : less(a.first, b.first, in.budget);
   });
-  return values_of(std::move(items));
+  return values_of(items);
 }
 
 Value unique(In& in, const Value& v, const Args& args) {
@@ -320,9 +321,7 @@ Value unique(In& in, const Value& v, const Args& args) {
     const bool seen = std::any_of(kept.begin(), kept.end(), [&](const auto& k) { return equals(k.first, item.first, in.budget); });
     if (!seen) kept.push_back(std::move(item));
   }
-  std::vector<Value> values;
-  for (auto& [key, value] : kept) values.push_back(std::move(value));
-  return Value::list(std::move(values), List::Kind::Generator);
+  return values_of(kept, List::Kind::Generator);
 }
 
 Value extreme(In& in, const Value& v, const Args& args, bool largest) {
@@ -397,7 +396,7 @@ Value dictsort(In& in, const Value& v, const Args& args) {
   std::stable_sort(pairs.begin(), pairs.end(), [&](const auto& a, const auto& b) {
     return reversed ? less(b.first, a.first, in.budget) : less(a.first, b.first, in.budget);
   });
-  return values_of(std::move(pairs));
+  return values_of(pairs);
 }
 
 Value default_filter(In&, const Value& v, const Args& args) {

@@ -167,7 +167,8 @@ Value Interpreter::make_macro(const MacroBody& macro, Scope& scope, bool is_call
         inner->set(name, value);
         continue;
       }
-      const auto it = std::find_if(macro.parameters.begin(), macro.parameters.end(), [&](const auto& p) { return p.first == name; });
+      const auto it =
+          std::find_if(macro.parameters.begin(), macro.parameters.end(), [&, &known = name](const auto& p) { return p.first == known; });
       if (it == macro.parameters.end()) {
         if (!macro.takes_kwargs) type_error(fmt::format("macro '{}' takes no keyword argument '{}'", macro.name, name));
         named.set(name, value);
@@ -260,7 +261,7 @@ Value Test::evaluate(Interpreter& in, Scope& scope) const {
 }
 
 Value Unary::evaluate(Interpreter& in, Scope& scope) const {
-  const Value v = in.evaluate(*operand, scope);
+  Value v = in.evaluate(*operand, scope);
   if (op == Op::Not) return !truth(v);
   if (op == Op::Negative) return negate(v);
   if (!v.is_number()) {
