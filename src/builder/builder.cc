@@ -8,10 +8,13 @@
 #include "base/version.h"
 #include "builder/default_shapes.h"
 #include "builder/report_json.h"
+#include "import/hf/hf.h"
 #include "import/onnx/import.h"
 #include "ir/infer.h"
 #include "passes/pipeline.h"
 #include "quant/bf16.h"
+#include "quant/f32.h"
+#include "quant/int4.h"
 #include "runtime/plan.h"
 #include "tune/tuner.h"
 
@@ -108,19 +111,67 @@ void check_workspace(const ir::Graph& graph, const BuildOptions& options, const 
          options.workspace_limit_bytes, needed, (needed + (1 << 20) - 1) >> 20);
 }
 
+// Puts the weights of matrix products into the asked precision; returns the name of what it came to.
+// After the passes: they fold and fuse float weights only. (Products that a GGUF file brings quantized get their epilogues as matmuls do.)
+const char* choose_weights(ir::Graph& graph, const BuildOptions& options, ThreadPool& pool, BuildReport& report) {
+  const auto note = [&](int count, const char* text) { report.notes.push_back(fmt::format("{} matrix products {}", count, text)); };
+  if (options.precision == Precision::Int8 || options.precision == Precision::Int4) {
+    const bool is_int8 = options.precision == Precision::Int8;
+    const int count = is_int8 ? quant::weights_to_int8(graph, 0, pool) : quant::weights_to_int4(graph, options.int4_group_size, pool);
+    int quantized = 0;
+    ir::for_each_graph(graph, [&](const ir::Graph& g) {
+      for (const auto& node : g.nodes()) quantized += node->is("quantized_matmul");
+    });
+    if (quantized > count) note(quantized - count, "keep the quantized weights of the file");
+    if (count > 0)
+      note(count, is_int8 ? "have 8-bit weights, one scale a channel; everything else stays fp32"
+                          : "have 4-bit weights in groups (the last one 8-bit); everything else stays fp32");
+    if (quantized > 0) return is_int8 ? "int8" : "int4";
+    report.notes.push_back("no matrix product has constant weights to quantize: built in fp32");
+    return "fp32";
+  }
+  if (options.precision != Precision::F32) {
+    if (!cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
+      report.notes.push_back("this CPU has no bf16 instructions: built in fp32");
+    } else if (const int count = quant::weights_to_bf16(graph, pool); count > 0) {
+      note(count, "multiply in bf16 with fp32 accumulation; everything else stays fp32");
+      return "bf16";
+    } else {
+      report.notes.push_back("no matrix product has constant weights to hold in bf16: built in fp32");
+    }
+  }
+  quant::weights_to_f32(graph, pool);
+  return "fp32";
+}
+
 }  // namespace
 
-std::shared_ptr<const Engine> build_engine(const std::string& path, const BuildOptions& options, BuildReport* report) {
-  BuildReport local;
-  BuildReport& r = report ? *report : local;
+std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOptions& options, BuildReport* report) {
   const Clock clock;
   if (options.progress) options.progress({"import", 0, -1});
-  auto graph = onnx::import_model(path);
-  r.import_s = clock.seconds();
+  std::unique_ptr<ir::Graph> graph;
+  if (hf::is_checkpoint(path)) {
+    hf::HfOptions checkpoint;
+    checkpoint.block_size = options.kv_block_size;
+    checkpoint.kv_dtype = options.kv_dtype.value_or(options.precision == Precision::F32 ? DType::F32 : DType::BF16);
+    checkpoint.max_context = options.max_context;
+    if (report) checkpoint.notes = &report->notes;
+    graph = hf::import_checkpoint(path, checkpoint);
+  } else {
+    graph = onnx::import_model(path);
+  }
   if (!graph->metadata.contains("model_name")) {
     const size_t slash = path.find_last_of('/');
     graph->metadata["model_name"] = path.substr(slash == std::string::npos ? 0 : slash + 1);
   }
+  if (report) report->import_s = clock.seconds();
+  return graph;
+}
+
+std::shared_ptr<const Engine> build_engine(const std::string& path, const BuildOptions& options, BuildReport* report) {
+  BuildReport local;
+  BuildReport& r = report ? *report : local;
+  auto graph = import_model(path, options, &r);
   return build_engine(std::move(graph), options, &r);
 }
 
@@ -141,17 +192,8 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   pipeline.dump_sink = options.dump_sink;
   pipeline.precision = options.precision;
   passes::run_pipeline(*graph, pipeline, r);
-  const char* precision = "fp32";
-  if (options.precision != Precision::F32) {
-    if (!cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
-      r.notes.push_back("this CPU has no bf16 instructions: built in fp32");
-    } else if (const int count = quant::weights_to_bf16(*graph); count > 0) {
-      precision = "bf16";
-      r.notes.push_back(fmt::format("{} matrix products multiply in bf16 with fp32 accumulation; everything else stays fp32", count));
-    } else {
-      r.notes.push_back("no matrix product has constant weights to hold in bf16: built in fp32");
-    }
-  }
+  ThreadPool pool(num_threads);
+  const char* precision = choose_weights(*graph, options, pool, r);
   r.optimize_s = optimizing.seconds();
 
   const Clock tuning;
@@ -163,7 +205,6 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   } else {
     tune::TimingCache cache;
     if (!options.timing_cache.empty()) cache.merge_file(options.timing_cache);
-    ThreadPool pool(num_threads);
     tune::TunerOptions tuner{options.opt_level, options.disabled_kernels,
                              [&](double fraction) { progress.report("tune", 0.15, 0.98, fraction); }};
     tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,7 +11,10 @@
 
 namespace tokamak {
 
-enum class Precision { F32, BF16, Best };
+// What matrix products with constant weights multiply by; everything else stays fp32. Int8: one scale a channel. Int4: one scale a group of
+// BuildOptions::int4_group_size weights of a channel, the last product (a language model's head) in int8. Best: the fastest that changes
+// results by no more than bf16 does.
+enum class Precision { F32, BF16, Best, Int8, Int4 };
 
 struct BuildProgress {
   std::string step;         // "import", "optimize", "tune", "write"
@@ -20,8 +24,9 @@ struct BuildProgress {
 
 struct BuildOptions {
   Precision precision = Precision::F32;
-  int opt_level = 3;    // 0: no tuning, first kernel that accepts .. 5: every candidate, long timing
-  int num_threads = 0;  // width to tune for; 0: all available
+  int int4_group_size = 32;  // 32, 64 or 128
+  int opt_level = 3;         // 0: no tuning, first kernel that accepts .. 5: every candidate, long timing
+  int num_threads = 0;       // width to tune for; 0: all available
   int64_t workspace_limit_bytes =
       0;  // 0: none. Bounds arena + workspace at each profile's max shapes, or the build fails naming what would do
   std::vector<OptimizationProfile> profiles;  // empty: symbols are free and tuned at 1 (batch) and a middling length
@@ -31,6 +36,11 @@ struct BuildOptions {
   std::string dump_ir;                                // "after:<pass>", "before:<pass>" or "all"
   std::function<void(const std::string&)> dump_sink;  // receives the text; default standard error
   std::function<void(const BuildProgress&)> progress;
+
+  // Of language models.
+  int kv_block_size = 32;         // tokens in a block of the KV cache
+  std::optional<DType> kv_dtype;  // of the KV cache, F32 or BF16; default: F32 in an fp32 build, else BF16
+  int64_t max_context = 0;        // tokens of a sequence; 0: what the checkpoint says
 };
 
 struct PassReport {
@@ -56,7 +66,10 @@ struct BuildReport {
   std::vector<std::string> notes;  // things a user should read, one line each
 };
 
-// `path` is an ONNX file. Throws Error; unsupported nodes are listed all at once.
+// The graph of an ONNX file, a Hugging Face folder or a GGUF file, as build_engine takes it; adds to `report` how long it took and notes.
+// Throws Error; unsupported nodes of an ONNX file are listed all at once.
+std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOptions& options = {}, BuildReport* report = nullptr);
+// import_model, then the other form.
 std::shared_ptr<const Engine> build_engine(const std::string& path, const BuildOptions& options = {}, BuildReport* report = nullptr);
 // The same from an imported graph, which is consumed.
 std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, const BuildOptions& options = {},

@@ -11,7 +11,8 @@ TEST(Bf16, ConvertsSharedWeightsOnceAndLeavesTheRest) {
   const auto graph = ir::parse(
       "graph g(%x: f32[n,2], %d: f32[2,2]) {\n %w = const f32[2,2] {1, 2.00390625, 3, 4}\n %huge = const f32[2,2] {3.4e38, 1, 1, 1}\n"
       " %a = matmul(%x, %w)\n %b = matmul(%a, %w)\n %c = matmul(%b, %d)\n %e = matmul(%c, %huge)\n return %e\n}");
-  EXPECT_EQ(weights_to_bf16(*graph), 2);
+  ThreadPool pool(2);
+  EXPECT_EQ(weights_to_bf16(*graph, pool), 2);
   const auto nodes = graph->nodes_snapshot();
   EXPECT_EQ(nodes[0]->input(1), nodes[1]->input(1));
   const Tensor& w = nodes[0]->input(1)->constant;
