@@ -6,6 +6,7 @@
 
 #include "llm/engine_step_model.h"
 #include "llm/llm_core.h"
+#include "llm/tokenizer/tokenizer.h"
 
 namespace tokamak::llm {
 namespace {
@@ -16,6 +17,46 @@ struct Mailbox {
   std::condition_variable arrived;
   bool is_forgotten = false;
 };
+
+class TokenizerDecoder final : public TextDecoder {
+ public:
+  TokenizerDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special_tokens)
+      : stream_(std::move(tokenizer), skip_special_tokens) {}
+  std::string push(int32_t token) override { return stream_.push(token); }
+  std::string finish() override { return stream_.finish(); }
+
+ private:
+  StreamDecoder stream_;
+};
+
+std::unique_ptr<EngineStepModel> target_model(std::shared_ptr<const Engine> engine, const LlmOptions& options) {
+  return std::make_unique<EngineStepModel>(std::move(engine), StepModelOptions{.max_num_seqs = options.max_num_seqs,
+                                                                               .max_num_batched_tokens = options.max_num_batched_tokens,
+                                                                               .max_context_length = options.max_context_length,
+                                                                               .kv_cache_bytes = options.kv_cache_bytes,
+                                                                               .num_threads = options.num_threads});
+}
+
+// With room for as many tokens as the target has.
+std::unique_ptr<StepModel> draft_model(const EngineStepModel& target, const LlmOptions& options) {
+  const auto& engine = options.speculative.draft;
+  if (options.speculative.method != SpeculativeOptions::Method::Draft || !engine) return nullptr;
+  const ModelConfig config = ModelConfig::from_metadata(engine->graph().metadata);
+  int64_t bytes = options.speculative.draft_kv_cache_bytes;
+  const int64_t tokens = int64_t{target.num_blocks()} * target.config().block_size;
+  if (bytes == 0) bytes = (tokens + config.block_size - 1) / config.block_size * config.kv_block_bytes();
+  const int context_length = options.max_context_length > 0 ? options.max_context_length : target.config().context_length;
+  return std::make_unique<EngineStepModel>(engine, StepModelOptions{.max_num_seqs = options.max_num_seqs,
+                                                                    .max_num_batched_tokens = options.max_num_batched_tokens,
+                                                                    .max_context_length = context_length,
+                                                                    .kv_cache_bytes = bytes,
+                                                                    .num_threads = options.num_threads});
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const Engine& engine) {
+  const auto found = engine.graph().metadata.find("tokenizer.json");
+  return found == engine.graph().metadata.end() || found->second.empty() ? nullptr : Tokenizer::from_json(found->second);
+}
 
 }  // namespace
 
@@ -43,6 +84,8 @@ struct LlmEngine::Impl {
                                                          options.prefix_cache);
     }
     parts.model = std::move(model);
+    if (tokenizer)
+      parts.decoder = [this](bool skip_special_tokens) { return std::make_unique<TokenizerDecoder>(tokenizer, skip_special_tokens); };
     return parts;
   }
 
@@ -129,6 +172,14 @@ struct LlmEngine::Impl {
 LlmEngine::LlmEngine(std::unique_ptr<StepModel> model, LlmOptions options, std::unique_ptr<StepModel> draft,
                      std::shared_ptr<const Tokenizer> tokenizer)
     : impl_(std::make_unique<Impl>(std::move(model), options, std::move(draft), std::move(tokenizer))) {}
+
+LlmEngine::LlmEngine(std::shared_ptr<const Engine> engine, LlmOptions options) {
+  auto tokenizer = tokenizer_of(*engine);
+  auto model = target_model(std::move(engine), options);
+  auto draft = draft_model(*model, options);
+  options.speculative.draft.reset();
+  impl_ = std::make_unique<Impl>(std::move(model), options, std::move(draft), std::move(tokenizer));
+}
 
 LlmEngine::~LlmEngine() { shutdown(false); }
 
