@@ -100,7 +100,7 @@ int64_t bytes_read_each_step(const Engine& engine) {
     for (const auto& node : graph.nodes())
       for (size_t i = 0; i < node->inputs().size(); ++i) {
         const ir::Value* v = node->inputs()[i];
-        if (v && v->is_constant() && !(node->is("gather") && i == 0)) bytes += v->constant().size_bytes();
+        if (v && v->is_constant() && !(node->is("gather") && i == 0)) bytes += v->constant.size_bytes();
       }
   });
   return bytes;
@@ -115,7 +115,8 @@ Json run_json(const LlmRun& run, int batch, const LlmBenchOptions& options) {
           {"ttft_ms", run.ttft_ms},
           {"ttft_max_ms", run.ttft_max_ms},
           {"tpot_ms", run.tpot_ms},
-          {"itl_ms", {{"mean", itl.mean}, {"p50", itl.percentiles[0]}, {"p95", itl.percentiles[1]}, {"p99", itl.percentiles[2]}, {"max", itl.max}}},
+          {"itl_ms",
+           {{"mean", itl.mean}, {"p50", itl.percentiles[0]}, {"p95", itl.percentiles[1]}, {"p99", itl.percentiles[2]}, {"max", itl.max}}},
           {"prefill_tokens_per_s", run.prefill_tokens_per_s},
           {"output_tokens_per_s", run.output_tokens_per_s},
           {"throughput_tokens_per_s", run.throughput_tokens_per_s}};
@@ -123,7 +124,7 @@ Json run_json(const LlmRun& run, int batch, const LlmBenchOptions& options) {
 
 // Of each figure the median over the runs; the gaps of all.
 LlmRun median_of(const std::vector<LlmRun>& runs) {
-  const auto middle = [&](double LlmRun::* figure) {
+  const auto middle = [&](double LlmRun::*figure) {
     std::vector<double> values;
     for (const LlmRun& run : runs) values.push_back(run.*figure);
     return summarize(values).median;
@@ -198,12 +199,12 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   fmt::print(out, "{}  on {}, {}, {} thread{}\n", model.name, cpu_model_name(), info.precision, threads, threads == 1 ? "" : "s");
   fmt::print(out, "  engine      {} in {:.2f} s\n", to_string(model.source), model.open_s);
   fmt::print(out, "  memory      weights {}, of them read each step {}; KV cache {} ({} blocks), activations {}, process peak {}\n",
-             format_bytes(model.engine->weights_bytes()), format_bytes(step_bytes), format_bytes(memory.kv_cache_bytes()), memory.num_blocks(),
-             format_bytes(memory.arena_bytes()), format_bytes(peak_memory_bytes()));
+             format_bytes(model.engine->weights_bytes()), format_bytes(step_bytes), format_bytes(memory.kv_cache_bytes()),
+             memory.num_blocks(), format_bytes(memory.arena_bytes()), format_bytes(peak_memory_bytes()));
   if (bandwidth > 0) fmt::print(out, "  bandwidth   {:.1f} GB/s of reading\n", bandwidth / 1e9);
   fmt::print(out, "  requests    {} prompt tokens, {} new tokens\n\n", options.prompt_tokens, options.new_tokens);
-  fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s", "decode t/s",
-             "overall t/s", bandwidth > 0 ? "  of bandwidth" : "", table);
+  fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s",
+             "decode t/s", "overall t/s", bandwidth > 0 ? "  of bandwidth" : "", table);
   Json json = {{"model", model.name},
                {"device", cpu_model_name()},
                {"precision", info.precision},

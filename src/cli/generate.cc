@@ -5,6 +5,7 @@
 
 #include <chrono>
 
+#include "cli/args.h"
 #include "cli/chat.h"
 #include "cli/command.h"
 #include "cli/language_model.h"

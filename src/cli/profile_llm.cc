@@ -50,8 +50,8 @@ llm::StepBatch make_batch(const llm::ModelConfig& config, int num_seqs, int past
 void report(const char* what, int batch, int tokens, const KindCollector& collector, double step_ms, int64_t steps, FILE* out, Json& json) {
   std::vector<std::pair<std::pair<std::string, std::string>, KindCollector::Kind>> kinds(collector.kinds.begin(), collector.kinds.end());
   std::sort(kinds.begin(), kinds.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });
-  fmt::print(out, "\n{} step, batch {}, {} new tokens: {:.3f} ms\n{:>10}{:>7}{:>7}  {:20}{}\n", what, batch, tokens, step_ms, "ms", "%", "nodes",
-             "op", "kernel");
+  fmt::print(out, "\n{} step, batch {}, {} new tokens: {:.3f} ms\n{:>10}{:>7}{:>7}  {:20}{}\n", what, batch, tokens, step_ms, "ms", "%",
+             "nodes", "op", "kernel");
   Json rows = Json::array();
   double sum_ms = 0;
   const auto row = [&](double ms, double nodes, const std::string& op, const std::string& kernel) {
