@@ -40,12 +40,12 @@ void print_passes(FILE* out, const BuildReport& report) {
 }  // namespace
 
 int run_build(const Words& args) {
-  CLI::App app("Compiles an ONNX model into an engine file.", "build");
+  CLI::App app("Compiles a model into an engine file.", "build");
   app.footer(kExamples);
   std::string model, output, json_file;
   bool verbose = false;
   BuildFlags flags;
-  app.add_option("MODEL", model, "ONNX file, or a folder with model.onnx")->required();
+  app.add_option("MODEL", model, "ONNX file, Hugging Face folder or GGUF file")->required();
   app.add_option("-o,--output", output, "engine file to write")->required();
   flags.add_to(app);
   app.add_option("--dump-ir", flags.dump_ir, "print the graph to standard error: after:PASS, before:PASS or all");
@@ -57,8 +57,7 @@ int run_build(const Words& args) {
   const BuildOptions options = flags.options(notes);
   FILE* out = text_stream(json_file);
   for (const std::string& note : notes) fmt::print(out, "note: {}\n", note);
-  if (model_kind(model) == ModelKind::Engine)
-    fail(ErrorCode::InvalidArgument, "'{}' is not an ONNX model; tokamak bench runs engines", model);
+  if (model_kind(model) == ModelKind::Engine) fail(ErrorCode::InvalidArgument, "'{}' is an engine; tokamak bench runs engines", model);
   const Opened opened = open_model(model, options);
   opened.engine->save(output);
 

@@ -14,15 +14,17 @@ int run_check(const Words& args) {
   CLI::App app("Lists every node of a model that would not build, and why. Exit status 0 when there is none.", "check");
   app.footer("\nExamples:\n  tokamak check model.onnx\n  tokamak check model.onnx --json - | jq '.unsupported[].op'\n");
   std::string model, json_file;
-  app.add_option("MODEL", model, "ONNX file, or a folder with model.onnx")->required();
+  app.add_option("MODEL", model, "ONNX file, Hugging Face folder or GGUF file")->required();
   app.add_option("--json", json_file, "write the list as JSON ('-': standard output)");
   if (const auto status = parse(app, args)) return *status;
-  if (model_kind(model) == ModelKind::Engine) fail(ErrorCode::InvalidArgument, "'{}' is not an ONNX model", model);
+  const ModelKind kind = model_kind(model);
+  if (kind == ModelKind::Engine) fail(ErrorCode::InvalidArgument, "'{}' is an engine, which is built already", model);
 
   std::vector<onnx::UnsupportedNode> nodes;
   onnx::ImportOptions options;
   options.unsupported = &nodes;
-  const auto graph = onnx::import_model(model, options);
+  // A checkpoint is one architecture or none: what is wrong with it is the error.
+  const auto graph = kind == ModelKind::Checkpoint ? import_model(model) : onnx::import_model(model, options);
 
   FILE* out = text_stream(json_file);
   if (nodes.empty()) {

@@ -43,13 +43,13 @@ void write_json(const std::string& file, const Json& json) {
 }
 
 void BuildFlags::add_to(CLI::App& app) {
-  app.add_option("--precision", precision, "fp32, tf32, bf16 or fp16 (bf16 on CPUs that have it)")
+  app.add_option("--precision", precision, "fp32, tf32, bf16, fp16 (bf16 on CPUs that have it), int8 or int4 (weights)")
       ->check(CLI::IsMember({"fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "best"}));
   app.add_flag("--fp16", fp16, "the lower precision this CPU has (bf16), said in one line");
   app.add_flag("--bf16", bf16, "bfloat16 where kernels have it");
-  app.add_flag("--int8", int8, "not yet: build a model with Q/DQ nodes instead");
+  app.add_flag("--int8", int8, "8-bit weights in matrix products, a scale a channel");
   app.add_flag("--fp8", fp8, "not yet");
-  app.add_flag("--int4", int4, "not yet");
+  app.add_flag("--int4", int4, "4-bit weights in matrix products, a scale for each 32");
   app.add_flag("--best", best, "fastest of the precisions this CPU has");
   app.add_option("--profile", profiles,
                  "shapes to accept and tune for, INPUT:MIN,OPT,MAX (repeatable; a repeated input begins the next profile)");
@@ -69,15 +69,14 @@ void BuildFlags::add_to(CLI::App& app) {
 BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
   if (device != "cpu") fail(ErrorCode::Unsupported, "--device {}: only cpu is supported yet", device);
   const auto wants = [&](bool flag, const char* name) { return flag || precision == name; };
-  for (const auto& [asked, name] : {std::pair{wants(int8, "int8"), "int8"}, {wants(fp8, "fp8"), "fp8"}, {wants(int4, "int4"), "int4"}})
-    if (asked)
-      fail(ErrorCode::Unsupported, "--{}: not yet supported as a build option; quantized models (with Q/DQ nodes) run as they are written",
-           name);
+  if (wants(fp8, "fp8")) fail(ErrorCode::Unsupported, "--fp8: not yet supported; int8 takes as many bytes");
   BuildOptions options;
   std::string message;
   if (wants(fp16, "fp16")) options.precision = lower_precision("--fp16", message);
   if (wants(bf16, "bf16")) options.precision = lower_precision("--bf16", message);
   if (wants(best, "best")) options.precision = Precision::Best;
+  if (wants(int8, "int8")) options.precision = Precision::Int8;
+  if (wants(int4, "int4")) options.precision = Precision::Int4;
   if (precision == "tf32") message = "tf32 is a GPU format; fp32 is used";
   if (!message.empty()) notes.push_back(message);
   options.opt_level = opt_level;

@@ -10,7 +10,6 @@
 #include "cli/command.h"
 #include "cli/inspect_html.h"
 #include "cli/session.h"
-#include "import/onnx/import.h"
 #include "ir/op.h"
 #include "ir/text.h"
 
@@ -186,7 +185,7 @@ int run_inspect(const Words& args) {
   bool print_ir = false;
   BuildFlags flags;
   flags.opt_level = 0;
-  app.add_option("FILE", file, "ONNX file or engine file")->required();
+  app.add_option("FILE", file, "model or engine file")->required();
   app.add_option("--json", json_file, "write everything as JSON ('-': standard output)");
   app.add_option("--html", html_file, "write a self-contained report page");
   app.add_option("--why", why,
@@ -198,8 +197,8 @@ int run_inspect(const Words& args) {
   std::vector<std::string> notes;
   BuildOptions options = flags.options(notes);
   Json info = {{"file", file}};
-  const bool is_model = model_kind(file) == ModelKind::Onnx;
-  if (is_model) info["model_ops"] = ops_json(*onnx::import_model(file));
+  const bool is_model = model_kind(file) != ModelKind::Engine;
+  if (is_model) info["model_ops"] = ops_json(*import_model(file, options));
   const Opened opened = open_model(file, options);
   const Engine& engine = *opened.engine;
   if (print_ir) {

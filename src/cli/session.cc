@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/half.h"
 #include "cli/console.h"
-#include "import/onnx/import.h"
+#include "import/hf/hf.h"
 #include "ir/op.h"
 
 namespace tokamak::cli {
@@ -83,15 +83,13 @@ ModelKind model_kind(std::string& path) {
       path += "/model.onnx";
       return ModelKind::Onnx;
     }
-    if (is_file(path + "/config.json"))
-      fail(ErrorCode::Unsupported, "'{}' is a Hugging Face checkpoint: not yet supported; export it to ONNX and give that file", path);
-    fail(ErrorCode::NotFound, "'{}' is a folder without model.onnx", path);
+    if (hf::is_checkpoint(path)) return ModelKind::Checkpoint;
+    fail(ErrorCode::NotFound, "'{}' is a folder without model.onnx or config.json", path);
   }
   if (path.ends_with(".onnx")) return ModelKind::Onnx;
   char magic[4] = {};
   std::ifstream(path, std::ios::binary).read(magic, 4);
-  if (path.ends_with(".gguf") || std::memcmp(magic, "GGUF", 4) == 0)
-    fail(ErrorCode::Unsupported, "'{}' is a GGUF file: not yet supported; export the model to ONNX and give that file", path);
+  if (path.ends_with(".gguf") || std::memcmp(magic, "GGUF", 4) == 0) return ModelKind::Checkpoint;
   // An ONNX file begins with its ir_version field (tag 8); engines begin with letters.
   return magic[0] == 8 && !path.ends_with(".engine") ? ModelKind::Onnx : ModelKind::Engine;
 }
@@ -107,7 +105,7 @@ Opened open_model(std::string path, BuildOptions options, const NamedShapes& sha
   }
   ProgressBar bar;
   if (!options.progress) options.progress = [&bar](const BuildProgress& p) { bar.update(p.step, p.fraction, p.remaining_s); };
-  auto graph = onnx::import_model(path);
+  auto graph = import_model(path, options, &opened.report);
   if (options.profiles.empty() && !shapes.empty()) {
     OptimizationProfile profile;
     for (const ir::Value* input : graph->inputs()) {

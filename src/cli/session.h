@@ -12,9 +12,9 @@
 
 namespace tokamak::cli {
 
-enum class ModelKind { Onnx, Engine };
+enum class ModelKind { Onnx, Engine, Checkpoint };  // Checkpoint: a Hugging Face folder or a GGUF file
 
-// By extension, then by the first bytes. Throws NotFound, and Unsupported for forms this version cannot read yet (checkpoints, GGUF).
+// By extension, then by the first bytes. Throws NotFound.
 // A folder that holds model.onnx stands for that file; `path` is changed to it.
 ModelKind model_kind(std::string& path);
 

@@ -14,7 +14,7 @@ Weight Checkpoint::take(const std::string& name, const Shape& shape) {
   if (weight.data.shape() != shape)
     fail(ErrorCode::Corrupt, "{}: tensor \"{}\" has shape {}; the configuration calls for {}", path_, name, to_string(weight.data.shape()),
          to_string(shape));
-  if (taken_.insert(name).second) check_finite(weight, pool_);
+  if (taken_.insert(shown(name)).second) check_finite(weight, pool_);
   return weight;
 }
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "import/hf/hf.h"
 #include "import/hf/json.h"
 #include "import/hf/weight.h"
 
@@ -34,8 +35,9 @@ class Checkpoint {
   std::vector<std::string> left_over() const;
 
  protected:
-  virtual Weight load(const std::string& name) = 0;  // has(name)
-  virtual std::vector<std::string> names() const = 0;
+  virtual Weight load(const std::string& name) = 0;                          // has(name)
+  virtual std::vector<std::string> names() const = 0;                        // as left_over() gives them
+  virtual std::string shown(const std::string& name) const { return name; }  // as the file calls it
 
  private:
   std::string path_;
@@ -46,5 +48,9 @@ class Checkpoint {
 // A folder with config.json, model.safetensors or the shards that model.safetensors.index.json names, and texts. Throws NotFound naming
 // what is missing, Corrupt, and Unsupported for weights in pickle files.
 std::unique_ptr<Checkpoint> open_folder(const std::string& path);
+// A GGUF file (gguf.h). Throws as it does, and Unsupported for an architecture or tokenizer that this version does not know.
+std::unique_ptr<Checkpoint> open_gguf(const std::string& path, const HfOptions& options);
+// From memory, which must outlive the graph.
+std::unique_ptr<Checkpoint> open_gguf(std::span<const std::byte> bytes, const HfOptions& options);
 
 }  // namespace tokamak::hf

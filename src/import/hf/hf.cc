@@ -100,18 +100,23 @@ bool is_checkpoint(const std::string& path) {
 }
 
 std::unique_ptr<ir::Graph> import_checkpoint(const std::string& path, const HfOptions& options) {
-  const std::unique_ptr<Checkpoint> checkpoint = open_folder(path);
-  const JsonObject json(checkpoint->config(), "config.json");
+  std::error_code ignored;
+  const bool is_folder = fs::is_directory(path, ignored);
+  return import_from(*(is_folder ? open_folder(path) : open_gguf(path, options)), options);
+}
+
+std::unique_ptr<ir::Graph> import_from(Checkpoint& checkpoint, const HfOptions& options) {
+  const JsonObject json(checkpoint.config(), "config.json");
   refuse_quantized(json);
   const ModelDef& model = find_model(json);
-  ModelConfig config = model.configure(json, checkpoint->generation_config());
+  ModelConfig config = model.configure(json, checkpoint.generation_config());
   config.architecture = model.architecture;
-  check_vocabulary(*checkpoint, config);
-  Decoder decoder(*checkpoint, std::move(config), options);
+  check_vocabulary(checkpoint, config);
+  Decoder decoder(checkpoint, std::move(config), options);
   model.build(decoder);
-  note_left_over(*checkpoint, options);
+  note_left_over(checkpoint, options);
   auto graph = decoder.take_graph();
-  graph->metadata["model_name"] = fs::path(path).lexically_normal().filename().string();
+  graph->metadata["model_name"] = fs::path(checkpoint.path() + "/").lexically_normal().parent_path().filename().string();
   return graph;
 }
 

@@ -17,6 +17,9 @@ struct ModelDef {
 
 std::span<const ModelDef> all_models();
 
+// The graph of an opened checkpoint.
+std::unique_ptr<ir::Graph> import_from(Checkpoint& checkpoint, const HfOptions& options);
+
 namespace models {
 #define MODEL(name) ModelDef name();
 #include "import/hf/all_models.inc"

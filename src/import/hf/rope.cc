@@ -113,7 +113,6 @@ RopeFrequencies rope_frequencies(const RopeConfig& c, int64_t head_dim, double m
     if (c.mscale != 0 && c.mscale_all_dim != 0)
       out.attention_factor = yarn_mscale(c.factor, c.mscale) / yarn_mscale(c.factor, c.mscale_all_dim);
   }
-  if (c.type == "factors") divide(inverse, c.short_factors, "rope_freqs.weight");
   if (c.type == "longrope") {
     const bool is_long = context > c.original_max_positions;
     divide(inverse, is_long ? c.long_factors : c.short_factors, is_long ? "long_factor" : "short_factor");

@@ -10,7 +10,7 @@ namespace tokamak::hf {
 
 // Parameters of one kind of layer, as rope_parameters (or rope_theta and rope_scaling) give them.
 struct RopeConfig {
-  std::string type = "default";  // default, linear, dynamic, llama3, yarn, longrope; "factors" for GGUF files that store the result
+  std::string type = "default";  // default, linear, dynamic, llama3, yarn, longrope
   double theta = 10000;
   double partial = 1;  // part of the head that rotates
   double factor = 1;
@@ -20,7 +20,7 @@ struct RopeConfig {
   double mscale = 0, mscale_all_dim = 0;             // yarn; 0: absent
   bool truncate = true;                              // yarn
   double attention_factor = 0;                       // yarn, longrope; 0: by the method's own rule
-  std::vector<double> short_factors, long_factors;   // longrope; of "factors", the only list is short_factors
+  std::vector<double> short_factors, long_factors;   // longrope
   bool operator==(const RopeConfig&) const = default;
 };
 
