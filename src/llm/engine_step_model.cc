@@ -206,6 +206,8 @@ void EngineStepModel::copy_block(int src, int dst) {
   }
 }
 
+void EngineStepModel::set_profiler(Profiler* profiler) { impl_->context.set_profiler(profiler); }
+
 int64_t EngineStepModel::kv_cache_bytes() const { return impl_->layer_bytes * impl_->config.num_layers; }
 
 int64_t EngineStepModel::arena_bytes() const { return impl_->context.memory().arena_bytes; }
