@@ -1,28 +1,36 @@
-// tokamak bench: throughput and latency on random inputs.
+// tokamak bench: throughput and latency on random inputs; language models go to bench_llm.
 
 #include <fmt/format.h>
 
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "cli/args.h"
+#include "cli/bench_llm.h"
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/measure.h"
 #include "cli/session.h"
 #include "cli/stats.h"
+#include "import/hf/hf.h"
 
 namespace tokamak::cli {
 
 namespace {
 
 constexpr const char* kExamples = R"(
-Inputs are random with a fixed seed; integers that index a table stay within it, masks are ones.
+Tensors: inputs are random with a fixed seed; integers that index a table stay within it, masks are ones. Language models (a Hugging Face
+folder, a GGUF file, an engine of one, or --synthetic NAME with random weights): --batch requests with random prompts start together. TTFT is
+the time to a request's first token, TPOT per token after it, ITL the gap between two tokens; "decode t/s" counts the tokens of all requests
+while every one is decoding (output_tokens_per_s in the JSON), "overall t/s" those of the whole run, prompts' time included.
 
 Examples:
   tokamak bench model.onnx
   tokamak bench model.engine --shapes ids:8x128,mask:8x128 --duration 10
   tokamak bench model.engine --streams 2 --threads 2 --json result.json
   tokamak bench model.onnx --threads 1 --profile-layers
+  tokamak bench llama-3.2-1b --int8 --batch 1,8,32 --prompt-tokens 512 --new-tokens 128
+  tokamak bench --synthetic llama-2-7b --int4 --bandwidth --json bench.json
+  tokamak bench --synthetic tinyllama-1.1b --batch 8 --profile-layers
 )";
 
 void print_layers(FILE* out, const std::vector<LayerTime>& layers) {
@@ -40,43 +48,31 @@ void print_layers(FILE* out, const std::vector<LayerTime>& layers) {
                layer->tactic.empty() ? layer->kernel : layer->kernel + " " + layer->tactic, layer->name);
 }
 
-}  // namespace
+// Splits "1,8,32". Throws InvalidArgument.
+std::vector<int> parse_batches(const std::string& text) {
+  std::vector<int> batches;
+  for (const std::string& part : split(text, ',')) {
+    const int64_t batch = parse_int(part, "--batch");
+    if (batch < 1 || batch > 4096) fail(ErrorCode::InvalidArgument, "--batch: expected 1 to 4096, found {}", batch);
+    batches.push_back(static_cast<int>(batch));
+  }
+  return batches;
+}
 
-int run_bench(const Words& args) {
-  CLI::App app("Measures throughput and latency of a model or engine.", "bench");
-  app.footer(kExamples);
-  std::string model, shapes, json_file;
-  MeasureOptions options;
-  BuildFlags flags;
-  bool show_layers = false;
-  uint64_t seed = 1;
-  app.add_option("MODEL", model, "ONNX file (built first) or engine file")->required();
-  app.add_option("--shapes", shapes, "input shapes, NAME:1x128,...; default: the profile's optimum");
-  app.add_option("--warmup", options.warmup_ms, "milliseconds before timing")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app.add_option("--duration", options.duration_s, "seconds of timing")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app.add_option("--iterations", options.exact_iterations, "exactly so many queries per stream instead of --duration")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--streams", options.streams, "contexts that run at the same time, each on its share of the threads")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 256));
-  app.add_option("--profile-index", options.profile, "optimization profile to run under")->capture_default_str();
-  app.add_option("--seed", seed, "of the random inputs")->capture_default_str();
-  app.add_flag("--profile-layers", show_layers, "time each layer in a separate run");
-  app.add_option("--json", json_file, "write the figures as JSON ('-': standard output)");
-  flags.add_to(app);
-  if (const auto status = parse(app, args)) return *status;
+// Options of one kind of model that were given with the other.
+void refuse(const std::vector<CLI::Option*>& options, const char* kind, const std::string& model) {
+  for (const CLI::Option* option : options)
+    if (!option->empty()) fail(ErrorCode::InvalidArgument, "{} is for {}, which '{}' is not", option->get_name(), kind, model);
+}
 
+int run_tensor_bench(const std::string& model, const Opened& opened, const std::string& shapes, MeasureOptions options, bool show_layers,
+                     uint64_t seed, const std::string& json_file) {
   FILE* out = text_stream(json_file);
-  std::vector<std::string> notes;
-  const BuildOptions build_options = flags.options(notes);
-  for (const std::string& note : notes) fmt::print(out, "note: {}\n", note);
-  const NamedShapes asked = parse_shapes(shapes);
-  const Opened opened = open_model(model, build_options, asked);
   const Engine& engine = *opened.engine;
+  const NamedShapes asked = parse_shapes(shapes);
   const NamedShapes resolved = resolve_shapes(engine, asked, options.profile);
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < resolved.size(); ++i) inputs.push_back(random_input(engine, engine.inputs()[i], resolved[i].second, seed));
-  options.threads = flags.threads > 0 ? flags.threads : available_threads();
 
   ProgressBar bar;
   options.progress = [&](double fraction) { bar.update("measure", fraction); };
@@ -145,6 +141,80 @@ int run_bench(const Words& args) {
     write_json(json_file, json);
   }
   return 0;
+}
+
+}  // namespace
+
+int run_bench(const Words& args) {
+  CLI::App app("Measures throughput and latency of a model or engine.", "bench");
+  app.footer(kExamples);
+  std::string model, shapes, synthetic, batches = "1", json_file;
+  MeasureOptions tensors;
+  LlmBenchOptions llm;
+  LanguageModelFlags flags;
+  bool show_layers = false;
+  uint64_t seed = 1;
+  auto* model_option = app.add_option("MODEL", model, "model (built first) or engine file");
+  auto* synthetic_option =
+      app.add_option("--synthetic", synthetic, fmt::format("random weights in the shape of {}", fmt::join(hf::synthetic_names(), ", ")));
+  app.add_flag("--profile-layers", show_layers, "time each layer (of language models: each kind of node) in a separate run");
+  app.add_option("--seed", seed, "of the random inputs")->capture_default_str();
+  app.add_option("--json", json_file, "write the figures as JSON ('-': standard output)");
+  const std::vector<CLI::Option*> of_tensors = {
+      app.add_option("--shapes", shapes, "input shapes, NAME:1x128,...; default: the profile's optimum"),
+      app.add_option("--warmup", tensors.warmup_ms, "milliseconds before timing")->capture_default_str()->check(CLI::NonNegativeNumber),
+      app.add_option("--duration", tensors.duration_s, "seconds of timing")->capture_default_str()->check(CLI::NonNegativeNumber),
+      app.add_option("--iterations", tensors.exact_iterations, "exactly so many queries per stream instead of --duration")
+          ->check(CLI::PositiveNumber),
+      app.add_option("--streams", tensors.streams, "contexts that run at the same time, each on its share of the threads")
+          ->capture_default_str()
+          ->check(CLI::Range(1, 256)),
+      app.add_option("--profile-index", tensors.profile, "optimization profile to run under")->capture_default_str(),
+  };
+  const std::vector<CLI::Option*> of_llms = {
+      app.add_option("--batch", batches, "requests at once, one run each: N,N,...")->capture_default_str(),
+      app.add_option("--prompt-tokens", llm.prompt_tokens, "tokens of a prompt")->capture_default_str()->check(CLI::Range(1, 1 << 20)),
+      app.add_option("--new-tokens", llm.new_tokens, "tokens of an answer")->capture_default_str()->check(CLI::Range(1, 1 << 20)),
+      app.add_option("--repeat", llm.repeat, "measured runs of each batch; the medians are reported")
+          ->capture_default_str()
+          ->check(CLI::Range(1, 1000)),
+      app.add_option("--max-num-batched-tokens", llm.max_num_batched_tokens, "new tokens in one step, decoding and prompts together")
+          ->capture_default_str()
+          ->check(CLI::Range(1, 1 << 16)),
+      app.add_flag("--bandwidth", llm.bandwidth, "measure the memory's read bandwidth too, and the share of it that decoding reaches"),
+  };
+  for (CLI::Option* option : of_tensors) option->group("Tensors");
+  for (CLI::Option* option : of_llms) option->group("Language models");
+  flags.add_to(app);
+  if (const auto status = parse(app, args)) return *status;
+  if (model_option->empty() == synthetic_option->empty()) {
+    fmt::print(stderr, "error: tokamak bench: give a model or --synthetic NAME{} (tokamak bench --help)\n",
+               model_option->empty() ? "" : ", not both");
+    return 2;
+  }
+
+  tensors.threads = flags.build.threads > 0 ? flags.build.threads : available_threads();
+  llm.batches = parse_batches(batches);
+  llm.threads = flags.build.threads;
+  llm.seed = seed;
+  llm.profile_layers = show_layers;
+  llm.json_file = json_file;
+  std::string path = model;
+  const ModelKind kind = synthetic.empty() ? model_kind(path) : ModelKind::Checkpoint;
+  if (kind == ModelKind::Checkpoint) {
+    refuse(of_tensors, "models of tensors", synthetic.empty() ? model : synthetic);
+    return run_llm_bench(open_language_model(model, synthetic, flags), llm);
+  }
+  std::vector<std::string> notes;
+  const BuildOptions build_options = flags.build.options(notes);
+  for (const std::string& note : notes) fmt::print(text_stream(json_file), "note: {}\n", note);
+  const Opened opened = open_model(model, build_options, parse_shapes(shapes));
+  if (is_language_model(*opened.engine)) {
+    refuse(of_tensors, "models of tensors", model);
+    return run_llm_bench({model, opened.engine, LanguageModel::Source::EngineFile, opened.load_ms / 1e3, 0}, llm);
+  }
+  refuse(of_llms, "language models", model);
+  return run_tensor_bench(model, opened, shapes, tensors, show_layers, seed, json_file);
 }
 
 }  // namespace tokamak::cli

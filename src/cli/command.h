@@ -28,6 +28,8 @@ int run_verify(const Words& args);
 int run_check(const Words& args);
 int run_inspect(const Words& args);
 int run_cost(const Words& args);
+int run_generate(const Words& args);
+int run_perplexity(const Words& args);
 int run_trtexec(const std::string& program, const Words& args);
 
 // Parses into the app's variables. A status means the command is over: help was printed (0), or one `error:` line with the nearest known

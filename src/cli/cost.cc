@@ -14,7 +14,7 @@ namespace {
 constexpr const char* kExamples = R"(
 GPUs needed = ceil(qps * tokens per request / (tokens per second of one GPU * (1 - headroom))). A machine without GPUs counts as one "GPU":
 give its price with --gpu-hour. Money per million tokens is what the whole fleet costs over the tokens it serves; "at full load" is the floor
-that a busier fleet approaches. A bench file of a language model gives output tokens per second (the fastest of its runs, or the one of
+that a busier fleet approaches. A bench file of a language model gives output tokens per second over a whole run (of the fastest run, or the one of
 --batch) and the tokens per request; a bench file of tensors gives queries per second, and the figures are then per million queries.
 
 Examples:
@@ -52,7 +52,8 @@ Rate rate_of_bench(const std::string& file, int batch) {
   std::vector<int64_t> batches;
   for (const Json& run : runs) {
     if (!run.is_object()) fail(ErrorCode::Corrupt, "'{}': a run is not an object", file);
-    const double rate = number_in(run, "output_tokens_per_s", file);
+    // The whole run's tokens per second, prompts included, is what a request costs; files of other tools may not have it.
+    const double rate = number_in(run, run.contains("throughput_tokens_per_s") ? "throughput_tokens_per_s" : "output_tokens_per_s", file);
     const auto run_batch = static_cast<int64_t>(number_in(run, "batch", file));
     batches.push_back(run_batch);
     if ((batch > 0 && run_batch != batch) || rate <= best.per_second) continue;

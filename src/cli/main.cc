@@ -16,6 +16,8 @@ namespace {
 constexpr Command kCommands[] = {
     {"build", "compile an ONNX model into an engine file", run_build},
     {"bench", "measure throughput and latency of a model or engine", run_bench},
+    {"generate", "text from a language model: one prompt, or an interactive chat", run_generate},
+    {"perplexity", "how well a language model predicts a text", run_perplexity},
     {"verify", "compare a model's outputs with expected ones", run_verify},
     {"check", "list the nodes of a model that would not build, and why", run_check},
     {"inspect", "show what is in a model or engine: passes, kernels, memory", run_inspect},
@@ -24,8 +26,8 @@ constexpr Command kCommands[] = {
 
 void print_help() {
   fmt::print("usage: tokamak COMMAND [ARGUMENTS]      (tokamak COMMAND --help has examples)\n\n");
-  for (const Command& command : kCommands) fmt::print("  {:9}{}\n", command.name, command.summary);
-  fmt::print("  {:9}{}\n", "trtexec", "TensorRT's command line: its flags, its report, its JSON files");
+  for (const Command& command : kCommands) fmt::print("  {:11}{}\n", command.name, command.summary);
+  fmt::print("  {:11}{}\n", "trtexec", "TensorRT's command line: its flags, its report, its JSON files");
 }
 
 int dispatch(const std::string& program, const Words& args) {

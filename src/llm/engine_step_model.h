@@ -6,6 +6,10 @@
 #include "llm/step_model.h"
 #include "runtime/engine.h"
 
+namespace tokamak {
+class Profiler;
+}
+
 namespace tokamak::llm {
 
 struct StepModelOptions {
@@ -29,8 +33,9 @@ class EngineStepModel final : public StepModel {
   std::span<const float> logits(int row) const override;
   void copy_block(int src, int dst) override;
 
-  int64_t kv_cache_bytes() const;  // reserved; physical pages are taken as blocks are first written
-  int64_t arena_bytes() const;     // activations of the last step's plan
+  void set_profiler(Profiler* profiler);  // called for every node while set; null to stop
+  int64_t kv_cache_bytes() const;         // reserved; physical pages are taken as blocks are first written
+  int64_t arena_bytes() const;            // activations of the last step's plan
 
  private:
   struct Impl;

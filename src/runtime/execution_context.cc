@@ -12,8 +12,6 @@
 namespace tokamak {
 namespace {
 
-constexpr size_t kMaxPlans = 32;  // shape sets kept per context; the least recently used goes first
-
 std::shared_ptr<ThreadPool> shared_pool(int width) {
   static std::mutex mutex;
   static std::map<int, std::weak_ptr<ThreadPool>> pools;
@@ -91,7 +89,7 @@ struct ExecutionContext::Impl {
     if (memory_limit() > 0 && plan->arena_bytes() > memory_limit())
       fail(ErrorCode::ResourceExhausted, "these shapes need {} bytes of activations and workspace, the limit is {}; a limit of {} would do",
            plan->arena_bytes(), memory_limit(), plan->arena_bytes());
-    if (plans.size() == kMaxPlans) plans.pop_back();
+    if (plans.size() == static_cast<size_t>(options.max_plans)) plans.pop_back();
     plans.insert(plans.begin(), std::move(plan));
     current = plans[0].get();
   }
@@ -115,6 +113,7 @@ ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, Context
   if (options.profile < 0 || options.profile >= num_profiles)
     fail(ErrorCode::OutOfRange, "optimization profile {} does not exist; the engine has {} (0 to {})", options.profile, num_profiles,
          num_profiles - 1);
+  if (options.max_plans < 1) fail(ErrorCode::InvalidArgument, "max_plans is {}, expected 1 or more", options.max_plans);
   impl_->pool = options.pool ? options.pool : shared_pool(std::clamp(engine->info().num_threads, 1, available_threads()));
   impl_->inputs.resize(engine->inputs().size());
   impl_->engine = std::move(engine);

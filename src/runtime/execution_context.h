@@ -21,6 +21,7 @@ struct ContextOptions {
   std::shared_ptr<ThreadPool> pool;  // null: a process-wide pool of the engine's width
   int profile = 0;                   // optimization profile
   int64_t memory_limit_bytes = 0;    // arena and workspace together; 0: the engine's own limit
+  int max_plans = 32;                // shape sets kept, at least 1; the least recently used goes first
 };
 
 struct MemoryStats {

@@ -20,7 +20,8 @@ struct MatmulShape {
   Shape batch_dims;                         // of the output
   bool row = false, column = false;         // a or b is 1-D
 
-  explicit MatmulShape(const NodeView& view);
+  explicit MatmulShape(const NodeView& view) : MatmulShape(view, view.attrs().get_bool("trans_b", false)) {}
+  MatmulShape(const NodeView& view, bool trans_b);
   // One b for all items and a untransposed: the items' rows follow each other, so the batch is one taller product. batch becomes 1.
   void flatten_batch();
 };

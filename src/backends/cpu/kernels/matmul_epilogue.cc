@@ -58,12 +58,12 @@ bool expression_dtype(DType dtype) {
 
 }  // namespace
 
-MatmulShape::MatmulShape(const NodeView& view) {
+MatmulShape::MatmulShape(const NodeView& view, bool transposed_b) {
   const Shape& a = view.input_shapes[0];
   const Shape& b = view.input_shapes[1];
   row = a.size() == 1, column = b.size() == 1;
   trans_a = !row && view.attrs().get_bool("trans_a", false);
-  trans_b = column || view.attrs().get_bool("trans_b", false);  // a vector is a 1 x k matrix transposed
+  trans_b = column || transposed_b;  // a vector is a 1 x k matrix transposed
   k = row ? a[0] : a[a.size() - (trans_a ? 2 : 1)];
   m = row ? 1 : a[a.size() - (trans_a ? 1 : 2)];
   n = column ? 1 : b[b.size() - (trans_b ? 2 : 1)];

@@ -1,0 +1,26 @@
+#pragma once
+// tokamak bench for language models: many users at once through LlmEngine.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/language_model.h"
+
+namespace tokamak::cli {
+
+struct LlmBenchOptions {
+  std::vector<int> batches = {1};
+  int prompt_tokens = 512, new_tokens = 128;  // of each request
+  int repeat = 1;                             // measured runs a batch; medians are reported
+  int max_num_batched_tokens = 512;           // new tokens in a step
+  int threads = 0;
+  uint64_t seed = 1;
+  bool bandwidth = false, profile_layers = false;
+  std::string json_file;
+};
+
+// Prompts are random tokens, different for every request; answers ignore EOS. Throws Error.
+int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options);
+
+}  // namespace tokamak::cli

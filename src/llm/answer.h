@@ -1,0 +1,45 @@
+#pragma once
+// One answer in the making: its tokens, how they are chosen, and the text they become.
+
+#include "llm/proposer.h"
+#include "llm/stop_matcher.h"
+#include "llm/text_decoder.h"
+
+namespace tokamak::llm {
+
+struct Answer;
+
+// A submitted request and its n answers; the first exists from the start, the others once the prompt is computed.
+struct ActiveRequest {
+  RequestId id = 0;
+  Request request;
+  uint64_t seed = 0;
+  std::vector<std::unique_ptr<Answer>> answers;
+  int num_unfinished = 0;  // answers, those to come included
+  Usage usage;
+  int64_t arrival_ns = 0, first_step_ns = 0, first_token_ns = 0;
+};
+
+struct Answer : Sequence {
+  Answer(ActiveRequest& request, int index, SamplingState sampling, std::unique_ptr<TextDecoder> decoder);
+
+  // The token becomes part of the answer and of `event`, with its text. Says whether, and why, that ends the answer. `context_length`:
+  // most tokens of prompt and answer.
+  FinishReason append(int32_t token, int context_length, Event& event);
+  // Adds text that waited for more; the answer ends for another reason than a stop string, unless that text completes one.
+  FinishReason flush(FinishReason reason, Event& event);
+
+  ActiveRequest& request;
+  int index;
+  SamplingState sampling;
+  std::unique_ptr<TextDecoder> decoder;
+  StopMatcher stops;
+  Proposal proposal;
+  int first_row = -1;  // of this step's logits; -1: none yet
+  bool has_ended = false;
+
+ private:
+  bool push_text(std::string_view text, Event& event);
+};
+
+}  // namespace tokamak::llm

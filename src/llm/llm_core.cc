@@ -1,0 +1,325 @@
+#include "llm/llm_core.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tokamak::llm {
+namespace {
+
+int64_t steady_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double milliseconds(int64_t ns) { return static_cast<double>(ns) * 1e-6; }
+
+// Calls f; what it throws becomes an Error's code and message.
+template <class F, class OnError>
+void guard(const F& f, const OnError& on_error) {
+  try {
+    f();
+  } catch (const Error& e) {
+    on_error(e.code(), std::string(e.what()));
+  } catch (const std::bad_alloc&) {
+    on_error(ErrorCode::ResourceExhausted, std::string("out of memory"));
+  } catch (const std::exception& e) {
+    on_error(ErrorCode::Internal, std::string(e.what()));
+  }
+}
+
+SchedulerOptions scheduler_options(const LlmOptions& options) {
+  return {options.max_num_seqs, options.max_num_batched_tokens, options.chunked_prefill};
+}
+
+}  // namespace
+
+const char* to_string(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::None: return "";
+    case FinishReason::Stop: return "stop";
+    case FinishReason::Length: return "length";
+    case FinishReason::Abort: return "abort";
+    case FinishReason::Error: return "error";
+  }
+  return "";
+}
+
+LlmCore::LlmCore(Parts parts, const LlmOptions& options)
+    : parts_(std::move(parts)),
+      options_(options),
+      blocks_(parts_.model->num_blocks(), parts_.model->config().block_size, options.prefix_cache),
+      scheduler_(blocks_, scheduler_options(options)),
+      sampler_(parts_.model->config().vocab_size),
+      verifier_(sampler_),
+      builder_(parts_.model->config().block_size) {
+  if (!parts_.now_ns) parts_.now_ns = steady_ns;
+  if (options.max_context_length < 0 || options.priority_aging_ms < 0 || options.max_waiting < 0)
+    fail(ErrorCode::InvalidArgument, "max_context_length ({}), priority_aging_ms ({}) and max_waiting ({}) must not be negative",
+         options.max_context_length, options.priority_aging_ms, options.max_waiting);
+  if (parts_.proposer && (options.speculative.num_tokens < 1 || options.speculative.num_tokens > 16))
+    fail(ErrorCode::InvalidArgument, "speculative num_tokens is {}, expected 1 to 16", options.speculative.num_tokens);
+  const ModelConfig& config = parts_.model->config();
+  const int64_t capacity = int64_t{blocks_.num_blocks()} * blocks_.block_size();
+  context_length_ = static_cast<int>(std::min<int64_t>(config.context_length, capacity));
+  if (options.max_context_length > 0) context_length_ = std::min(context_length_, options.max_context_length);
+}
+
+LlmCore::~LlmCore() = default;
+
+void LlmCore::validate(const Request& request) const {
+  const ModelConfig& config = parts_.model->config();
+  llm::validate(request.sampling, config.vocab_size);
+  if (request.prompt_ids.empty()) fail(ErrorCode::InvalidArgument, "the prompt has no tokens");
+  for (const int32_t token : request.prompt_ids)
+    if (token < 0 || token >= config.vocab_size)
+      fail(ErrorCode::InvalidArgument, "the prompt holds token {}, the model has {} (0 to {})", token, config.vocab_size,
+           config.vocab_size - 1);
+  const auto size = std::ssize(request.prompt_ids);
+  if (size >= config.context_length || (options_.max_context_length > 0 && size >= options_.max_context_length))
+    fail(ErrorCode::OutOfRange, "the prompt has {} tokens; the context holds {} with at least one of the answer", size, context_length_);
+  if (size >= context_length_)
+    fail(ErrorCode::ResourceExhausted, "the prompt has {} tokens, and the KV cache holds {} ({} blocks of {}); give it more memory", size,
+         context_length_, blocks_.num_blocks(), blocks_.block_size());
+  if (request.sampling.n > options_.max_num_seqs)
+    fail(ErrorCode::ResourceExhausted, "n is {}, but at most {} answers are computed at once (max_num_seqs)", request.sampling.n,
+         options_.max_num_seqs);
+  if (!request.sampling.stop.empty() && !parts_.decoder)
+    fail(ErrorCode::InvalidArgument, "stop strings need a tokenizer, and this model came without one; use stop_token_ids");
+}
+
+std::unique_ptr<Answer> LlmCore::make_answer(ActiveRequest& active, int index) {
+  const Request& request = active.request;
+  SamplingState state(request.sampling, parts_.model->config().eos_token_ids, request.prompt_ids, active.seed, index,
+                      request.mask ? request.mask->clone() : nullptr);
+  auto answer = std::make_unique<Answer>(active, index, std::move(state),
+                                         parts_.decoder ? parts_.decoder(request.sampling.skip_special_tokens) : nullptr);
+  answer->tokens.reserve(request.prompt_ids.size() + std::min(request.sampling.max_tokens, context_length_));
+  answer->tokens = request.prompt_ids;
+  answer->order = active.arrival_ns + int64_t{request.priority} * options_.priority_aging_ms * 1'000'000;
+  answer->serial = next_serial_++;
+  return answer;
+}
+
+void LlmCore::add(RequestId id, Request request) {
+  auto owned = std::make_unique<ActiveRequest>();
+  ActiveRequest& active = *owned;
+  active.id = id;
+  active.request = std::move(request);
+  active.arrival_ns = parts_.now_ns();
+  active.num_unfinished = active.request.sampling.n;
+  active.usage.prompt_tokens = static_cast<int>(active.request.prompt_ids.size());
+  const auto mixed = philox4x32({static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32), 0, 0},
+                                {static_cast<uint32_t>(options_.seed), static_cast<uint32_t>(options_.seed >> 32)});
+  active.seed = active.request.sampling.seed.value_or(uint64_t{mixed[0]} << 32 | mixed[1]);
+  requests_.emplace(id, std::move(owned));
+  ++totals_.requests_submitted;
+  guard(
+      [&] {
+        active.answers.push_back(make_answer(active, 0));
+        active.answers[0]->seats = active.request.sampling.n;
+        scheduler_.add(active.answers[0].get());
+      },
+      [&](ErrorCode code, const std::string& message) { end_all(active, FinishReason::Error, code, message); });
+  done_.clear();
+}
+
+bool LlmCore::cancel(RequestId id) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return false;
+  end_all(*found->second, FinishReason::Abort, ErrorCode::Internal, "");
+  done_.clear();
+  return true;
+}
+
+void LlmCore::cancel_all() {
+  while (!requests_.empty()) cancel(requests_.begin()->first);
+}
+
+void LlmCore::fail_all(ErrorCode code, const std::string& message) {
+  while (!requests_.empty()) end_all(*requests_.begin()->second, FinishReason::Error, code, message);
+  done_.clear();
+}
+
+void LlmCore::step() {
+  const int64_t begin = parts_.now_ns();
+  const SpeculativeOptions& speculative = options_.speculative;
+  const bool speculates = parts_.proposer && (speculative.max_num_seqs == 0 || scheduler_.num_running() <= speculative.max_num_seqs);
+  const Scheduler::Step& step = scheduler_.schedule(speculates ? speculative.num_tokens : 0);
+  if (parts_.proposer)
+    for (const Sequence* s : step.preempted) parts_.proposer->forget(s);
+  step_answers_.clear();
+  for (Sequence* s : step.sequences) {
+    Answer& answer = *static_cast<Answer*>(s);
+    answer.proposal.clear();
+    step_answers_.push_back(&answer);
+    ActiveRequest& request = answer.request;
+    if (request.first_step_ns != 0) continue;
+    request.first_step_ns = begin;
+    request.usage.cached_tokens = answer.num_cached;
+    totals_.prompt_tokens += request.usage.prompt_tokens;
+  }
+  const int64_t scheduled = parts_.now_ns();
+  if (speculates) propose();
+  const int64_t proposed = parts_.now_ns();
+  guard(
+      [&] {
+        for (const auto [src, dst] : step.copies) parts_.model->copy_block(src, dst);
+        run();
+      },
+      [&](ErrorCode code, const std::string& message) {
+        for (Answer* answer : step_answers_) end_all(answer->request, FinishReason::Error, code, message);
+      });
+  const int64_t ran = parts_.now_ns();
+  for (Answer* answer : step_answers_)
+    if (!answer->has_ended) process(*answer);
+  done_.clear();
+  const auto seconds = [](int64_t from, int64_t to) { return static_cast<double>(to - from) * 1e-9; };
+  totals_.schedule_s += seconds(begin, scheduled);
+  totals_.draft_s += seconds(scheduled, proposed);
+  totals_.step_s += seconds(proposed, ran);
+  totals_.sample_s += seconds(ran, parts_.now_ns());
+  ++totals_.num_steps;
+}
+
+void LlmCore::propose() {
+  slots_.clear();
+  for (Answer* answer : step_answers_)
+    if (answer->lookahead > 0) slots_.push_back({answer, &answer->sampling, answer->lookahead, &answer->proposal});
+  if (slots_.empty()) return;
+  guard([&] { parts_.proposer->propose(slots_); },
+        [&](ErrorCode, const std::string&) {
+          ++totals_.draft_failures;
+          for (const Proposer::Slot& slot : slots_) slot.proposal->clear();
+        });
+  for (const Proposer::Slot& slot : slots_) totals_.speculated_tokens += std::ssize(slot.proposal->tokens);
+}
+
+void LlmCore::run() {
+  builder_.clear();
+  for (Answer* answer : step_answers_) {
+    const bool has_logits = answer->num_scheduled == answer->remaining();
+    const int num_rows = has_logits ? 1 + static_cast<int>(answer->proposal.tokens.size()) : 0;
+    const int row =
+        builder_.add(answer->tokens, answer->num_computed, answer->num_scheduled, answer->proposal.tokens, answer->table.blocks, num_rows);
+    answer->first_row = has_logits ? row : -1;
+  }
+  totals_.step_tokens += builder_.num_tokens();
+  parts_.model->run(builder_.finish());
+}
+
+void LlmCore::process(Answer& answer) {
+  if (answer.first_row < 0) return scheduler_.commit(answer, answer.num_scheduled);
+  ActiveRequest& request = answer.request;
+  guard(
+      [&] {
+        if (std::ssize(request.answers) < request.request.sampling.n) return fork(answer);
+        generate(answer, answer.num_scheduled);
+      },
+      [&](ErrorCode code, const std::string& message) { end_all(request, FinishReason::Error, code, message); });
+}
+
+// The prompt is computed: the other answers begin, from the same logits.
+void LlmCore::fork(Answer& first) {
+  ActiveRequest& request = first.request;
+  scheduler_.commit(first, first.num_scheduled);
+  for (int i = 1; i < request.request.sampling.n; ++i) {
+    request.answers.push_back(make_answer(request, i));
+    request.answers[i]->first_row = first.first_row;
+    scheduler_.fork(&first, request.answers[i].get());
+  }
+  for (const auto& answer : request.answers) generate(*answer, 0);
+}
+
+// Tokens from this step's logits: one, and one more for every proposal that is accepted. `num_computed`: tokens the step put into the
+// cache, proposals aside.
+void LlmCore::generate(Answer& answer, int num_computed) {
+  ActiveRequest& request = answer.request;
+  const SamplingParams& params = request.request.sampling;
+  Event event{.request = request.id, .index = answer.index};
+  FinishReason reason = FinishReason::None;
+  int num_accepted = 0;
+  try {
+    for (int i = 0;; ++i) {
+      const auto logits = parts_.model->logits(answer.first_row + i);
+      const bool is_proposed = i < std::ssize(answer.proposal.tokens);
+      const Verdict verdict = is_proposed ? verifier_.verify(logits, answer.sampling, answer.proposal, i)
+                                          : Verdict{sampler_.sample(logits, answer.sampling), false};
+      if (params.logprobs >= 0) event.logprobs.push_back(sampler_.logprobs(logits, verdict.token, params.logprobs));
+      num_accepted += verdict.accepted;
+      reason = answer.append(verdict.token, context_length_, event);
+      if (!verdict.accepted || reason != FinishReason::None) break;
+    }
+  } catch (...) {
+    if (!event.token_ids.empty()) emit(request, std::move(event));
+    throw;
+  }
+  if (request.first_token_ns == 0) request.first_token_ns = parts_.now_ns();
+  request.usage.completion_tokens += static_cast<int>(event.token_ids.size());
+  totals_.generated_tokens += std::ssize(event.token_ids);
+  totals_.accepted_tokens += num_accepted;
+  scheduler_.commit(answer, num_computed + num_accepted);
+  limit_lookahead(answer);
+  event.finish_reason = reason;
+  if (reason != FinishReason::None) retire(answer);
+  emit(request, std::move(event));
+}
+
+void LlmCore::limit_lookahead(Answer& answer) const {
+  // A step that accepts everything ends with one token more.
+  const int left = std::min(context_length_ - answer.size(), answer.sampling.params().max_tokens - answer.sampling.num_generated());
+  answer.max_lookahead = answer.sampling.has_mask() ? 0 : std::max(0, left - 1);
+}
+
+void LlmCore::retire(Answer& answer) {
+  answer.has_ended = true;
+  scheduler_.remove(&answer);
+  if (parts_.proposer) parts_.proposer->forget(&answer);
+}
+
+void LlmCore::end_all(ActiveRequest& request, FinishReason reason, ErrorCode code, const std::string& message) {
+  for (int i = 0; i < request.request.sampling.n; ++i) {
+    Answer* answer = i < std::ssize(request.answers) ? request.answers[i].get() : nullptr;
+    if (answer && answer->has_ended) continue;
+    Event event{.request = request.id, .index = i, .finish_reason = reason, .error_code = code, .error = message};
+    if (answer) {
+      retire(*answer);
+      if (reason == FinishReason::Abort) answer->flush(reason, event);
+    }
+    emit(request, std::move(event));
+  }
+}
+
+void LlmCore::emit(ActiveRequest& request, Event event) {
+  if (event.finish_reason != FinishReason::None && --request.num_unfinished == 0) {
+    event.is_last = true;
+    (event.finish_reason == FinishReason::Error   ? totals_.requests_failed
+     : event.finish_reason == FinishReason::Abort ? totals_.requests_cancelled
+                                                  : totals_.requests_finished)++;
+    const int64_t now = parts_.now_ns();
+    Usage& usage = request.usage;
+    for (const auto& answer : request.answers) usage.num_preemptions += answer->num_preemptions;
+    usage.queue_ms = milliseconds((request.first_step_ns ? request.first_step_ns : now) - request.arrival_ns);
+    usage.ttft_ms = request.first_token_ns ? milliseconds(request.first_token_ns - request.arrival_ns) : 0;
+    usage.total_ms = milliseconds(now - request.arrival_ns);
+    event.usage = usage;
+  }
+  const bool is_last = event.is_last;
+  if (on_event) on_event(request, std::move(event));
+  if (!is_last) return;
+  const auto found = requests_.find(request.id);
+  done_.push_back(std::move(found->second));
+  requests_.erase(found);
+}
+
+Statistics LlmCore::statistics() const {
+  Statistics s = totals_;
+  s.num_running = scheduler_.num_running();
+  s.num_waiting = scheduler_.num_waiting();
+  s.blocks_used = blocks_.num_used();
+  s.blocks_total = blocks_.num_blocks();
+  s.prefix_query_tokens = scheduler_.prefix_query_tokens();
+  s.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
+  s.preemptions = scheduler_.num_preemptions();
+  return s;
+}
+
+}  // namespace tokamak::llm

@@ -1,0 +1,217 @@
+#pragma once
+// A model whose cache holds the tokens themselves: logits are a hash of the tokens that the block table gives back, so a wrong slot, a
+// wrong table, a missed copy or a stale block gives wrong tokens, or is reported at once.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+
+#include "llm/llm_core.h"
+
+namespace tokamak::llm {
+
+inline uint64_t mix(uint64_t x) {  // splitmix64
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+struct FakeModelOptions {
+  int vocab_size = 61;
+  int context_length = 512;
+  int block_size = 4;
+  int num_blocks = 1024;
+  int wrong_percent = 0;     // of contexts in which it disagrees with the model that has 0: a draft
+  float sharpness = 6;       // spread of the logits
+  float eos_bias = 0;        // added to token 2, the end of sequence
+  int32_t nan_token = -1;    // a context that holds it gives NaN
+  int32_t throw_token = -1;  // a batch that holds it throws
+};
+
+class FakeModel final : public StepModel {
+ public:
+  explicit FakeModel(const FakeModelOptions& options = {}) : options_(options) {
+    config_.architecture = "Fake";
+    config_.vocab_size = options.vocab_size;
+    config_.context_length = options.context_length;
+    config_.block_size = options.block_size;
+    config_.num_layers = config_.num_heads = config_.num_kv_heads = config_.head_dim = config_.hidden_size = 1;
+    config_.eos_token_ids = {2};
+    cache_.assign(size_t(options.num_blocks) * options.block_size, -1);
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  int num_blocks() const override { return options_.num_blocks; }
+
+  void run(const StepBatch& b) override {
+    ++num_steps;
+    const auto num_tokens = static_cast<int32_t>(b.token_ids.size());
+    max_batch = std::max(max_batch, num_tokens);
+    max_seqs = std::max(max_seqs, b.num_seqs);
+    expect(num_tokens > 0 && std::ssize(b.positions) == num_tokens && std::ssize(b.slot_mapping) == num_tokens, "array sizes");
+    expect(std::ssize(b.seq_lens) == b.num_seqs && std::ssize(b.query_starts) == b.num_seqs + 1, "sequence arrays");
+    expect(std::ssize(b.block_tables) == int64_t{b.num_seqs} * b.blocks_per_seq, "block tables");
+    expect(b.query_starts.front() == 0 && b.query_starts.back() == num_tokens, "query_starts");
+    if (std::ranges::find(b.token_ids, options_.throw_token) != b.token_ids.end())
+      fail(ErrorCode::Internal, "the fake model was asked to throw");
+    for (int s = 0; s < b.num_seqs; ++s) {
+      const int count = b.query_starts[s + 1] - b.query_starts[s];
+      expect(count > 0, "a sequence without tokens");
+      for (int i = 0; i < count; ++i) {
+        const int t = b.query_starts[s] + i;
+        expect(b.positions[t] == b.seq_lens[s] - count + i, "positions");
+        expect(b.slot_mapping[t] == slot(b, s, b.positions[t]), "slot_mapping");
+        cache_[b.slot_mapping[t]] = b.token_ids[t];
+      }
+    }
+    logits_.resize(b.logit_rows.size() * config_.vocab_size);
+    for (size_t r = 0; r < b.logit_rows.size(); ++r) {
+      expect(r == 0 || b.logit_rows[r] > b.logit_rows[r - 1], "logit_rows ascend");
+      const int s = static_cast<int>(std::ranges::upper_bound(b.query_starts, b.logit_rows[r]) - b.query_starts.begin()) - 1;
+      context_.clear();
+      for (int p = 0; p <= b.positions[b.logit_rows[r]]; ++p) context_.push_back(cache_[slot(b, s, p)]);
+      logits_of(context_, {logits_.data() + r * config_.vocab_size, size_t(config_.vocab_size)});
+    }
+  }
+
+  std::span<const float> logits(int row) const override {
+    return {logits_.data() + size_t(row) * config_.vocab_size, size_t(config_.vocab_size)};
+  }
+
+  void copy_block(int src, int dst) override {
+    std::copy_n(cache_.begin() + int64_t{src} * options_.block_size, options_.block_size,
+                cache_.begin() + int64_t{dst} * options_.block_size);
+    ++num_copies;
+  }
+
+  // What follows `context`.
+  void logits_of(std::span<const int32_t> context, std::span<float> out) const {
+    uint64_t h = 1;
+    bool poisoned = false;
+    for (const int32_t token : context) {
+      expect(token >= 0, "an unwritten slot was read");
+      h = mix(h ^ static_cast<uint64_t>(token));
+      poisoned |= token == options_.nan_token;
+    }
+    if (static_cast<int>(h % 100) < options_.wrong_percent) h = mix(h + 1);
+    for (int32_t t = 0; t < config_.vocab_size; ++t)
+      out[t] = options_.sharpness * static_cast<float>(mix(h + static_cast<uint64_t>(t) * 7919) >> 40) * 0x1p-24f;
+    out[2] += options_.eos_bias;
+    if (poisoned) out[5] = std::numeric_limits<float>::quiet_NaN();
+  }
+
+  int num_steps = 0, num_copies = 0, max_batch = 0, max_seqs = 0;
+
+ private:
+  static void expect(bool ok, const char* what) {
+    if (!ok) fail(ErrorCode::InvalidArgument, "fake model: bad batch: {}", what);
+  }
+  int32_t slot(const StepBatch& b, int s, int position) const {
+    return b.block_tables[int64_t{s} * b.blocks_per_seq + position / options_.block_size] * options_.block_size +
+           position % options_.block_size;
+  }
+
+  FakeModelOptions options_;
+  ModelConfig config_;
+  std::vector<int32_t> cache_;  // token of each slot, -1: never written
+  std::vector<int32_t> context_;
+  std::vector<float> logits_;
+};
+
+// Token t is written "a".."z" by t % 26, followed by a space for the rest; tokens 40 to 43 are the four bytes of one emoji.
+class FakeTextDecoder final : public TextDecoder {
+ public:
+  std::string push(int32_t token) override {
+    static constexpr std::string_view kEmoji = "\xF0\x9F\x98\x80";
+    if (token >= 40 && token < 44) {
+      held_ += kEmoji[token - 40];
+      return held_.size() < 4 ? "" : std::exchange(held_, {});
+    }
+    std::string text = std::exchange(held_, {}).empty() ? "" : "\xEF\xBF\xBD";
+    text += static_cast<char>('a' + token % 26);
+    if (token >= 26) text += ' ';
+    return text;
+  }
+  std::string finish() override { return std::exchange(held_, {}).empty() ? "" : "\xEF\xBF\xBD"; }
+
+ private:
+  std::string held_;
+};
+
+struct Result {
+  std::vector<int32_t> tokens;
+  std::string text;
+  std::vector<Logprobs> logprobs;
+  FinishReason reason = FinishReason::None;
+  std::string error, stop_string;
+  bool operator==(const Result& o) const { return tokens == o.tokens && text == o.text && reason == o.reason; }
+};
+
+// A core over fake models that collects every answer; time passes by a millisecond whenever somebody looks.
+struct Rig {
+  explicit Rig(const FakeModelOptions& model_options = {}, LlmOptions options = {}, std::unique_ptr<Proposer> proposer = nullptr,
+               bool with_text = true) {
+    auto owned = std::make_unique<FakeModel>(model_options);
+    model = owned.get();
+    LlmCore::Parts parts;
+    parts.model = std::move(owned);
+    parts.proposer = std::move(proposer);
+    parts.now_ns = [this] { return time_ns += 1'000'000; };
+    if (with_text) parts.decoder = [](bool) { return std::make_unique<FakeTextDecoder>(); };
+    core = std::make_unique<LlmCore>(std::move(parts), options);
+    core->on_event = [this](const ActiveRequest&, Event&& e) {
+      Result& r = results[{e.request, e.index}];
+      r.tokens.insert(r.tokens.end(), e.token_ids.begin(), e.token_ids.end());
+      r.text += e.text;
+      r.logprobs.insert(r.logprobs.end(), e.logprobs.begin(), e.logprobs.end());
+      if (e.finish_reason != FinishReason::None) {
+        if (r.reason != FinishReason::None) fail(ErrorCode::Internal, "an answer ended twice");
+        r.reason = e.finish_reason, r.error = e.error, r.stop_string = e.stop_string;
+      }
+      if (e.is_last) usage[e.request] = e.usage;
+    };
+  }
+
+  RequestId add(Request request) {
+    core->validate(request);
+    core->add(++last_id, std::move(request));
+    return last_id;
+  }
+  void run() {
+    while (core->has_work()) core->step();
+  }
+  const Result& result(RequestId id, int index = 0) { return results.at({id, index}); }
+  void expect_idle() {
+    core->blocks().check();
+    if (core->blocks().num_used() != 0) fail(ErrorCode::Internal, "{} blocks are still used", core->blocks().num_used());
+  }
+
+  FakeModel* model;
+  std::unique_ptr<LlmCore> core;
+  std::map<std::pair<RequestId, int>, Result> results;
+  std::map<RequestId, Usage> usage;
+  RequestId last_id = 0;
+  int64_t time_ns = 1'000'000'000;
+};
+
+// The answers to a request with nothing beside it: plenty of blocks, no cache, whole prompts, no speculation. Seeded requests only.
+inline std::vector<Result> alone(const Request& request, FakeModelOptions model_options = {}) {
+  model_options.num_blocks = 4096;
+  Rig rig(model_options, {.max_num_seqs = 64, .max_num_batched_tokens = 4096, .prefix_cache = false, .chunked_prefill = false});
+  const RequestId id = rig.add(request);
+  rig.run();
+  std::vector<Result> results;
+  for (int i = 0; i < request.sampling.n; ++i) results.push_back(rig.result(id, i));
+  return results;
+}
+
+inline std::vector<int32_t> random_tokens(std::mt19937& random, int count, int vocab_size = 61) {
+  std::vector<int32_t> tokens(count);
+  for (auto& t : tokens) t = static_cast<int32_t>(3 + random() % (vocab_size - 3));
+  return tokens;
+}
+
+}  // namespace tokamak::llm
