@@ -163,8 +163,7 @@ TEST(ChatTemplate, HostileTemplatesAreStopped) {
   for (const std::string& source : sources) {
     EXPECT_THROW(ChatTemplate::parse(source, {.max_steps = 300'000}).render(Json::object()), Error) << source.substr(0, 100);
   }
-  Json deep = 1;
-  for (int i = 0; i < 10'000; ++i) deep = Json::array({deep});
+  const Json deep = Json::parse(std::string(10'000, '[') + std::string(10'000, ']'));
   EXPECT_THROW(ChatTemplate::parse("x").render({{"messages", deep}}), Error);
 }
 
