@@ -140,6 +140,48 @@ TEST(EngineFile, PackedConstantsAreNeverReadAsDense) {
   std::filesystem::remove(path);
 }
 
+// Packed weights and scales survive the file; nobody may lie about them, or use them elsewhere.
+TEST(EngineFile, QuantizedWeights) {
+  const std::string path = temporary("q.engine");
+  const auto load_and_run = [&](const std::string& node, int64_t weight_bytes, int64_t scale_bytes) -> std::string {
+    auto graph =
+        ir::parse("graph g(%x: f32[n,64]) {\n %w = const i8[40,64] splat {1}\n %s = const f32[40,1] splat {0.5}\n %y: f32[n,40] = " + node +
+                  "\n return %y\n}");
+    Tensor weights = Tensor::packed(DType::I8, {40, 64}, "q8.n16k64", weight_bytes),
+           scales = Tensor::packed(DType::F32, {40, 1}, "scale.n16", scale_bytes);
+    std::memset(weights.raw(), 1, static_cast<size_t>(weight_bytes));
+    for (int64_t i = 0; i < scale_bytes / 4; ++i) scales.data<float>()[i] = 0.5f;
+    ir::Value *w = graph->add_constant(weights, "pw"), *s = graph->add_constant(scales, "ps");
+    for (ir::Node* n : graph->nodes_snapshot())
+      for (int i = 0; i < n->num_inputs(); ++i) {
+        if (n->input(i) && n->input(i)->name == "w") n->set_input(i, w);
+        else if (n->input(i) && n->input(i)->name == "s") n->set_input(i, s);
+      }
+    EngineInfo info;
+    info.target = "avx2";
+    Engine(std::move(graph), info).save(path);
+    try {
+      ExecutionContext context(Engine::load(path));
+      Tensor x = Tensor::zeros(DType::F32, {2, 64});
+      for (int64_t i = 0; i < 64; ++i) x.data<float>()[i] = 127;
+      context.set_input("x", x);
+      context.run();
+      return fmt::format("{} {}", context.output("y").data<float>()[39], context.output("y").data<float>()[40]);
+    } catch (const Error& e) {
+      return to_string(e.code());
+    }
+  };
+  const std::string node = "quantized_matmul(%x, %w, %s) {group_size=64} kernel \"avx2.quantized_matmul\" \"\"";
+  EXPECT_EQ(load_and_run(node, 3 * 1024, 3 * 64), fmt::format("{} 0", 127 * 64 * 0.5));
+  EXPECT_EQ(load_and_run(node, 3 * 1024 - 64, 3 * 64), "corrupt data");
+  EXPECT_EQ(load_and_run(node, 3 * 1024, 2 * 64), "corrupt data");
+  EXPECT_EQ(load_and_run("quantized_matmul(%x, %w, %s) {group_size=64} kernel \"ref.quantized_matmul\" \"\"", 3 * 1024, 3 * 64),
+            fmt::format("{} 0", 127 * 64 * 0.5))
+      << "a kernel that reads them takes over";
+  EXPECT_EQ(load_and_run("quantized_matmul(%x, %w, %s) {group_size=64}", 3 * 1024, 3 * 64), "corrupt data") << "packed for no kernel";
+  std::filesystem::remove(path);
+}
+
 TEST(EngineFile, NewerFormatAndOtherCpuSaySo) {
   const std::string path = temporary("e.engine");
   small_engine()->save(path);

@@ -19,7 +19,8 @@
 namespace tokamak {
 namespace {
 
-constexpr auto kSpinTime = std::chrono::microseconds(30);
+// Waking a sleeping thread takes up to 50 us in a virtual machine: worth spinning through the serial parts of a model's step.
+constexpr auto kSpinTime = std::chrono::microseconds(100);
 
 void pause() {
 #if defined(__x86_64__)

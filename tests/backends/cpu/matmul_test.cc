@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
@@ -425,6 +426,50 @@ TEST_P(MatmulBf16, BatchesAndEpilogues) {
                 << epilogues[e] << " batch " << batch << " m " << m << " threads " << threads << " at " << i;
           }
         }
+}
+
+// K is added in one order however many rows there are: a row's bits do not depend on the others.
+TEST(Matmul, ARowDoesNotDependOnTheOthers) {
+  for (const char* name : {"avx512.matmul", "avx2.matmul", "amx.matmul"}) {
+    const KernelDef* def = find_kernel(name);
+    ASSERT_NE(def, nullptr);
+    const bool bf16 = def->name() == "amx.matmul";
+    if (bf16 && !(cpu_features().amx_bf16 && cpu_features().avx512_bf16)) continue;
+    if (!bf16 && !(name[3] == '5' ? cpu_features().avx512 : cpu_features().avx2)) continue;
+    std::mt19937 rng(12);
+    const int64_t total = 300, k = 3000, n = 90;
+    const Tensor a = random_tensor({total, k}, rng), bf = random_tensor({n, k}, rng);
+    Tensor b = bf;
+    if (bf16) {
+      b = Tensor::empty(DType::BF16, {n, k});
+      for (int64_t i = 0; i < b.count(); ++i) b.data<BFloat16>()[i] = BFloat16(bf.data<float>()[i]);
+    }
+    Tensor all;
+    for (int64_t m : {total, int64_t{1}, int64_t{2}, int64_t{7}, int64_t{16}, int64_t{17}, int64_t{32}, int64_t{33}, int64_t{100}}) {
+      const int64_t first = (total - m) / 2;
+      const Tensor rows = Tensor::view(DType::F32, {m, k}, a.data<float>() + first * k);
+      ir::Graph graph;
+      NodeView view;
+      view.node = graph.add_node("matmul", {graph.add_input("a", ir::TensorType::of(rows)), graph.add_input("b", ir::TensorType::of(b))},
+                                 {{"trans_b", int64_t{1}}});
+      view.num_threads = 2;
+      view.input_dtypes = {DType::F32, b.dtype()};
+      view.input_shapes = {rows.shape(), b.shape()};
+      view.constants = {nullptr, &b};
+      view.output_dtypes = {DType::F32};
+      view.output_shapes = {{m, n}};
+      const std::string tactic = def->tactics(view).front();
+      const Tensor packed = def->pack(view, tactic, 1);
+      view.constants[1] = &packed;
+      const auto kernel = def->make(view, tactic);
+      Tensor out = Tensor::empty(DType::F32, {m, n}), workspace = Tensor::empty(DType::U8, {kernel->workspace_bytes()});
+      const Tensor inputs[] = {rows, packed};
+      ThreadPool pool(2);
+      kernel->run(RunArgs{inputs, {&out, 1}, workspace.raw(), &pool});
+      if (m == total) all = out;
+      else ASSERT_EQ(std::memcmp(out.raw(), all.data<float>() + first * n, out.size_bytes()), 0) << name << " " << m << " rows";
+    }
+  }
 }
 
 }  // namespace

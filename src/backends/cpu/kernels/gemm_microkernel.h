@@ -38,7 +38,7 @@ struct GemmTile {
   float* c = nullptr;
   int64_t c_stride = 0;
   int cols = 0;                            // 1 .. vectors * lanes, more than (vectors - 1) * lanes
-  bool accumulate = false;                 // add to what C holds (the sum over earlier blocks of K)
+  bool accumulate = false;                 // start from what C holds (the sum over earlier blocks of K)
   float alpha = 1.0f;                      // multiplies the sum, earlier blocks included
   const GemmEpilogue* epilogue = nullptr;  // of the last block of K; null: store the plain sum
 };

@@ -11,23 +11,21 @@
 namespace tokamak::cpu {
 
 void amx_pack_b(const AmxPanels& panels, const uint16_t* b, int64_t row_stride, int64_t col_stride, uint32_t* packed) {
-  for (int64_t p = 0; p < panels.count(); ++p)
-    for (int64_t block = 0; block < panels.k_blocks(); ++block)
-      for (int64_t tile = 0; tile < 2; ++tile)
-        for (int64_t pair = 0; pair < 16; ++pair)
-          for (int64_t c = 0; c < 16; ++c, ++packed) {
-            const int64_t k = block * 32 + pair * 2, n = p * AmxPanels::kColumns + tile * 16 + c;
-            const auto at = [&](int64_t row) -> uint32_t {
-              return row < panels.k && n < panels.n ? b[row * row_stride + n * col_stride] : 0;
-            };
-            *packed = at(k) | at(k + 1) << 16;
-          }
+  for (int64_t tile = 0; tile < panels.tiles(); ++tile)
+    for (int64_t k = 0; k < panels.k_blocks() * 32; k += 2)
+      for (int64_t n = tile * AmxPanels::kColumns; n < (tile + 1) * AmxPanels::kColumns; ++n, ++packed) {
+        const auto at = [&](int64_t row) -> uint32_t { return row < panels.k && n < panels.n ? b[row * row_stride + n * col_stride] : 0; };
+        *packed = at(k) | at(k + 1) << 16;
+      }
 }
 
 namespace {
 
-constexpr std::string_view kLayout = "amx.bf16";
-constexpr int64_t kBlockRows = 128;
+constexpr std::string_view kLayout = "amx.bf16.n16";
+constexpr int64_t kFewRows = 32;           // up to here reading the weights is all that counts
+constexpr int64_t kUnitBytes = 256 << 10;  // of weights that a thread then takes at a time: long enough to stream, short enough to balance
+
+constexpr int64_t kMinTiles = 4;  // as many streams are read at once
 
 class AmxMatmulKernel final : public Kernel {
  public:
@@ -38,19 +36,35 @@ class AmxMatmulKernel final : public Kernel {
         threads_(std::max(view.num_threads, 1)) {
     shape_.flatten_batch();
     panels_ = {shape_.k, shape_.n};
-    a_stride_ = panels_.k_blocks() * 16;
-    a_rows_ = (shape_.m + 31) / 32 * 32;
-    // Enough blocks of rows for all threads, of whole tiles.
-    const int64_t most = std::max<int64_t>((shape_.m + 31) / 32, 1), columns = epilogue_.whole_rows() ? 1 : panels_.count();
-    blocks_ = (shape_.m + kBlockRows - 1) / kBlockRows;
-    if (threads_ > 1 && blocks_ * columns * shape_.batch < 4 * threads_)
-      blocks_ = std::clamp<int64_t>(4 * threads_ / std::max<int64_t>(columns * shape_.batch, 1), blocks_, most);
+    row_tiles_ = (shape_.m + AmxRows::kRows - 1) / AmxRows::kRows;
+    unit_rows_ = std::clamp<int64_t>(row_tiles_, 1, kAmxMaxRows / AmxRows::kRows);
+    const int64_t tiles = panels_.tiles();
+    if (epilogue_.whole_rows()) {
+      unit_tiles_ = std::max<int64_t>(tiles, 1), unit_rows_ = 1;
+    } else {
+      const bool few = shape_.m <= kFewRows;
+      const int64_t stream = kUnitBytes / std::max<int64_t>(panels_.tile_bytes(), 1);
+      const int64_t wanted = few ? std::min(stream, tiles * shape_.batch / (4 * threads_)) : kAmxMaxTiles;
+      unit_tiles_ = std::max(wanted / kMinTiles * kMinTiles, kMinTiles);
+      // The last ones are small, so that all threads are done at about the same time.
+      if (few && shape_.batch == 1) small_units_ = std::min<int64_t>(4 * threads_, tiles / kMinTiles);
+      // Not enough columns for all threads: fewer rows at a time.
+      const int64_t columns = (tiles + unit_tiles_ - 1) / unit_tiles_ * shape_.batch;
+      while (threads_ > 1 && unit_rows_ > 2 && columns * ((row_tiles_ + unit_rows_ - 1) / unit_rows_) < 2 * threads_)
+        unit_rows_ = (unit_rows_ + 1) / 2;
+    }
+    large_units_ = small_units_ > 0 ? (tiles - small_units_ * kMinTiles) / unit_tiles_ : (tiles + unit_tiles_ - 1) / unit_tiles_;
+    column_units_ = large_units_;
+    if (const int64_t left = tiles - large_units_ * unit_tiles_; left > 0) column_units_ += (left + kMinTiles - 1) / kMinTiles;
+    row_units_ = (row_tiles_ + unit_rows_ - 1) / unit_rows_;
     int64_t bytes = 0;
     const auto book = [&](int64_t size) { return std::exchange(bytes, bytes + (size + 63) / 64 * 64); };
     transposed_at_ = book(shape_.trans_a ? shape_.a_count * shape_.m * shape_.k * 4 : 0);
-    pairs_at_ = book(shape_.a_count * a_rows_ * a_stride_ * 4);
-    scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : AmxPanels::kColumns);
+    rows_at_ = book(shape_.a_count * row_tiles_ * rows_in(nullptr).tile_bytes(panels_));
+    scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : unit_tiles_ * AmxPanels::kColumns);
     scratch_at_ = book(scratch_bytes_ * threads_);
+    block_scratch_bytes_ = amx_scratch_bytes(panels_, unit_rows_ * AmxRows::kRows, unit_tiles_);
+    block_scratch_at_ = book(block_scratch_bytes_ * threads_);
     workspace_bytes_ = bytes;
   }
 
@@ -68,50 +82,63 @@ class AmxMatmulKernel final : public Kernel {
       });
       a = transposed;
     }
-    uint32_t* pairs = reinterpret_cast<uint32_t*>(workspace + pairs_at_);
-    parallel(args.pool, s.a_count * a_rows_, s.k / 8 + 1, [&](int64_t begin, int64_t end, int) {
+    parallel(args.pool, s.a_count * row_tiles_, s.k * AmxRows::kRows / 8 + 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t matrix = i / a_rows_, row = i % a_rows_, used = row < s.m ? (s.k + 1) / 2 : 0;
-        uint32_t* out = pairs + i * a_stride_;
-        if (used > 0) gemm_bf16_pairs(a + (matrix * s.m + row) * s.k, 1, s.k, out);
-        std::fill(out + used, out + a_stride_, 0);
+        const int64_t row = i % row_tiles_ * AmxRows::kRows;
+        AmxRows rows = rows_in(workspace);
+        rows.tiles += i * rows.tile_bytes(panels_);
+        amx_round_rows(panels_, a + (i / row_tiles_ * s.m + row) * s.k, std::min(AmxRows::kRows, s.m - row), rows);
       }
     });
-    const int64_t columns = epilogue_.whole_rows() ? 1 : panels_.count(), units = blocks_ * columns;
-    args.pool->parallel_for(s.batch * units, 1, [&](int64_t begin, int64_t end, int worker) {
-      for (int64_t i = begin; i < end; ++i) run_unit(args, pairs, i / units, i % units / columns, i % columns, worker);
-    });
+    // Neighbours in unit order share columns: their weights come from memory once.
+    parallel_units(args.pool, threads_, s.batch * row_units_ * column_units_,
+                   [&](int64_t unit, int64_t following, int worker) { run_unit(args, unit, following, worker); });
   }
 
  private:
-  void run_unit(const RunArgs& args, const uint32_t* pairs, int64_t item, int64_t block, int64_t panel, int worker) const {
+  AmxRows rows_in(char* workspace) const { return {std::min(shape_.m, AmxRows::kRows), workspace + rows_at_}; }
+
+  // Where column unit `i` begins, and the one after it.
+  int64_t first_tile(int64_t i) const {
+    const int64_t large = std::min(i, large_units_);
+    return std::min(large * unit_tiles_ + (i - large) * kMinTiles, panels_.tiles());
+  }
+  int64_t column_unit(int64_t unit) const { return unit % (row_units_ * column_units_) / row_units_; }
+  int64_t tiles_of(int64_t unit) const { return first_tile(column_unit(unit) + 1) - first_tile(column_unit(unit)); }
+  const uint8_t* weights(const RunArgs& args, int64_t unit) const {
+    const int64_t item = unit / (row_units_ * column_units_), tile = first_tile(column_unit(unit));
+    return static_cast<const uint8_t*>(args.inputs[1].raw()) + (shape_.b_matrix[item] * panels_.tiles() + tile) * panels_.tile_bytes();
+  }
+
+  void run_unit(const RunArgs& args, int64_t unit, int64_t following, int worker) const {
     const MatmulShape& s = shape_;
-    const int64_t tiles = a_rows_ / 32, row = tiles * block / blocks_ * 32, rows = std::min(tiles * (block + 1) / blocks_ * 32, s.m) - row;
-    if (rows <= 0) return;
-    const int64_t last_panel = epilogue_.whole_rows() ? panels_.count() : panel + 1;
-    const GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, item);
+    char* workspace = static_cast<char*>(args.workspace);
+    const int64_t item = unit / (row_units_ * column_units_), col = first_tile(column_unit(unit)) * AmxPanels::kColumns;
+    const int64_t row_tile = unit % row_units_ * unit_rows_, row = row_tile * AmxRows::kRows;
+    GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, item);
+    if (epilogue.bias) epilogue.bias += col;
+    if (epilogue.residual) epilogue.residual += row * epilogue.residual_stride + col;
     float* c = args.outputs[0].data<float>();
-    for (int64_t p = panel; p < last_panel; ++p) {
-      const int64_t col = p * AmxPanels::kColumns, cols = std::min(AmxPanels::kColumns, s.n - col);
-      GemmEpilogue here = epilogue;
-      if (here.bias) here.bias += col;
-      if (here.residual) here.residual += row * here.residual_stride + col;
-      AmxBlock t;
-      t.a = pairs + (s.a_matrix[item] * a_rows_ + row) * a_stride_, t.a_stride = a_stride_;
-      t.b = args.inputs[1].data<uint32_t>() + (s.b_matrix[item] * panels_.count() + p) * panels_.panel_pairs();
-      t.k_blocks = panels_.k_blocks();
-      t.rows = rows, t.cols = cols;
-      t.alpha = alpha_;
-      t.bias = here.bias;
-      t.residual = here.residual_after ? nullptr : here.residual, t.residual_stride = here.residual_stride;
-      t.c = c + (item * s.m + row) * s.n + col, t.c_stride = s.n;
-      amx_block(t);
-      gemm_avx512().activate(t.c, s.n, rows, cols, here);
-    }
-    if (!epilogue_.needs_pass()) return;
-    const int64_t col = panel * AmxPanels::kColumns, cols = std::min(last_panel * AmxPanels::kColumns, s.n) - col;
-    void* scratch = static_cast<char*>(args.workspace) + scratch_at_ + worker * scratch_bytes_;
-    epilogue_.run(args.inputs, c, item * s.m + row, rows, col, cols, scratch);
+    AmxBlock t;
+    t.panels = &panels_;
+    t.a = rows_in(workspace);
+    t.a.tiles += (s.a_matrix[item] * row_tiles_ + row_tile) * t.a.tile_bytes(panels_);
+    t.rows = std::min(unit_rows_ * AmxRows::kRows, s.m - row);
+    t.b = weights(args, unit);
+    t.tiles = tiles_of(unit);
+    if (following >= 0) t.next = weights(args, following), t.next_tiles = tiles_of(following);
+    t.cols = std::min(t.tiles * AmxPanels::kColumns, s.n - col);
+    t.alpha = alpha_;
+    t.bias = epilogue.bias;
+    t.residual = epilogue.residual_after ? nullptr : epilogue.residual;
+    t.residual_stride = epilogue.residual_stride;
+    t.c = c + (item * s.m + row) * s.n + col;
+    t.c_stride = s.n;
+    t.scratch = workspace + block_scratch_at_ + worker * block_scratch_bytes_;
+    amx_block(t);
+    gemm_avx512().activate(t.c, s.n, t.rows, t.cols, epilogue);
+    if (epilogue_.needs_pass())
+      epilogue_.run(args.inputs, c, item * s.m + row, t.rows, col, t.cols, workspace + scratch_at_ + worker * scratch_bytes_);
   }
 
   MatmulShape shape_;
@@ -119,8 +146,9 @@ class AmxMatmulKernel final : public Kernel {
   float alpha_;
   int threads_;
   AmxPanels panels_;
-  int64_t a_stride_ = 0, a_rows_ = 0, blocks_ = 0;
-  int64_t transposed_at_ = 0, pairs_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, workspace_bytes_ = 0;
+  int64_t row_tiles_ = 0, unit_rows_ = 1, unit_tiles_ = 1, large_units_ = 0, small_units_ = 0, row_units_ = 0, column_units_ = 0;
+  int64_t transposed_at_ = 0, rows_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, block_scratch_at_ = 0, block_scratch_bytes_ = 0;
+  int64_t workspace_bytes_ = 0;
 };
 
 class AmxMatmulDef final : public KernelDef {

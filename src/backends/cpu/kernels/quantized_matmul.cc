@@ -4,7 +4,6 @@
 #include "backends/cpu/kernels/quantized_matmul.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -47,7 +46,7 @@ constexpr std::string_view kLayout8 = "q8.n16k64", kLayout4 = "q4.n16k64", kScal
 constexpr int64_t kMaxK = 65536;  // sums of products of bytes fit 32 bits
 constexpr int64_t kMaxN = int64_t{1} << 31;
 constexpr int64_t kFewRows = 32;           // up to here reading the weights is all that counts
-constexpr int64_t kUnitBytes = 128 << 10;  // weights that a thread takes at a time: long enough to stream, short enough to balance
+constexpr int64_t kUnitBytes = 256 << 10;  // weights that a thread takes at a time: long enough to stream, short enough to balance
 
 QuantizedPanels panels_of(const NodeView& view) {
   QuantizedPanels p;
@@ -76,18 +75,25 @@ class QuantizedMatmulKernel final : public Kernel {
     if (epilogue_.whole_rows()) {
       unit_tiles_ = std::max<int64_t>(tiles, 1), unit_rows_ = 1;
     } else {
-      const int64_t few = kUnitBytes / std::max<int64_t>(panels_.tile_bytes(), 1), wanted = shape_.m <= kFewRows ? few : isa_.max_tiles;
-      unit_tiles_ = std::max(std::min({wanted, tiles / (4 * threads_), isa_.max_tiles}) / isa_.min_tiles * isa_.min_tiles, isa_.min_tiles);
+      const bool few = shape_.m <= kFewRows;
+      const int64_t wanted =
+          few ? std::min(kUnitBytes / std::max<int64_t>(panels_.tile_bytes(), 1), tiles / (4 * threads_)) : isa_.max_tiles;
+      unit_tiles_ = std::max(wanted / isa_.min_tiles * isa_.min_tiles, isa_.min_tiles);
+      // The last ones are small, so that all threads are done at about the same time.
+      if (few) small_units_ = std::min<int64_t>(4 * threads_, tiles / isa_.min_tiles);
       // Not enough columns for all threads: fewer rows at a time.
       const int64_t columns = (tiles + unit_tiles_ - 1) / unit_tiles_;
       while (threads_ > 1 && unit_rows_ > 2 && columns * ((row_tiles_ + unit_rows_ - 1) / unit_rows_) < 2 * threads_)
         unit_rows_ = (unit_rows_ + 1) / 2;
     }
-    column_units_ = (tiles + unit_tiles_ - 1) / unit_tiles_;
+    large_units_ = small_units_ > 0 ? (tiles - small_units_ * isa_.min_tiles) / unit_tiles_ : (tiles + unit_tiles_ - 1) / unit_tiles_;
+    column_units_ = large_units_;
+    if (const int64_t left = tiles - large_units_ * unit_tiles_; left > 0) column_units_ += (left + isa_.min_tiles - 1) / isa_.min_tiles;
     row_units_ = (row_tiles_ + unit_rows_ - 1) / unit_rows_;
+    value_bytes_ = isa_.value_bytes(panels_, shape_.m);
     int64_t bytes = 0;
     const auto book = [&](int64_t size) { return std::exchange(bytes, bytes + (size + 63) / 64 * 64); };
-    values_at_ = book(row_tiles_ * panels_.k_blocks() * 64 * row_stride());
+    values_at_ = book(row_tiles_ * panels_.k_blocks() * 64 * row_stride() * value_bytes_);
     scales_at_ = book(row_tiles_ * panels_.groups() * 64);
     offsets_at_ = book(row_tiles_ * panels_.groups() * 64);
     scratch_bytes_ = epilogue_.scratch_bytes(epilogue_.whole_rows() ? shape_.n : unit_tiles_ * QuantizedPanels::kColumns);
@@ -108,23 +114,23 @@ class QuantizedMatmulKernel final : public Kernel {
         isa_.round_rows(panels_, a + row * panels_.k, std::min(QuantizedRows::kRows, shape_.m - row), rows_of(args, i));
       }
     });
-    // Neighbours in unit order share rows. A thread knows its next unit when it starts one, and prefetches across.
-    const int64_t units = row_units_ * column_units_;
-    std::atomic<int64_t> next{0};
-    args.pool->parallel_for(std::min<int64_t>(threads_, units), 1, [&](int64_t, int64_t, int worker) {
-      for (int64_t unit = next.fetch_add(1), following; unit < units; unit = following) {
-        following = next.fetch_add(1);
-        run_unit(args, unit, following < units ? following : -1, worker);
-      }
-    });
+    // Neighbours in unit order share columns: their weights come from memory once.
+    parallel_units(args.pool, threads_, row_units_ * column_units_,
+                   [&](int64_t unit, int64_t following, int worker) { run_unit(args, unit, following, worker); });
   }
 
  private:
   int64_t row_stride() const { return std::min(shape_.m, QuantizedRows::kRows); }
 
+  // Where column unit `i` begins, and the one after it.
+  int64_t first_tile(int64_t i) const {
+    const int64_t large = std::min(i, large_units_);
+    return std::min(large * unit_tiles_ + (i - large) * isa_.min_tiles, panels_.tiles());
+  }
+
   QuantizedRows rows_of(const RunArgs& args, int64_t row_tile) const {
     char* workspace = static_cast<char*>(args.workspace);
-    const QuantizedRows all = {row_stride(), reinterpret_cast<int8_t*>(workspace + values_at_),
+    const QuantizedRows all = {row_stride(), value_bytes_, reinterpret_cast<int8_t*>(workspace + values_at_),
                                reinterpret_cast<float*>(workspace + scales_at_), reinterpret_cast<int32_t*>(workspace + offsets_at_)};
     return all.tile(panels_, row_tile);
   }
@@ -132,8 +138,8 @@ class QuantizedMatmulKernel final : public Kernel {
   void run_unit(const RunArgs& args, int64_t unit, int64_t following, int worker) const {
     const uint8_t* b = static_cast<const uint8_t*>(args.inputs[1].raw());
     char* workspace = static_cast<char*>(args.workspace);
-    const int64_t n = shape_.n, tile = unit % column_units_ * unit_tiles_, col = tile * QuantizedPanels::kColumns;
-    const int64_t row_tile = unit / column_units_ * unit_rows_, row = row_tile * QuantizedRows::kRows;
+    const int64_t n = shape_.n, tile = first_tile(unit / row_units_), col = tile * QuantizedPanels::kColumns;
+    const int64_t row_tile = unit % row_units_ * unit_rows_, row = row_tile * QuantizedRows::kRows;
     GemmEpilogue epilogue = epilogue_.in_registers(args.inputs, 0);
     if (epilogue.bias) epilogue.bias += col;
     if (epilogue.residual) epilogue.residual += row * n + col;
@@ -142,12 +148,15 @@ class QuantizedMatmulKernel final : public Kernel {
     t.panels = &panels_;
     t.a = rows_of(args, row_tile);
     t.rows = std::min(unit_rows_ * QuantizedRows::kRows, shape_.m - row);
-    t.tiles = std::min(unit_tiles_, panels_.tiles() - tile);
+    t.tiles = first_tile(unit / row_units_ + 1) - tile;
     t.b = b + tile * panels_.tile_bytes();
     t.scale = static_cast<const char*>(args.inputs[2].raw()) + tile * panels_.groups() * 16 * (half_scale_ ? 2 : 4);
     t.half_scale = half_scale_;
     t.cols = std::min(t.tiles * QuantizedPanels::kColumns, n - col);
-    if (following >= 0) t.next = b + following % column_units_ * unit_tiles_ * panels_.tile_bytes();
+    if (following >= 0) {
+      const int64_t next = first_tile(following / row_units_);
+      t.next = b + next * panels_.tile_bytes(), t.next_tiles = first_tile(following / row_units_ + 1) - next;
+    }
     t.bias = epilogue.bias;
     t.residual = epilogue.residual_after ? nullptr : epilogue.residual;
     t.c = c + row * n + col;
@@ -164,8 +173,8 @@ class QuantizedMatmulKernel final : public Kernel {
   MatmulEpilogue epilogue_;
   QuantizedPanels panels_;
   bool half_scale_;
-  int threads_;
-  int64_t row_tiles_ = 0, unit_tiles_ = 1, unit_rows_ = 1, column_units_ = 0, row_units_ = 0;
+  int threads_, value_bytes_ = 1;
+  int64_t row_tiles_ = 0, unit_tiles_ = 1, unit_rows_ = 1, large_units_ = 0, small_units_ = 0, column_units_ = 0, row_units_ = 0;
   int64_t values_at_ = 0, scales_at_ = 0, offsets_at_ = 0, scratch_at_ = 0, scratch_bytes_ = 0, block_scratch_at_ = 0,
           block_scratch_bytes_ = 0;
   int64_t workspace_bytes_ = 0;

@@ -2,7 +2,7 @@
 // quantized_matmul's storage and the functions of an instruction set. All kernels share one layout of the weights, so that an engine built
 // for one CPU runs on another, and one arithmetic: a group's products are summed exactly in integers, then
 //   y = fma(float(sum) * weight scale, activation scale, y)   group after group,
-// so that a row's result does not depend on how many rows there are.
+// so that a row's result does not depend on how many rows there are. (Except on AMX, with more than 32 rows and more than one group.)
 
 #include <cstdint>
 
@@ -37,12 +37,13 @@ void quantized_pack_scales(const QuantizedPanels& panels, const void* scale, int
 struct QuantizedRows {
   static constexpr int64_t kRows = 16;
   int64_t stride = 0;          // rows of a tile
+  int value_bytes = 1;         // 2: bfloat16 instead, [tiles][2 * k_blocks][stride][32], and neither scales nor offsets
   int8_t* values = nullptr;    // [tiles][k_blocks][stride][64], zero past k
   float* scales = nullptr;     // [tiles][groups][16]
   int32_t* offsets = nullptr;  // [tiles][groups][16]: minus the sum of the group's values times quantized_bias
 
   QuantizedRows tile(const QuantizedPanels& panels, int64_t i) const {
-    return {stride, values + i * panels.k_blocks() * stride * 64, scales + i * panels.groups() * kRows,
+    return {stride, value_bytes, values + i * panels.k_blocks() * stride * 64 * value_bytes, scales + i * panels.groups() * kRows,
             offsets + i * panels.groups() * kRows};
   }
 };
@@ -59,13 +60,24 @@ struct QuantizedBlock {
   bool half_scale = false;      // f16, else f32
   int64_t tiles = 0;
   int64_t cols = 0;               // of c: tiles * 16, less in the last tile
-  const uint8_t* next = nullptr;  // tiles that this thread reads afterwards, for prefetch; null: none
-  const float* bias = nullptr;    // of the first column; null: none
+  const uint8_t* next = nullptr;  // what this thread reads afterwards, `next_tiles` of them, for prefetch; null: nothing
+  int64_t next_tiles = 0;
+  const float* bias = nullptr;  // of the first column; null: none
   const float* residual = nullptr;
   int64_t residual_stride = 0;
   float* c = nullptr;
   int64_t c_stride = 0;
   void* scratch = nullptr;  // QuantizedIsa::scratch_bytes, 64-byte aligned
+
+  // Several tiles are read at once, as streams of consecutive tiles each: stream j begins at tile j * stream_tiles. (Every jump of a stream
+  // costs walks of page tables that nothing hides.) What they read after `tile` of the first stream begins at following(tile, j).
+  static int64_t stream_tiles(int64_t tiles, int64_t streams) { return tiles % streams == 0 ? tiles / streams : 1; }
+  const uint8_t* following(int64_t tile, int64_t tile_bytes, int64_t streams, int64_t j) const {
+    const int64_t length = stream_tiles(tiles, streams);
+    if (tile + 1 < length) return b + (tile + 1 + j * length) * tile_bytes;
+    if (length == 1 && tile + streams < tiles) return b + (tile + streams + j) * tile_bytes;
+    return next ? next + j * stream_tiles(next_tiles, streams) * tile_bytes : b;
+  }
 
   // Rows of tile i alone.
   QuantizedBlock row_tile(int64_t i) const {
@@ -85,6 +97,8 @@ struct QuantizedIsa {
   void (*block)(const QuantizedBlock& block);
   // For blocks of up to so many rows and tiles.
   int64_t (*scratch_bytes)(const QuantizedPanels& panels, int64_t rows, int64_t tiles);
+  // QuantizedRows::value_bytes for so many rows in all.
+  int (*value_bytes)(const QuantizedPanels& panels, int64_t rows);
   // Rows and tiles that a block should have at most, and the fewest tiles that make good use of a pass.
   int64_t max_rows, max_tiles, min_tiles;
 };

@@ -1,11 +1,12 @@
-// AMX: tdpbssd multiplies 16 rows of 64 signed bytes by 64 x 16 weights. Tile registers 0 to 3 hold sums, 4 and 5 rows of a, 6 and 7
-// weights. Sums of groups leave the tiles after each group, to be scaled and added in vector registers.
+// Few rows multiply signed bytes (tdpbssd): a's values by weights as they come from memory, nibbles unpacked a little ahead. With one group
+// the sums stay in the tiles for all of K; with several they leave after each, to be scaled and added in vector registers.
 //
-// A few rows take the weights straight from memory, several tiles of columns at once. Many rows take them in chunks of K that stay in the
-// first-level cache while all rows pass.
+// Many rows by groups: scaling each group's sums would take longer than multiplying, so weights times scale become bfloat16, in a chunk of
+// K at a time, and a is rounded to bfloat16 instead.
 
 #include <immintrin.h>
 
+#include "backends/cpu/kernels/amx_tiles.h"
 #include "backends/cpu/kernels/quantized_matmul.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -15,34 +16,14 @@
 namespace tokamak::cpu {
 namespace {
 
-constexpr int64_t kAhead = 2048;      // bytes that a stream of weights is prefetched ahead
-constexpr int64_t kChunkBlocks = 16;  // 2 tiles of 16 KB weights
-constexpr int64_t kTile = 1024;       // bytes
-constexpr int64_t kVnniRows = 4;      // up to here vector instructions scale groups faster than tiles
+// As __m512 g++ 12 keeps a copy of each in memory.
+using Floats = float __attribute__((vector_size(64)));
 
-// The operand of ldtilecfg, palette 1.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-static_assert(sizeof(TileConfig) == 64);
+constexpr int64_t kAhead = 2048;              // bytes that a stream of weights is prefetched ahead
+constexpr int64_t kVnniRows = 4;              // of groups: up to here vector instructions alone are faster
+constexpr int64_t kBytesRows = 32;            // of groups: up to here bytes are faster than bfloat16
+constexpr int64_t kBytesAt = 8 * kTileBytes;  // in the scratch: sums, or chunks of weights, then sums
 
-// For the compiler: g++'s tile loads do not say that they read memory.
-inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
-
-// Sums and a of `a_rows` rows; products over `depth` bytes of K.
-void configure(int64_t a_rows, int64_t depth) {
-  TileConfig config;
-  for (int i = 0; i < 8; ++i) {
-    config.rows[i] = static_cast<uint8_t>(i < 6 ? a_rows : depth / 4);
-    config.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? depth : 64);
-  }
-  memory_barrier();
-  _tile_loadconfig(&config);
-}
-
-inline __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1; }
 inline __m512 load_scale(const void* scale, int64_t at, bool half) {
   if (half) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(scale) + at)));
   return _mm512_loadu_ps(static_cast<const float*>(scale) + at);
@@ -61,8 +42,209 @@ inline void unpack(const uint8_t* b, int64_t bytes, uint8_t* out) {
   }
 }
 
-// Columns of one tile and up to 16 rows, ready but for what the epilogue adds.
-inline void finish(const QuantizedBlock& t, int64_t row, int64_t tile, __m512 y) {
+// Sums of up to two row tiles by two column tiles, [2][2][16 rows][16], on their way to c, four rows at a time. Integers are scaled.
+template <bool kScaled>
+class Finish {
+ public:
+  explicit Finish(const QuantizedBlock& block) : t_(block) {}
+
+  void start(const char* sums, int64_t row_tile, int64_t rows, int64_t col_tile, int64_t cols) {
+    sums_ = sums, row_tile_ = row_tile, col_tile_ = col_tile, cols_ = cols;
+    at_ = 0, end_ = rows * cols * 4;
+  }
+  bool more() const { return at_ < end_; }
+  void some() {
+    const int64_t tile = at_ >> 2, r0 = (at_ & 3) * 4, i = row_tile_ + tile / cols_, j = tile % cols_;
+    ++at_;
+    const int64_t row = i * 16 + r0, col = (col_tile_ + j) * 16;
+    const __mmask16 mask = first(t_.cols - col);
+    const __m512 scale = kScaled ? load_scale(t_.scale, col, t_.half_scale) : __m512{};
+    const __m512 bias = t_.bias ? _mm512_maskz_loadu_ps(mask, t_.bias + col) : _mm512_setzero_ps();
+    const char* from = sums_ + (tile / cols_ * 2 + j) * kTileBytes + r0 * 64;
+    const float* row_scales = kScaled ? t_.a.scales + i * 16 + r0 : nullptr;
+    float* c = t_.c + row * t_.c_stride + col;
+    const float* residual = t_.residual ? t_.residual + row * t_.residual_stride + col : nullptr;
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < 4; ++r) {
+      if (row + r >= t_.rows) return;
+      __m512 y;
+      if constexpr (kScaled)
+        y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + r * 64)), scale), _mm512_set1_ps(row_scales[r]));
+      else y = _mm512_load_ps(from + r * 64);
+      y = _mm512_add_ps(y, bias);
+      if (residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual + r * t_.residual_stride));
+      _mm512_mask_storeu_ps(c + r * t_.c_stride, mask, y);
+    }
+  }
+
+ private:
+  const QuantizedBlock& t_;
+  const char* sums_ = nullptr;
+  int64_t row_tile_ = 0, col_tile_ = 0, cols_ = 1;
+  int64_t at_ = 0, end_ = 0;  // fours of rows, tile after tile
+};
+
+// ---- one group ----
+
+// Up to two tiles of rows.
+template <bool kNibbles>
+void stream_rows(const QuantizedBlock& t) {
+  const QuantizedPanels& panels = *t.panels;
+  const int64_t tile_bytes = panels.tile_bytes();
+  uint8_t* const bytes = static_cast<uint8_t*>(t.scratch) + kBytesAt;
+  const auto ready = [&](int j, int64_t k, const uint8_t* p, const uint8_t* later) -> const uint8_t* {
+    prefetch(later, kNibbles ? kTileBytes / 2 : kTileBytes);
+    if (!kNibbles) return p;
+    uint8_t* out = bytes + ((k & 1) * 4 + j) * kTileBytes;
+    unpack(p, kTileBytes / 2, out);
+    return out;
+  };
+  TileStreams s;
+  s.a = reinterpret_cast<const char*>(t.a.values);
+  s.a_block = t.a.stride * 64, s.a_tile = panels.k_blocks() * s.a_block;
+  s.step = kNibbles ? kTileBytes / 2 : kTileBytes, s.blocks = panels.k_blocks(), s.ahead = kAhead;
+  s.sums = static_cast<char*>(t.scratch);
+  Finish<true> finish(t);
+  configure_tiles(t.a.stride, 64);
+  const auto multiply = [&](int64_t tile, int64_t count, int64_t length) {
+    for (int64_t j = 0; j < count; ++j) {
+      s.b[j] = t.b + (tile + j * length) * tile_bytes;
+      s.next[j] = t.following(tile, tile_bytes, count, j);
+    }
+    if (t.rows > 16) {
+      count == 2 ? stream_two_rows<false, 2>(s, ready) : stream_two_rows<false, 1>(s, ready);
+    } else {
+      count == 4 ? stream_row<false, 4>(s, ready) : count == 2 ? stream_row<false, 2>(s, ready) : stream_row<false, 1>(s, ready);
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      finish.start(s.sums + j * kTileBytes, 0, 1, tile + j * length, 1);
+      while (finish.more()) finish.some();
+      if (t.rows <= 16) continue;
+      finish.start(s.sums + (2 + j) * kTileBytes, 1, 1, tile + j * length, 1);
+      while (finish.more()) finish.some();
+    }
+  };
+  const int64_t wide = t.rows > 16 ? 2 : 4;
+  int64_t tile = 0;
+  if (const int64_t length = t.tiles / wide; t.tiles % wide == 0) {
+    for (; tile < length; ++tile) multiply(tile, wide, length);
+    return;
+  }
+  for (; tile + wide <= t.tiles; tile += wide) multiply(tile, wide, 1);
+  for (; tile < t.tiles; ++tile) multiply(tile, 1, 1);
+}
+
+// Where the weights of a chunk are, and what memory is read after them.
+struct ChunkSource {
+  const QuantizedBlock& t;
+  int64_t pairs;  // of column tiles
+
+  // The chunk of bytes after this one, its number of lines a tile.
+  int64_t following(int64_t pair, int64_t k0, int64_t k1, int64_t k_blocks, int64_t block_bytes, TileChunk& c) const {
+    const int64_t tile_bytes = t.panels->tile_bytes();
+    const uint8_t* ahead = pair + 1 < pairs ? t.b + 2 * (pair + 1) * tile_bytes + k0 * block_bytes
+                           : k1 < k_blocks  ? t.b + k1 * block_bytes
+                                            : t.next;
+    if (ahead == nullptr) return 0;
+    c.ahead[0] = ahead, c.ahead[1] = ahead + tile_bytes;
+    return (k1 - k0) * block_bytes / 64;
+  }
+};
+
+struct ByteWeights : ChunkSource {
+  int64_t chunk(int64_t pair, int64_t cols, int64_t k0, int64_t k1, TileChunk& c) const {
+    const bool nibbles = t.panels->nibbles;
+    const int64_t tile_bytes = t.panels->tile_bytes(), block_bytes = nibbles ? kTileBytes / 2 : kTileBytes;
+    for (int64_t j = 0; j < cols; ++j) {
+      c.b[j] = t.b + (2 * pair + j) * tile_bytes + k0 * block_bytes;
+      if (!nibbles) continue;
+      uint8_t* out = static_cast<uint8_t*>(t.scratch) + j * kChunkBlocks * kTileBytes;
+      unpack(c.b[j], (k1 - k0) * block_bytes, out);
+      c.b[j] = out;
+    }
+    if (cols == 1) c.b[1] = c.b[0];
+    c.step = kTileBytes;
+    return following(pair, k0, k1, t.panels->k_blocks(), block_bytes, c);
+  }
+};
+
+// ---- groups, many rows ----
+
+// Pairs of floats to pairs of bfloat16: `even` in the low halves. Halves round away from zero.
+inline __m512i join(__m512 even, __m512 odd) {
+  const __m512i half = _mm512_set1_epi32(0x8000), high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+  // low | (odd & high)
+  return _mm512_ternarylogic_epi32(low, _mm512_add_epi32(_mm512_castps_si512(odd), half), high, 0xf8);
+}
+
+// Half a block (32 of K, one group) of a tile to a block of bfloat16.
+template <bool kNibbles>
+inline void widen(const uint8_t* b, __m512 scale, uint8_t* out) {
+  if constexpr (kNibbles) {
+    const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    for (int64_t i = 0; i < 4; ++i, b += 64, out += 256) {
+      const __m512i x = _mm512_loadu_si512(b);
+      // A lane of a line is 8 values of a column: K 0 to 3 in the low nibbles of its bytes, 4 to 7 in the high ones.
+      __m512 y[8];
+#pragma GCC unroll 8
+      for (int n = 0; n < 8; ++n) y[n] = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(x, 4 * n), values), scale);
+      _mm512_store_si512(out, join(y[0], y[2]));
+      _mm512_store_si512(out + 64, join(y[4], y[6]));
+      _mm512_store_si512(out + 128, join(y[1], y[3]));
+      _mm512_store_si512(out + 192, join(y[5], y[7]));
+    }
+  } else {
+    for (int64_t i = 0; i < 8; ++i, b += 64, out += 128) {
+      const __m512i x = _mm512_loadu_si512(b);
+      __m512 y[4];
+#pragma GCC unroll 4
+      for (int n = 0; n < 4; ++n) y[n] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * n), 24)), scale);
+      _mm512_store_si512(out, join(y[0], y[1]));
+      _mm512_store_si512(out + 64, join(y[2], y[3]));
+    }
+  }
+}
+
+struct Bf16Weights : ChunkSource {
+  int64_t chunk(int64_t pair, int64_t cols, int64_t k0, int64_t k1, TileChunk& c) const {
+    const QuantizedPanels& panels = *t.panels;
+    const int64_t groups = panels.groups(), group_steps = panels.group_steps(), step_bytes = panels.step_bytes();
+    for (int64_t j = 0; j < cols; ++j) {
+      const int64_t tile = 2 * pair + j;
+      uint8_t* out = static_cast<uint8_t*>(t.scratch) + j * kChunkBlocks * kTileBytes;
+      c.b[j] = out;
+      for (int64_t step = k0; step < k1; ++step, out += kTileBytes) {
+        // Past K there may be one more half of a block, of zeros.
+        const int64_t g = step / group_steps < groups ? step / group_steps : groups - 1;
+        const __m512 scale = load_scale(t.scale, (tile * groups + g) * 16, t.half_scale);
+        const uint8_t* from = t.b + tile * panels.tile_bytes() + step * step_bytes;
+        panels.nibbles ? widen<true>(from, scale, out) : widen<false>(from, scale, out);
+      }
+    }
+    if (cols == 1) c.b[1] = c.b[0];
+    c.step = kTileBytes;
+    return following(pair, k0, k1, 2 * panels.k_blocks(), step_bytes, c);
+  }
+};
+
+template <bool kBf16>
+void many_rows(const QuantizedBlock& t) {
+  TileProduct p;
+  p.a = reinterpret_cast<const char*>(t.a.values);
+  p.k_blocks = t.panels->k_blocks() * (kBf16 ? 2 : 1);
+  p.a_tile = p.k_blocks * kTileBytes;
+  p.row_tiles = (t.rows + 15) / 16, p.col_tiles = t.tiles;
+  p.sums = static_cast<char*>(t.scratch) + 2 * kChunkBlocks * kTileBytes;
+  configure_tiles(16, 64);
+  Finish<!kBf16> finish(t);
+  if constexpr (kBf16) multiply_tiles<true>(p, Bf16Weights{{t, (t.tiles + 1) / 2}}, finish);
+  else multiply_tiles<false>(p, ByteWeights{{t, (t.tiles + 1) / 2}}, finish);
+}
+
+// ---- groups, few rows ----
+
+inline void add_and_store(const QuantizedBlock& t, int64_t row, int64_t tile, __m512 y) {
   const int64_t col = tile * 16;
   const __mmask16 mask = first(t.cols - col);
   if (t.bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, t.bias + col));
@@ -70,286 +252,127 @@ inline void finish(const QuantizedBlock& t, int64_t row, int64_t tile, __m512 y)
   _mm512_mask_storeu_ps(t.c + row * t.c_stride + col, mask, y);
 }
 
-// ---- one group: integer sums over all of K ----
-
-// Scales the sums of row tile `i` and column tile `tile`, [rows][16].
-void scale_sums(const QuantizedBlock& t, int64_t i, int64_t tile, const int32_t* sums) {
-  const __m512 scale = load_scale(t.scale, tile * 16, t.half_scale);
-  const float* row_scales = t.a.scales + i * 16;
-  const int64_t rows = t.rows - i * 16 < 16 ? t.rows - i * 16 : 16;
-  for (int64_t r = 0; r < rows; ++r)
-    finish(t, i * 16 + r, tile,
-           _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + r * 16)), scale), _mm512_set1_ps(row_scales[r])));
-}
-
-// The tile instructions take register numbers as literals.
-template <int kTile>
-inline void store_tile(int32_t* out) {
-  if constexpr (kTile == 0) _tile_stored(0, out, 64);
-  if constexpr (kTile == 1) _tile_stored(1, out, 64);
-  if constexpr (kTile == 2) _tile_stored(2, out, 64);
-  if constexpr (kTile == 3) _tile_stored(3, out, 64);
-}
-
-// Up to 16 rows by kTiles tiles.
-template <int kTiles, bool kNibbles>
-void stream_row(const QuantizedBlock& t, int64_t tile) {
-  const int64_t blocks = t.panels->k_blocks(), tile_bytes = t.panels->tile_bytes(), a_block = t.a.stride * 64;
-  constexpr int64_t kBlockBytes = kNibbles ? kTile / 2 : kTile;
-  const uint8_t* const b0 = t.b + tile * tile_bytes;
-  const uint8_t* const next = tile + kTiles < t.tiles ? b0 + kTiles * tile_bytes : t.next ? t.next : b0;
-  uint8_t* const bytes = static_cast<uint8_t*>(t.scratch);
-  int32_t* const sums = reinterpret_cast<int32_t*>(bytes + 8 * kTile);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  const int8_t* a = t.a.values;
-  for (int64_t k = 0; k < blocks; ++k, a += a_block) {
-    const uint8_t* b = b0 + k * kBlockBytes;
-    const uint8_t* ahead = k * kBlockBytes + kAhead < tile_bytes ? b + kAhead : next + (k * kBlockBytes + kAhead - tile_bytes);
-    const uint8_t* from[kTiles];
-#pragma GCC unroll 4
-    for (int j = 0; j < kTiles; ++j) {
-      prefetch(ahead + j * tile_bytes, kBlockBytes);
-      from[j] = b + j * tile_bytes;
-      if constexpr (kNibbles) {
-        uint8_t* out = bytes + ((k & 1) * 4 + j) * kTile;
-        unpack(from[j], kBlockBytes, out);
-        from[j] = out;
-      }
-    }
-    memory_barrier();
-    _tile_loadd(4, a, 64);
-    _tile_loadd(6, from[0], 64);
-    _tile_dpbssd(0, 4, 6);
-    if constexpr (kTiles > 1) {
-      _tile_loadd(7, from[1], 64);
-      _tile_dpbssd(1, 4, 7);
-    }
-    if constexpr (kTiles > 2) {
-      _tile_loadd(6, from[2], 64);
-      _tile_dpbssd(2, 4, 6);
-      _tile_loadd(7, from[3], 64);
-      _tile_dpbssd(3, 4, 7);
-    }
-  }
-  store_tile<0>(sums);
-  if constexpr (kTiles > 1) store_tile<1>(sums + 256);
-  if constexpr (kTiles > 2) {
-    store_tile<2>(sums + 512);
-    store_tile<3>(sums + 768);
-  }
-  for (int j = 0; j < kTiles; ++j) scale_sums(t, 0, tile + j, sums + j * 256);
-}
-
-template <bool kNibbles>
-void stream_rows(const QuantizedBlock& t) {
-  configure(t.a.stride, 64);
-  int64_t tile = 0;
-  for (; tile + 4 <= t.tiles; tile += 4) stream_row<4, kNibbles>(t, tile);
-  for (; tile + 2 <= t.tiles; tile += 2) stream_row<2, kNibbles>(t, tile);
-  if (tile < t.tiles) stream_row<1, kNibbles>(t, tile);
-}
-
-// kRows row tiles by kCols column tiles over `blocks` of K, from what `sums` [rows][cols][tile] holds unless this is the first chunk, back
-// to `sums`. `ahead` is what comes next from memory, `lines` of it a block.
-struct Chunk {
-  const int8_t* a;
-  int64_t a_tile;  // bytes
-  const uint8_t* b[2];
-  int64_t blocks;
-  bool first;
-  int32_t* sums;
-  const uint8_t* ahead;
-  int64_t lines;
-};
-template <int kRows, int kCols>
-void multiply(const Chunk& t) {
-  memory_barrier();
-  if (t.first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  } else {
-    _tile_loadd(0, t.sums, 64);
-    if (kCols > 1) _tile_loadd(1, t.sums + 256, 64);
-    if (kRows > 1) _tile_loadd(2, t.sums + 512, 64);
-    if (kRows > 1 && kCols > 1) _tile_loadd(3, t.sums + 768, 64);
-  }
-  const int8_t *a0 = t.a, *a1 = t.a + t.a_tile;
-  const uint8_t *b0 = t.b[0], *b1 = t.b[1], *ahead = t.ahead;
-  for (int64_t k = 0; k < t.blocks; ++k, a0 += kTile, a1 += kTile, b0 += kTile, b1 += kTile) {
-    for (int64_t i = 0; i < t.lines; ++i, ahead += 64) _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
-    // Rows pass through: they should not push the weights out of the first-level cache.
-    _tile_stream_loadd(4, a0, 64);
-    _tile_loadd(6, b0, 64);
-    _tile_dpbssd(0, 4, 6);
-    if constexpr (kCols > 1) {
-      _tile_loadd(7, b1, 64);
-      _tile_dpbssd(1, 4, 7);
-    }
-    if constexpr (kRows > 1) {
-      _tile_stream_loadd(5, a1, 64);
-      _tile_dpbssd(2, 5, 6);
-      if constexpr (kCols > 1) _tile_dpbssd(3, 5, 7);
-    }
-  }
-  _tile_stored(0, t.sums, 64);
-  if (kCols > 1) _tile_stored(1, t.sums + 256, 64);
-  if (kRows > 1) _tile_stored(2, t.sums + 512, 64);
-  if (kRows > 1 && kCols > 1) _tile_stored(3, t.sums + 768, 64);
-}
-
-void chunks_of_k(const QuantizedBlock& t) {
-  const QuantizedPanels& panels = *t.panels;
-  const int64_t blocks = panels.k_blocks(), chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
-  const int64_t row_tiles = (t.rows + 15) / 16, row_pairs = (row_tiles + 1) / 2, col_pairs = (t.tiles + 1) / 2;
-  const int64_t tile_bytes = panels.tile_bytes(), block_bytes = panels.nibbles ? kTile / 2 : kTile;
-  uint8_t* const bytes = static_cast<uint8_t*>(t.scratch);  // the unpacked chunk
-  int32_t* const all_sums = reinterpret_cast<int32_t*>(bytes + 2 * kChunkBlocks * kTile);
-  configure(16, 64);
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t k0 = blocks * chunk / chunks, k1 = blocks * (chunk + 1) / chunks;
-    for (int64_t pair = 0; pair < col_pairs; ++pair) {
-      const int64_t cols = t.tiles - 2 * pair > 1 ? 2 : 1;
-      const uint8_t* b = t.b + 2 * pair * tile_bytes + k0 * block_bytes;
-      // What is read next: the same chunk of the next pair, the next chunk, or another unit.
-      const uint8_t* ahead = pair + 1 < col_pairs ? b + 2 * tile_bytes : chunk + 1 < chunks ? t.b + k1 * block_bytes : t.next;
-      Chunk c;
-      c.b[0] = b, c.b[1] = cols > 1 ? b + tile_bytes : b;
-      if (panels.nibbles)
-        for (int64_t j = 0; j < cols; ++j) {
-          unpack(c.b[j], (k1 - k0) * block_bytes, bytes + j * kChunkBlocks * kTile);
-          c.b[j] = bytes + j * kChunkBlocks * kTile;
-        }
-      c.blocks = k1 - k0, c.first = chunk == 0;
-      c.a_tile = blocks * kTile;
-      const int64_t lines = ahead ? (block_bytes * (k1 - k0) / 64 + row_pairs * c.blocks - 1) / (row_pairs * c.blocks) : 0;
-      for (int64_t i = 0; i < row_pairs; ++i) {
-        const int64_t rows = row_tiles - 2 * i > 1 ? 2 : 1;
-        c.a = t.a.values + 2 * i * c.a_tile + k0 * kTile;
-        c.sums = all_sums + (chunks > 1 ? (pair * row_pairs + i) * 1024 : 0);
-        // Half of the pairs of rows fetch the first tile, the others the second.
-        const int64_t fetched = i * c.blocks * lines * 2, tile_lines = block_bytes * (k1 - k0) / 64;
-        c.lines = 2 * lines;
-        c.ahead = ahead ? (fetched < tile_lines ? ahead + fetched * 64 : ahead + tile_bytes + (fetched - tile_lines) * 64) : nullptr;
-        if (fetched >= 2 * tile_lines) c.lines = 0;
-        if (rows > 1) cols > 1 ? multiply<2, 2>(c) : multiply<2, 1>(c);
-        else cols > 1 ? multiply<1, 2>(c) : multiply<1, 1>(c);
-        if (chunk < chunks - 1) continue;
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t j = 0; j < cols; ++j) scale_sums(t, 2 * i + r, 2 * pair + j, c.sums + r * 512 + j * 256);
-      }
-    }
-  }
-}
-
-// ---- groups ----
-
 // Up to kRows rows by kTiles tiles, group by group: the tiles multiply a group while the one before is scaled.
 template <int kRows, int kTiles, bool kNibbles>
-void group_tiles(const QuantizedBlock& t, int64_t tile) {
+void group_tiles(const QuantizedBlock& t, int64_t tile, int64_t length) {
   const QuantizedPanels& panels = *t.panels;
   const int64_t groups = panels.groups(), tile_bytes = panels.tile_bytes(), k_steps = panels.k_steps(), group_steps = panels.group_steps();
   const bool halves = group_steps % 2 != 0;
   const int64_t steps_a_load = halves ? 1 : 2, load_bytes = steps_a_load * panels.step_bytes();
   const uint8_t* const b0 = t.b + tile * tile_bytes;
-  const uint8_t* const next = tile + kTiles < t.tiles ? b0 + kTiles * tile_bytes : t.next ? t.next : b0;
+  const int64_t stream = length * tile_bytes;
+  const uint8_t* next[kTiles];
+  for (int j = 0; j < kTiles; ++j) next[j] = t.following(tile, tile_bytes, kTiles, j) - tile_bytes;
   uint8_t* const bytes = static_cast<uint8_t*>(t.scratch);
-  int32_t* const sums = reinterpret_cast<int32_t*>(bytes + 8 * kTile);
-  __m512 y[kRows][kTiles];
+  int32_t* const sums = reinterpret_cast<int32_t*>(bytes + 8 * kTileBytes);
+  Floats y[kRows][kTiles];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int j = 0; j < kTiles; ++j) y[r][j] = _mm512_setzero_ps();
-  int64_t slot = 0;
+    for (int j = 0; j < kTiles; ++j) y[r][j] = Floats{};
+  // Tiles are slow to load what was stored just before: nibbles are unpacked two loads ahead.
+  const int64_t loads = (k_steps + steps_a_load - 1) / steps_a_load;
+  const auto unpack_load = [&](int64_t load) {
+    const int64_t at = load * load_bytes;
+#pragma GCC unroll 2
+    for (int j = 0; j < kTiles; ++j) {
+      prefetch((at + kAhead < tile_bytes ? b0 + j * stream : next[j]) + at + kAhead, load_bytes);
+      if constexpr (kNibbles) unpack(b0 + at + j * stream, load_bytes, bytes + ((load & 3) * 2 + j) * kTileBytes);
+    }
+  };
+  unpack_load(0);
+  if (loads > 1) unpack_load(1);
+  int64_t load = 0;
   for (int64_t g = 0; g <= groups; ++g) {
     if (g < groups) {
       const int64_t begin = g * group_steps, end = begin + group_steps < k_steps ? begin + group_steps : k_steps;
       _tile_zero(0);
       _tile_zero(1);
-      for (int64_t step = begin; step < end; step += steps_a_load, slot = (slot + 1) & 3) {
-        const int64_t at = step * panels.step_bytes();
-        const uint8_t* from[kTiles];
-#pragma GCC unroll 2
-        for (int j = 0; j < kTiles; ++j) {
-          prefetch((at + kAhead < tile_bytes ? b0 + at + kAhead : next + (at + kAhead - tile_bytes)) + j * tile_bytes, load_bytes);
-          from[j] = b0 + at + j * tile_bytes;
-          if constexpr (kNibbles) {
-            uint8_t* out = bytes + (slot * 2 + j) * kTile;
-            unpack(from[j], load_bytes, out);
-            from[j] = out;
-          }
-        }
+      for (int64_t step = begin; step < end; step += steps_a_load, ++load) {
+        if (load + 2 < loads) unpack_load(load + 2);
+        const uint8_t* from = kNibbles ? bytes + (load & 3) * 2 * kTileBytes : b0 + load * load_bytes;
         memory_barrier();
         _tile_loadd(4, t.a.values + (step >> 1) * t.a.stride * 64 + (step & 1) * 32, 64);
-        _tile_loadd(6, from[0], 64);
+        _tile_loadd(6, from, 64);
         _tile_dpbssd(0, 4, 6);
         if constexpr (kTiles > 1) {
-          _tile_loadd(7, from[1], 64);
+          _tile_loadd(7, from + (kNibbles ? kTileBytes : stream), 64);
           _tile_dpbssd(1, 4, 7);
         }
       }
-      store_tile<0>(sums + (g & 1) * 512);
-      if constexpr (kTiles > 1) store_tile<1>(sums + (g & 1) * 512 + 256);
+      _tile_stored(0, sums + (g & 1) * 512, 64);
+      if constexpr (kTiles > 1) _tile_stored(1, sums + (g & 1) * 512 + 256, 64);
     }
     if (g == 0) continue;
     const int64_t done = g - 1;
     const float* row_scales = t.a.scales + done * 16;
 #pragma GCC unroll 2
     for (int j = 0; j < kTiles; ++j) {
-      const __m512 scale = load_scale(t.scale, ((tile + j) * groups + done) * 16, t.half_scale);
+      const int64_t at = ((tile + j * length) * groups + done) * 16;
+      const __m512 scale = load_scale(t.scale, at, t.half_scale);
+      _mm_prefetch(static_cast<const char*>(t.scale) + at * (t.half_scale ? 2 : 4) + 512, _MM_HINT_T0);
       const int32_t* from = sums + (done & 1) * 512 + j * 256;
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r)
-        y[r][j] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + r * 16)), scale), _mm512_set1_ps(row_scales[r]),
-                                  y[r][j]);
+        y[r][j] = (Floats)_mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + r * 16)), scale),
+                                          _mm512_set1_ps(row_scales[r]), (__m512)y[r][j]);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
     if (r < t.rows)
 #pragma GCC unroll 2
-      for (int j = 0; j < kTiles; ++j) finish(t, r, tile + j, y[r][j]);
+      for (int j = 0; j < kTiles; ++j) add_and_store(t, r, tile + j * length, (__m512)y[r][j]);
 }
 
 template <bool kNibbles>
 void group_rows(const QuantizedBlock& t) {
-  configure(t.a.stride, t.panels->group_steps() % 2 ? 32 : 64);
+  configure_tiles(t.a.stride, t.panels->group_steps() % 2 ? 32 : 64);
   for (int64_t i = 0; i * 16 < t.rows; ++i) {
     const QuantizedBlock rows = t.row_tile(i);
     int64_t tile = 0;
-    if (rows.rows <= 8)
-      for (; tile + 2 <= t.tiles; tile += 2) group_tiles<8, 2, kNibbles>(rows, tile);
-    for (; tile < t.tiles; ++tile) group_tiles<16, 1, kNibbles>(rows, tile);
+    if (rows.rows <= 8 && t.tiles % 2 == 0)
+      for (const int64_t length = t.tiles / 2; tile < length; ++tile) group_tiles<8, 2, kNibbles>(rows, tile, length);
+    else
+      for (; tile < t.tiles; ++tile) group_tiles<16, 1, kNibbles>(rows, tile, t.tiles);
   }
 }
 
+// ----
+
 void block(const QuantizedBlock& t) {
-  const bool nibbles = t.panels->nibbles, groups = t.panels->groups() > 1;
-  if (groups && t.rows <= kVnniRows) return quantized_avx512_vnni().block(t);
-  if (t.panels->groups() == 0) return quantized_avx512_vnni().block(t);
-  if (groups) nibbles ? group_rows<true>(t) : group_rows<false>(t);
-  else if (t.rows <= 16) nibbles ? stream_rows<true>(t) : stream_rows<false>(t);
-  else chunks_of_k(t);
+  const bool nibbles = t.panels->nibbles;
+  const int64_t groups = t.panels->groups();
+  if (groups == 0 || (groups > 1 && t.rows <= kVnniRows && t.a.value_bytes == 1)) return quantized_avx512_vnni().block(t);
+  if (t.a.value_bytes == 2) many_rows<true>(t);
+  else if (groups > 1) nibbles ? group_rows<true>(t) : group_rows<false>(t);
+  else if (t.rows <= 32) nibbles ? stream_rows<true>(t) : stream_rows<false>(t);
+  else many_rows<false>(t);
   _tile_release();
 }
 
-int64_t scratch_bytes(const QuantizedPanels&, int64_t rows, int64_t tiles) {
-  const int64_t row_pairs = (rows + 31) / 32, col_pairs = (tiles + 1) / 2;
-  return (2 * kChunkBlocks + 4 * row_pairs * col_pairs) * kTile;
+int64_t scratch_bytes(const QuantizedPanels& panels, int64_t rows, int64_t tiles) {
+  return 2 * kChunkBlocks * kTileBytes + tile_product_scratch((rows + 15) / 16, tiles, 2 * panels.k_blocks());
 }
 
+int value_bytes(const QuantizedPanels& panels, int64_t rows) { return panels.groups() > 1 && rows > kBytesRows ? 2 : 1; }
+
 void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, const QuantizedRows& out) {
-  quantized_avx512_vnni().round_rows(panels, a, rows, out);
+  if (out.value_bytes == 1) return quantized_avx512_vnni().round_rows(panels, a, rows, out);
+  for (int64_t r = 0; r < rows; ++r, a += panels.k) {
+    char* to = reinterpret_cast<char*>(out.values) + r * 64;
+    for (int64_t k = 0; k < 64 * panels.k_blocks(); k += 32, to += out.stride * 64) {
+      const __m512 low = _mm512_maskz_loadu_ps(first(panels.k - k), a + k),
+                   high = _mm512_maskz_loadu_ps(first(panels.k - k - 16), a + k + 16);
+      _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+  }
 }
 
 }  // namespace
 
 const QuantizedIsa& quantized_amx() {
-  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, 512, 16, 4};
+  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, value_bytes, 256, 16, 4};
   return isa;
 }
 

@@ -117,6 +117,7 @@ void block(const QuantizedBlock& t) {
 }
 
 int64_t scratch_bytes(const QuantizedPanels&, int64_t, int64_t) { return 0; }
+int value_bytes(const QuantizedPanels&, int64_t) { return 1; }
 
 void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, const QuantizedRows& out) {
   const int64_t k = panels.k, blocks = panels.k_blocks(), groups = panels.groups();
@@ -158,7 +159,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, con
 }  // namespace
 
 const QuantizedIsa& quantized_avx2() {
-  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, 64, 64, 4};
+  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, value_bytes, 64, 64, 4};
   return isa;
 }
 

@@ -29,11 +29,14 @@ inline __m512 load_scale(const void* scale, int64_t at, bool half) {
 }
 
 template <int kRows, int kTiles, bool kNibbles>
-void tiles(const QuantizedBlock& t, int64_t row, int64_t tile) {
+void tiles(const QuantizedBlock& t, int64_t row, int64_t tile, int64_t length) {
   const QuantizedPanels& panels = *t.panels;
   const int64_t groups = panels.groups(), group_steps = panels.group_steps(), k_steps = panels.k_steps(), tile_bytes = panels.tile_bytes();
   const uint8_t* const b0 = t.b + tile * tile_bytes;
-  const uint8_t* const next = tile + kTiles < t.tiles ? b0 + kTiles * tile_bytes : t.next ? t.next : b0;
+  const int64_t stream = length * tile_bytes;  // bytes between the tiles that are read at once
+  const uint8_t* next[kTiles];
+#pragma GCC unroll 4
+  for (int j = 0; j < kTiles; ++j) next[j] = t.following(tile, tile_bytes, kTiles, j) - tile_bytes;
   constexpr int64_t kStepBytes = kNibbles ? 256 : 512;
   const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(-128);
   __m512 y[kRows][kTiles];
@@ -54,13 +57,14 @@ void tiles(const QuantizedBlock& t, int64_t row, int64_t tile) {
     for (; step < end; ++step) {
       const int8_t* a = t.a.values + ((step >> 1) * t.a.stride + row) * 64 + (step & 1) * 32;
       const uint8_t* b = b0 + step * kStepBytes;
-      const uint8_t* ahead = step * kStepBytes + kAhead < tile_bytes ? b + kAhead : next + (step * kStepBytes + kAhead - tile_bytes);
+      const int64_t ahead = step * kStepBytes + kAhead;
+      const bool stays = ahead < tile_bytes;
 #pragma GCC unroll 8
       for (int i = 0; i < kStepBytes / 64; ++i) {
 #pragma GCC unroll 4
         for (int j = 0; j < kTiles; ++j) {
-          _mm_prefetch(reinterpret_cast<const char*>(ahead + j * tile_bytes + i * 64), _MM_HINT_T0);
-          const __m512i x = _mm512_loadu_si512(b + j * tile_bytes + i * 64);
+          _mm_prefetch(reinterpret_cast<const char*>((stays ? b0 + j * stream : next[j]) + ahead + i * 64), _MM_HINT_T0);
+          const __m512i x = _mm512_loadu_si512(b + j * stream + i * 64);
           if constexpr (kNibbles) {
             const __m512i even = _mm512_and_si512(x, low), odd = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
 #pragma GCC unroll 8
@@ -79,7 +83,10 @@ void tiles(const QuantizedBlock& t, int64_t row, int64_t tile) {
     }
 #pragma GCC unroll 4
     for (int j = 0; j < kTiles; ++j) {
-      const __m512 scale = load_scale(t.scale, ((tile + j) * groups + g) * 16, t.half_scale);
+      const int64_t at = ((tile + j * length) * groups + g) * 16;
+      const __m512 scale = load_scale(t.scale, at, t.half_scale);
+      const char* const here = static_cast<const char*>(t.scale) + at * (t.half_scale ? 2 : 4);
+      _mm_prefetch(here + 512, _MM_HINT_T0);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
         y[r][j] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sum[r][j]), scale),
@@ -90,7 +97,7 @@ void tiles(const QuantizedBlock& t, int64_t row, int64_t tile) {
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < kTiles; ++j) {
-      const int64_t col = (tile + j) * 16;
+      const int64_t col = (tile + j * length) * 16;
       const __mmask16 mask = first(t.cols - col);
       if (t.bias) y[r][j] = _mm512_add_ps(y[r][j], _mm512_maskz_loadu_ps(mask, t.bias + col));
       if (t.residual) y[r][j] = _mm512_add_ps(y[r][j], _mm512_maskz_loadu_ps(mask, t.residual + (row + r) * t.residual_stride + col));
@@ -102,10 +109,12 @@ void tiles(const QuantizedBlock& t, int64_t row, int64_t tile) {
 template <bool kNibbles, int kRows, int kTiles>
 void all_tiles(const QuantizedBlock& t, int64_t row) {
   int64_t tile = 0;
-  for (; tile + kTiles <= t.tiles; tile += kTiles) tiles<kRows, kTiles, kNibbles>(t, row, tile);
-  if constexpr (kTiles > 2)
-    for (; tile + 2 <= t.tiles; tile += 2) tiles<kRows, 2, kNibbles>(t, row, tile);
-  for (; tile < t.tiles; ++tile) tiles<kRows, 1, kNibbles>(t, row, tile);
+  if (const int64_t length = t.tiles / kTiles; t.tiles % kTiles == 0) {
+    for (; tile < length; ++tile) tiles<kRows, kTiles, kNibbles>(t, row, tile, length);
+    return;
+  }
+  for (; tile + kTiles <= t.tiles; tile += kTiles) tiles<kRows, kTiles, kNibbles>(t, row, tile, 1);
+  for (; tile < t.tiles; ++tile) tiles<kRows, 1, kNibbles>(t, row, tile, 1);
 }
 
 template <bool kNibbles>
@@ -133,6 +142,7 @@ void block(const QuantizedBlock& t) {
 }
 
 int64_t scratch_bytes(const QuantizedPanels&, int64_t, int64_t) { return 0; }
+int value_bytes(const QuantizedPanels&, int64_t) { return 1; }
 
 void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, const QuantizedRows& out) {
   const int64_t k = panels.k, blocks = panels.k_blocks(), groups = panels.groups();
@@ -167,7 +177,7 @@ void round_rows(const QuantizedPanels& panels, const float* a, int64_t rows, con
 }  // namespace
 
 const QuantizedIsa& quantized_avx512_vnni() {
-  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, 64, 64, 4};
+  static constexpr QuantizedIsa isa = {round_rows, block, scratch_bytes, value_bytes, 64, 64, 4};
   return isa;
 }
 
