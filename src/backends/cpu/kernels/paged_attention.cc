@@ -103,9 +103,8 @@ struct PagedAttentionKernel : Kernel {
       const Entry& entry = entries[e];
       if (entry.groups == 0) continue;
       const int64_t rows = entry.sequence.count * a.group, floats_a_head = entry.groups * partial_floats(rows, a.dim());
-      parallel_tasks(args.pool, a.layout.kv_heads, floats_a_head / 4, [&](int64_t head, int worker) {
-        functions->merge(a, {entry.sequence, head, 0, rows}, partials + entry.partial + head * floats_a_head, entry.groups,
-                         scratch + worker * scratch_bytes());
+      parallel_tasks(args.pool, a.layout.kv_heads, floats_a_head / 4, [&](int64_t head, int) {
+        functions->merge(a, {entry.sequence, head, 0, rows}, partials + entry.partial + head * floats_a_head, entry.groups);
       });
     }
   }

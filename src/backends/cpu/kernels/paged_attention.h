@@ -54,8 +54,8 @@ struct PagedAttentionFunctions {
   void (*tile)(const PagedAttention&, const PagedTile&, void* scratch);
   // One key group of it, to `partial`.
   void (*partial)(const PagedAttention&, const PagedTile&, int64_t key_group, float* partial, void* scratch);
-  // Merges `count` partials (of the tile's groups in order, one behind the other) to `out`.
-  void (*merge)(const PagedAttention&, const PagedTile&, const float* partials, int64_t count, void* scratch);
+  // Merges `count` partials (of the tile's groups in order, one behind the other) into the first, and that to `out`.
+  void (*merge)(const PagedAttention&, const PagedTile&, float* partials, int64_t count);
 };
 
 const PagedAttentionFunctions& paged_attention_f32_avx512();

@@ -7,6 +7,9 @@ namespace {
 struct PairDot {
   static constexpr int kPair = 2, kTerms = 1;
   static constexpr bool kBf16Weights = true;
+  static void store_bf16(uint16_t* p, F a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v)));
+  }
   struct Vector {
     __m512i v;
   };

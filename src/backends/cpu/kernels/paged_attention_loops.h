@@ -32,20 +32,20 @@ inline F exp2_negative(F x) {
   return select(le(x, set1(-126.0f)), zero(), horner(x - n, kExp2) * power_of_two(_mm256_cvtps_epi32(n.v)));
 #endif
 }
-inline float exp2_negative(float x) {
-  float lanes[kLanes];
-  store(lanes, exp2_negative(set1(x)));
-  return lanes[0];
-}
+
+// Of each row: the greatest score (a power of two's exponent), and sums of weights and of weighted values relative to it.
+struct Sums {
+  float *top, *total;  // [kTileRows]
+  float* values;       // [kTileRows][dim]
+};
 
 struct Scratch {
-  uint32_t* q;                                 // [kTileRows][kRow] words
-  float* s;                                    // [kTileRows][kRow]: scores, then weights
-  float *part, *sum;                           // [kTileRows][dim]: values of a group, and of all so far
-  uint32_t* fragment;                          // the words of a group of V
-  float *part_top, *part_total, *top, *total;  // [kTileRows]
+  uint32_t* q;         // [kTileRows][kRow] words
+  float* s;            // [kTileRows][kRow]: scores, then weights
+  uint32_t* fragment;  // the words of a group of V
+  Sums part, all;      // of a group, and of those so far
 
-  static int64_t bytes(int64_t dim) { return 4 * (2 * kTileRows * kRow + 2 * kTileRows * dim + kKeyGroup / 2 * dim + 4 * kTileRows); }
+  static int64_t bytes(int64_t dim) { return 4 * (2 * kTileRows * kRow + 2 * kTileRows * (dim + 2) + kKeyGroup / 2 * dim); }
   Scratch(void* memory, int64_t dim) {
     auto* at = static_cast<float*>(memory);
     const auto take = [&](int64_t count) {
@@ -55,9 +55,8 @@ struct Scratch {
     };
     q = reinterpret_cast<uint32_t*>(take(kTileRows * kRow));
     s = take(kTileRows * kRow);
-    part = take(kTileRows * dim), sum = take(kTileRows * dim);
     fragment = reinterpret_cast<uint32_t*>(take(kKeyGroup / 2 * dim));
-    part_top = take(kTileRows), part_total = take(kTileRows), top = take(kTileRows), total = take(kTileRows);
+    for (Sums* sums : {&part, &all}) sums->top = take(kTileRows), sums->total = take(kTileRows), sums->values = take(kTileRows * dim);
   }
 };
 
@@ -101,10 +100,18 @@ struct Widened {
   }
 };
 
-// sum[r][v] += weight[r][step] * x[v][step] over `steps`; x[v] advances by `stride` words.
-template <class Format, int kRows, int kVecs>
-inline void accumulate(F (&sum)[kRows][kVecs], const uint32_t* weights, const uint32_t* const (&x)[kVecs], int64_t stride, int64_t steps) {
+// bf16 to L1; f32, twice as much, to L2 (each measured the faster).
+template <int kPair>
+inline void prefetch(const uint32_t* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), kPair == 2 ? _MM_HINT_T0 : _MM_HINT_T1);
+}
+
+// sum[r][v] += weight[r][step] * x[v][step] over `steps`; x[v] advances by `stride` words. fetch(step) asks for memory needed later.
+template <class Format, int kRows, int kVecs, class Fetch>
+inline void accumulate(F (&sum)[kRows][kVecs], const uint32_t* weights, const uint32_t* const (&x)[kVecs], int64_t stride, int64_t steps,
+                       const Fetch& fetch) {
   for (int64_t i = 0; i < steps; ++i) {
+    fetch(i);
     typename Format::Vector words[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) words[v] = Format::load_words(x[v] + i * stride);
@@ -114,6 +121,16 @@ inline void accumulate(F (&sum)[kRows][kVecs], const uint32_t* weights, const ui
       for (int v = 0; v < kVecs; ++v) sum[r][v] = Format::multiply_add(weights + r * kRow + i * Format::kTerms, words[v], sum[r][v]);
   }
 }
+
+// A group of keys as fragments [begin, end), of which those of blocks that do not exist, or that no row needs, are null. `k_ahead` and
+// `v_ahead` tell what memory to ask for while working on a fragment: what is needed kAhead fragments later, keys and then values, then the
+// keys of the next group. Never null.
+struct KeyGroup {
+  const uint32_t *k[kFragments], *v[kFragments], *k_ahead[kFragments], *v_ahead[kFragments];
+  int64_t begin = 0, end = 0;
+  int64_t keys = 0;  // values of keys past this are not to be touched
+};
+constexpr int64_t kAhead = 4;
 
 // Products by vectors. Rows go in blocks that fill the registers; few rows take more vectors at once instead.
 template <class Format>
@@ -143,30 +160,39 @@ struct VectorProducts : Format {
   }
   static constexpr int vectors(int rows) { return 2 * rows <= kBlock ? 4 : 2; }
 
-  template <int kRows, int kVecs>
-  static void score_block(const uint32_t* q, const uint32_t* const* k, int64_t dim, float* s) {
+  template <int kRows, int kVecs, class Fetch>
+  static void score_block(const uint32_t* q, const uint32_t* const* k, int64_t dim, float* s, const Fetch& fetch) {
     F sum[kRows][kVecs];
     const uint32_t* x[kVecs];
     for (int v = 0; v < kVecs; ++v) x[v] = k[v / kVectorsPerFragment] + v % kVectorsPerFragment * kLanes;
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVecs; ++v) sum[r][v] = zero();
-    accumulate<Format>(sum, q, x, kFragment, dim / Format::kPair);
+    accumulate<Format>(sum, q, x, kFragment, dim / Format::kPair, fetch);
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVecs; ++v) store(s + r * kRow + v * kLanes, sum[r][v]);
   }
+  // A step reads a line of each fragment.
+  template <int kRows, int kVecs>
+  static void score_block(const uint32_t* q, const KeyGroup& group, int64_t f, int64_t dim, float* s, bool fetches) {
+    if (!fetches) return score_block<kRows, kVecs>(q, group.k + f, dim, s, [](int64_t) {});
+    score_block<kRows, kVecs>(q, group.k + f, dim, s, [&](int64_t step) {
+      for (int64_t i = 0; i < kVecs / kVectorsPerFragment; ++i) prefetch<Format::kPair>(group.k_ahead[f + i] + step * kFragment);
+    });
+  }
 
-  static void scores(const uint32_t* q, const uint32_t* const* k, int64_t begin, int64_t end, int64_t rows, int64_t dim, float* s) {
+  // s[row][key] for the keys of all fragments.
+  static void scores(const uint32_t* q, const KeyGroup& group, int64_t rows, int64_t dim, float* s) {
     each_block(rows, [&]<int kRows>(std::integral_constant<int, kRows>, int64_t r) {
       constexpr int64_t kTogether = vectors(kRows) / kVectorsPerFragment;
-      for (int64_t f = begin; f < end;) {
+      for (int64_t f = group.begin; f < group.end;) {
         float* const to = s + r * kRow + f * kFragment;
         int64_t present = 0;
-        while (present < kTogether && f + present < end && k[f + present] != nullptr) ++present;
+        while (present < kTogether && f + present < group.end && group.k[f + present] != nullptr) ++present;
         if (present == kTogether) {
-          score_block<kRows, vectors(kRows)>(q + r * kRow, k + f, dim, to);
+          score_block<kRows, vectors(kRows)>(q + r * kRow, group, f, dim, to, r == 0);
           f += kTogether;
         } else if (present > 0) {
-          score_block<kRows, kVectorsPerFragment>(q + r * kRow, k + f, dim, to);
+          score_block<kRows, kVectorsPerFragment>(q + r * kRow, group, f, dim, to, r == 0);
           ++f;
         } else {
           for (int i = 0; i < kRows; ++i)
@@ -178,59 +204,63 @@ struct VectorProducts : Format {
   }
 
   template <int kRows, int kVecs>
-  static void value_block(const uint32_t* weights, const uint32_t* const* v, int64_t begin, int64_t end, int64_t keys, int64_t dim,
-                          int64_t at, float* part) {
+  static void value_block(const uint32_t* weights, const KeyGroup& group, int64_t dim, int64_t at, float* part, bool fetches) {
     F sum[kRows][kVecs];
     for (int r = 0; r < kRows; ++r)
       for (int c = 0; c < kVecs; ++c) sum[r][c] = zero();
-    for (int64_t f = begin; f < end; ++f) {
-      if (v[f] == nullptr) continue;
+    for (int64_t f = group.begin; f < group.end; ++f) {
+      if (group.v[f] == nullptr) continue;
       const uint32_t* x[kVecs];
-      for (int c = 0; c < kVecs; ++c) x[c] = v[f] + at + c * kLanes;
-      const int64_t count = std::min(kFragment, keys - f * kFragment);
-      accumulate<Format>(sum, weights + f * (kFragment / Format::kPair * Format::kTerms), x, dim,
-                         (count + Format::kPair - 1) / Format::kPair);
+      for (int c = 0; c < kVecs; ++c) x[c] = group.v[f] + at + c * kLanes;
+      const int64_t count = std::min(kFragment, group.keys - f * kFragment), steps = (count + Format::kPair - 1) / Format::kPair;
+      const uint32_t* const w = weights + f * (kFragment / Format::kPair * Format::kTerms);
+      if (fetches) {
+        const uint32_t* const ahead = group.v_ahead[f];
+        accumulate<Format>(sum, w, x, dim, steps, [&](int64_t step) {
+          for (int64_t d = 0; d < dim; d += 16) prefetch<Format::kPair>(ahead + step * dim + d);
+        });
+      } else {
+        accumulate<Format>(sum, w, x, dim, steps, [](int64_t) {});
+      }
     }
     for (int r = 0; r < kRows; ++r)
       for (int c = 0; c < kVecs; ++c) store(part + r * dim + at + c * kLanes, sum[r][c]);
   }
   // The last elements of a head that is no whole number of vectors.
-  static void value_rest(const uint32_t* weights, const uint32_t* const* v, int64_t begin, int64_t end, int64_t keys, int64_t dim,
-                         int64_t at, float* part) {
+  static void value_rest(const uint32_t* weights, const KeyGroup& group, int64_t dim, int64_t at, float* part) {
     F sum = zero();
-    for (int64_t f = begin; f < end; ++f) {
-      if (v[f] == nullptr) continue;
-      const int64_t count = std::min(kFragment, keys - f * kFragment);
+    for (int64_t f = group.begin; f < group.end; ++f) {
+      if (group.v[f] == nullptr) continue;
+      const int64_t count = std::min(kFragment, group.keys - f * kFragment);
       const uint32_t* const w = weights + f * (kFragment / Format::kPair * Format::kTerms);
       for (int64_t i = 0; i * Format::kPair < count; ++i)
-        sum = Format::multiply_add(w + i * Format::kTerms, Format::load_words(v[f] + i * dim + at, dim - at), sum);
+        sum = Format::multiply_add(w + i * Format::kTerms, Format::load_words(group.v[f] + i * dim + at, dim - at), sum);
     }
     store_n(part + at, sum, dim - at);
   }
 
-  // part[row] = the weighted sum of values of keys [begin * 16, keys).
-  static void values(const float* s, const uint32_t* const* v, int64_t begin, int64_t end, int64_t keys, int64_t rows, int64_t dim,
-                     uint32_t*, float* part) {
+  // part[row] = the sum of values, weighted by s.
+  static void values(const float* s, const KeyGroup& group, int64_t rows, int64_t dim, uint32_t*, float* part) {
     const auto* const weights = reinterpret_cast<const uint32_t*>(s);
     each_block(rows, [&]<int kRows>(std::integral_constant<int, kRows>, int64_t r) {
       constexpr int kVecs = vectors(kRows);
       const uint32_t* const w = weights + r * kRow;
       float* const to = part + r * dim;
       int64_t d = 0;
-      for (; d + kVecs * kLanes <= dim; d += kVecs * kLanes) value_block<kRows, kVecs>(w, v, begin, end, keys, dim, d, to);
-      for (; d + kLanes <= dim; d += kLanes) value_block<kRows, 1>(w, v, begin, end, keys, dim, d, to);
+      for (; d + kVecs * kLanes <= dim; d += kVecs * kLanes) value_block<kRows, kVecs>(w, group, dim, d, to, r == 0 && d == 0);
+      for (; d + kLanes <= dim; d += kLanes) value_block<kRows, 1>(w, group, dim, d, to, false);
       if (d < dim)
-        for (int i = 0; i < kRows; ++i) value_rest(w + i * kRow, v, begin, end, keys, dim, d, to + i * dim);
+        for (int i = 0; i < kRows; ++i) value_rest(w + i * kRow, group, dim, d, to + i * dim);
     });
   }
 };
 
 // ---- one group of keys ----
 
-// Stores of weights, f32 or bf16; vector `v` of a row. bf16 weights take half the room of the scores they replace, in front of them.
+// Vector `v` of a row of weights. bf16 ones take half the room of the scores they replace, in front of them.
 template <class Products>
 inline void store_weights(float* row, int64_t v, F p) {
-  if constexpr (Products::kBf16Weights) store_bfloat16(reinterpret_cast<uint16_t*>(row) + v * kLanes, p);
+  if constexpr (Products::kBf16Weights) Products::store_bf16(reinterpret_cast<uint16_t*>(row) + v * kLanes, p);
   else store(row + v * kLanes, p);
 }
 
@@ -256,20 +286,26 @@ inline void weigh(float* row, int64_t first, int64_t end, int64_t begin, int64_t
     float* const at = row + v0 * kLanes;
     store(at, keep_first(minus_inf(), first % kLanes, load(at)));
   }
-  F high = load(row + v0 * kLanes);
-  for (int64_t v = v0 + 1; v < v1; ++v) high = max_second(high, load(row + v * kLanes));
-  top = largest(high);
+  F high[2] = {load(row + v0 * kLanes), load(row + (v1 - 1) * kLanes)};
+  int64_t v = v0 + 1;
+  for (; v + 2 <= v1; v += 2)
+    high[0] = max_second(high[0], load(row + v * kLanes)), high[1] = max_second(high[1], load(row + (v + 1) * kLanes));
+  if (v < v1) high[0] = max_second(high[0], load(row + v * kLanes));
+  top = largest(max_second(high[0], high[1]));
   // A row without any key keeps -inf as its maximum; subtracting 0 then gives weights of 0 and not NaN.
   const F shift = set1(top == -__builtin_inff() ? 0 : top);
-  for (int64_t v = vector_begin; v < v0; ++v) store_weights<Products>(row, v, zero());
-  F sums[2] = {zero(), zero()};
-  for (int64_t v = v0; v < v1; ++v) {
-    const F p = exp2_negative(load(row + v * kLanes) - shift);
-    sums[v & 1] = sums[v & 1] + p;
-    store_weights<Products>(row, v, p);
-  }
-  for (int64_t v = v1; v < vector_limit; ++v) store_weights<Products>(row, v, zero());
-  total = sum(sums[0] + sums[1]);
+  for (v = vector_begin; v < v0; ++v) store_weights<Products>(row, v, zero());
+  const auto exponential = [&](int64_t i) {
+    const F p = exp2_negative(load(row + i * kLanes) - shift);
+    store_weights<Products>(row, i, p);
+    return p;
+  };
+  F even = zero(), odd = zero();  // by vectors counted from the group's first key: the order of additions is the same in every tile
+  if (v % 2 != 0) odd = exponential(v++);
+  for (; v + 2 <= v1; v += 2) even = even + exponential(v), odd = odd + exponential(v + 1);
+  if (v < v1) even = even + exponential(v++);
+  for (; v < vector_limit; ++v) store_weights<Products>(row, v, zero());
+  total = sum(even + odd);
 }
 
 // Queries times the scale, which takes the scores to powers of two; or, under a soft cap, to its argument.
@@ -284,16 +320,11 @@ void pack_queries(const PagedAttention& a, const PagedTile& t, uint32_t* q) {
     uint32_t* const to = q + r * kRow;
     for (int64_t d = 0; d < dim; d += kLanes) {
       const F x = (dim - d >= kLanes ? load(from + d) : load_n(from + d, dim - d)) * scale;
-      if constexpr (Products::kBf16Weights) store_bfloat16(reinterpret_cast<uint16_t*>(to) + d, x);
+      if constexpr (Products::kBf16Weights) Products::store_bf16(reinterpret_cast<uint16_t*>(to) + d, x);
       else store(reinterpret_cast<float*>(to) + d, x);
     }
   }
 }
-
-// Where the fragments of a key group lie; null for those that no row needs and those of blocks that do not exist.
-struct GroupFragments {
-  const uint32_t *k[kFragments], *v[kFragments];
-};
 
 // The values of `keys` tokens of a fragment and zeros behind them: a weight of 0 times what an unused slot holds may be NaN.
 inline void copy_values(const uint32_t* from, int64_t keys, int64_t dim, uint32_t* to) {
@@ -306,75 +337,96 @@ inline void copy_values(const uint32_t* from, int64_t keys, int64_t dim, uint32_
   std::memset(to + whole * dim, 0, static_cast<size_t>((kFragment / 2 - whole) * dim) * 4);
 }
 
+// Keys [base + first, base + end) of a tile.
 template <class Products>
-void attend_group(const PagedAttention& a, const PagedTile& t, int64_t group, const Scratch& scratch) {
-  const int64_t base = group * kKeyGroup, dim = a.dim();
-  const int64_t first = std::max<int64_t>(t.first_key(a) - base, 0), end = std::min(t.end_key(a) - base, kKeyGroup);
-  const int64_t needed = first / kFragment, needed_end = (end + kFragment - 1) / kFragment;
-  constexpr int64_t kStep = Products::kFragmentStep;
-  const int64_t f0 = needed / kStep * kStep, f1 = (needed_end + kStep - 1) / kStep * kStep;
-
-  GroupFragments at;
+KeyGroup locate(const PagedAttention& a, const PagedTile& t, int64_t base, int64_t first, int64_t end) {
   const KvCacheLayout& layout = a.layout;
   const int64_t fragment_words = layout.fragment_elements() / Products::kPair, value_plane = layout.plane(0, 1, 0) / Products::kPair;
   const int32_t* const table = a.block_tables + t.sequence.index * a.blocks_per_seq;
-  for (int64_t f = f0; f < f1; ++f) {
-    at.k[f] = at.v[f] = nullptr;
-    if (f < needed || f >= needed_end) continue;
-    const int64_t key = base + f * kFragment, block = table[key / layout.block_size];
-    if (block < 0 || block >= layout.num_blocks) continue;
-    at.k[f] = static_cast<const uint32_t*>(a.cache) + layout.plane(block, 0, t.kv_head) / Products::kPair +
-              key % layout.block_size / kFragment * fragment_words;
-    at.v[f] = at.k[f] + value_plane;
-  }
+  const auto keys_of = [&](int64_t key) -> const uint32_t* {
+    const int64_t block = table[key / layout.block_size];
+    if (block < 0 || block >= layout.num_blocks) return nullptr;
+    return static_cast<const uint32_t*>(a.cache) + layout.plane(block, 0, t.kv_head) / Products::kPair +
+           key % layout.block_size / kFragment * fragment_words;
+  };
+  KeyGroup group;
+  constexpr int64_t kStep = Products::kFragmentStep;
+  const int64_t needed = first / kFragment, needed_end = (end + kFragment - 1) / kFragment;
+  group.begin = needed / kStep * kStep, group.end = (needed_end + kStep - 1) / kStep * kStep, group.keys = end;
 
-  Products::scores(scratch.q, at.k, f0, f1, t.rows, dim, scratch.s);
+  const uint32_t* order[2 * kFragments + kAhead];  // as they are read
+  int64_t count = 0;
+  for (int64_t f = group.begin; f < group.end; ++f) {
+    group.k[f] = f < needed || f >= needed_end ? nullptr : keys_of(base + f * kFragment);
+    group.v[f] = group.k[f] == nullptr ? nullptr : group.k[f] + value_plane;
+    order[count++] = group.k[f];
+  }
+  for (int64_t f = group.begin; f < group.end; ++f) order[count++] = group.v[f];
+  for (int64_t i = 0; i < kAhead; ++i) {
+    const int64_t key = base + kKeyGroup + i * kFragment;
+    order[count++] = key < t.end_key(a) ? keys_of(key) : nullptr;
+  }
+  const int64_t fragments = group.end - group.begin;
+  for (int64_t i = 0; i < 2 * fragments; ++i) {
+    const void* const ahead = order[i + kAhead] != nullptr ? order[i + kAhead] : order[i] != nullptr ? order[i] : a.cache;
+    (i < fragments ? group.k_ahead[group.begin + i] : group.v_ahead[group.begin + i - fragments]) = static_cast<const uint32_t*>(ahead);
+  }
+  return group;
+}
+
+template <class Products>
+void attend_group(const PagedAttention& a, const PagedTile& t, int64_t index, const Scratch& scratch, const Sums& to) {
+  const int64_t base = index * kKeyGroup, dim = a.dim();
+  const int64_t first = std::max<int64_t>(t.first_key(a) - base, 0), end = std::min(t.end_key(a) - base, kKeyGroup);
+  KeyGroup group = locate<Products>(a, t, base, first, end);
+  Products::scores(scratch.q, group, t.rows, dim, scratch.s);
   constexpr float kLog2e = 1.44269504088896341f;
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t position = t.position(r, a.group);
-    const int64_t row_first = std::max(a.window > 0 ? position - a.window + 1 - base : 0, f0 * kFragment);
+    const int64_t row_first = std::max(a.window > 0 ? position - a.window + 1 - base : 0, group.begin * kFragment);
     const int64_t row_end = std::min(position + 1 - base, end);
-    weigh<Products>(scratch.s + r * kRow, row_first, row_end, f0 * kFragment, f1 * kFragment, a.softcap * kLog2e, scratch.part_top[r],
-                    scratch.part_total[r]);
+    weigh<Products>(scratch.s + r * kRow, row_first, row_end, group.begin * kFragment, group.end * kFragment, a.softcap * kLog2e, to.top[r],
+                    to.total[r]);
   }
-  if constexpr (kStep == 1 && Products::kPair == 2) {  // an odd number of keys ends inside a pair
-    if (end % 2 != 0 && at.v[f1 - 1] != nullptr) {
-      copy_values(at.v[f1 - 1], end - (f1 - 1) * kFragment, dim, scratch.fragment);
-      at.v[f1 - 1] = scratch.fragment;
+  if constexpr (Products::kFragmentStep == 1 && Products::kPair == 2) {  // an odd number of keys ends inside a pair
+    const int64_t last = group.end - 1;
+    if (end % 2 != 0 && group.v[last] != nullptr) {
+      copy_values(group.v[last], end - last * kFragment, dim, scratch.fragment);
+      group.v[last] = scratch.fragment;
     }
   }
-  Products::values(scratch.s, at.v, f0, f1, end, t.rows, dim, scratch.fragment, scratch.part);
+  Products::values(scratch.s, group, t.rows, dim, scratch.fragment, to.values);
 }
 
 // ---- merging groups ----
 
-inline void reset(const PagedTile& t, int64_t dim, const Scratch& scratch) {
-  for (int64_t r = 0; r < t.rows; ++r) scratch.top[r] = -__builtin_inff(), scratch.total[r] = 0;
-  std::memset(scratch.sum, 0, static_cast<size_t>(t.rows * dim) * 4);
-}
-
-inline void merge_group(int64_t rows, int64_t dim, const float* top, const float* total, const float* part, const Scratch& scratch) {
+inline void merge_group(int64_t rows, int64_t dim, const Sums& from, const Sums& to) {
+  float old_factors[kTileRows], new_factors[kTileRows];
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const int64_t n = std::min(rows - r, kLanes);
+    const F old_top = load_n(to.top + r, n), new_top = load_n(from.top + r, n), high = max_second(old_top, new_top);
+    const F shift = select(eq(high, minus_inf()), zero(), high);
+    const F a = exp2_negative(old_top - shift), b = exp2_negative(new_top - shift);
+    store(old_factors + r, a), store(new_factors + r, b);
+    store_n(to.top + r, high, n);
+    store_n(to.total + r, fma(load_n(from.total + r, n), b, load_n(to.total + r, n) * a), n);
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    if (top[r] == -__builtin_inff()) continue;
-    const float high = top[r] > scratch.top[r] ? top[r] : scratch.top[r];
-    const float old_factor = exp2_negative(scratch.top[r] - high), new_factor = exp2_negative(top[r] - high);
-    scratch.top[r] = high;
-    scratch.total[r] = scratch.total[r] * old_factor + total[r] * new_factor;
-    const F a = set1(old_factor), b = set1(new_factor);
-    float* const to = scratch.sum + r * dim;
-    const float* const from = part + r * dim;
+    const F a = set1(old_factors[r]), b = set1(new_factors[r]);
+    float* const y = to.values + r * dim;
+    const float* const x = from.values + r * dim;
     int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes) store(to + d, fma(load(from + d), b, load(to + d) * a));
-    if (d < dim) store_n(to + d, fma(load_n(from + d, dim - d), b, load_n(to + d, dim - d) * a), dim - d);
+    for (; d + kLanes <= dim; d += kLanes) store(y + d, fma(load(x + d), b, load(y + d) * a));
+    if (d < dim) store_n(y + d, fma(load_n(x + d, dim - d), b, load_n(y + d, dim - d) * a), dim - d);
   }
 }
 
-inline void finish(const PagedAttention& a, const PagedTile& t, const Scratch& scratch) {
+inline void finish(const PagedAttention& a, const PagedTile& t, const Sums& sums) {
   const int64_t dim = a.dim();
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t i = t.row + r;
-    const F inverse = set1(scratch.total[r] == 0 ? 0 : 1 / scratch.total[r]);
-    const float* const from = scratch.sum + r * dim;
+    const F inverse = set1(sums.total[r] == 0 ? 0 : 1 / sums.total[r]);
+    const float* const from = sums.values + r * dim;
     float* const to = a.out + ((t.sequence.first + i / a.group) * a.heads + t.kv_head * a.group + i % a.group) * dim;
     int64_t d = 0;
     for (; d + kLanes <= dim; d += kLanes) store(to + d, load(from + d) * inverse);
@@ -385,15 +437,17 @@ inline void finish(const PagedAttention& a, const PagedTile& t, const Scratch& s
 template <class Products>
 void run_tile(const PagedAttention& a, const PagedTile& t, void* memory) {
   const Scratch scratch(memory, a.dim());
-  reset(t, a.dim(), scratch);
+  const int64_t begin = t.first_group(a), end = t.end_group(a);
+  if (begin == end)
+    std::memset(scratch.all.total, 0, kTileRows * 4), std::memset(scratch.all.values, 0, static_cast<size_t>(t.rows * a.dim()) * 4);
   Products::begin();
   pack_queries<Products>(a, t, scratch.q);
-  for (int64_t group = t.first_group(a); group < t.end_group(a); ++group) {
-    attend_group<Products>(a, t, group, scratch);
-    merge_group(t.rows, a.dim(), scratch.part_top, scratch.part_total, scratch.part, scratch);
+  for (int64_t group = begin; group < end; ++group) {
+    attend_group<Products>(a, t, group, scratch, group == begin ? scratch.all : scratch.part);
+    if (group != begin) merge_group(t.rows, a.dim(), scratch.part, scratch.all);
   }
   Products::end();
-  finish(a, t, scratch);
+  finish(a, t, scratch.all);
 }
 
 template <class Products>
@@ -401,19 +455,20 @@ void run_partial(const PagedAttention& a, const PagedTile& t, int64_t group, flo
   const Scratch scratch(memory, a.dim());
   Products::begin();
   pack_queries<Products>(a, t, scratch.q);
-  attend_group<Products>(a, t, group, scratch);
+  attend_group<Products>(a, t, group, scratch, scratch.part);
   Products::end();
-  std::memcpy(partial, scratch.part_top, static_cast<size_t>(t.rows) * 4);
-  std::memcpy(partial + t.rows, scratch.part_total, static_cast<size_t>(t.rows) * 4);
-  std::memcpy(partial + 2 * t.rows, scratch.part, static_cast<size_t>(t.rows * a.dim()) * 4);
+  std::memcpy(partial, scratch.part.top, static_cast<size_t>(t.rows) * 4);
+  std::memcpy(partial + t.rows, scratch.part.total, static_cast<size_t>(t.rows) * 4);
+  std::memcpy(partial + 2 * t.rows, scratch.part.values, static_cast<size_t>(t.rows * a.dim()) * 4);
 }
 
-void run_merge(const PagedAttention& a, const PagedTile& t, const float* partials, int64_t count, void* memory) {
-  const Scratch scratch(memory, a.dim());
-  reset(t, a.dim(), scratch);
-  for (int64_t i = 0; i < count; ++i, partials += partial_floats(t.rows, a.dim()))
-    merge_group(t.rows, a.dim(), partials, partials + t.rows, partials + 2 * t.rows, scratch);
-  finish(a, t, scratch);
+void run_merge(const PagedAttention& a, const PagedTile& t, float* partials, int64_t count) {
+  const auto sums_at = [&](int64_t i) {
+    float* const at = partials + i * partial_floats(t.rows, a.dim());
+    return Sums{at, at + t.rows, at + 2 * t.rows};
+  };
+  for (int64_t i = 1; i < count; ++i) merge_group(t.rows, a.dim(), sums_at(i), sums_at(0));
+  finish(a, t, sums_at(0));
 }
 
 template <class Products>
