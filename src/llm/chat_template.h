@@ -19,8 +19,8 @@ using TemplateContext = nlohmann::ordered_json;
 
 struct ChatTemplateLimits {
   size_t max_output_bytes = 16u << 20;
-  size_t max_steps = 20'000'000;  // statements, expressions and loop rounds evaluated in one render
-  int max_depth = 200;            // nested expressions when parsing; nested calls and blocks when rendering
+  size_t max_steps = 5'000'000;  // statements, expressions and loop rounds evaluated in one render
+  int max_depth = 200;           // nested expressions when parsing; nested calls and blocks when rendering
 };
 
 // Immutable after parse(); render() may be called from many threads at once.

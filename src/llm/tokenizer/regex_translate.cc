@@ -73,6 +73,39 @@ constexpr PropertyName kPropertyNames[] = {
     {"whitespace", "White_Space"},
     {"punct", "P"},
     {"cntrl", "Cc"},
+    {"alnum", "Xan"},
+};
+
+// Names of more than two letters that are no scripts.
+constexpr std::string_view kBinaryProperties[] = {
+    "any",
+    "ascii",
+    "alphabetic",
+    "uppercase",
+    "lowercase",
+    "cased",
+    "ideographic",
+    "math",
+    "dash",
+    "diacritic",
+    "extender",
+    "hexdigit",
+    "emoji",
+    "idstart",
+    "idcontinue",
+    "xidstart",
+    "xidcontinue",
+    "joincontrol",
+    "emojimodifier",
+    "emojicomponent",
+    "asciihexdigit",
+    "quotationmark",
+    "extendedpictographic",
+    "emojipresentation",
+    "emojimodifierbase",
+    "variationselector",
+    "patternwhitespace",
+    "defaultignorablecodepoint",
 };
 
 class Translator {
@@ -226,10 +259,16 @@ class Translator {
       if (c != ' ' && c != '_' && c != '-') key += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
     }
     at_ = close + 1;
-    for (const PropertyName& known : kPropertyNames) {
-      if (known.oniguruma == key) name = known.pcre2;
+    const auto* known =
+        std::find_if(std::begin(kPropertyNames), std::end(kPropertyNames), [&](const PropertyName& p) { return p.oniguruma == key; });
+    const bool binary = std::find(std::begin(kBinaryProperties), std::end(kBinaryProperties), key) != std::end(kBinaryProperties);
+    std::string meaning(name);
+    if (known != std::end(kPropertyNames)) {
+      meaning = known->pcre2;
+    } else if (key.size() > 2 && !binary) {
+      meaning = "sc:" + meaning;  // a script, without PCRE2's script extensions
     }
-    return (negated ? "\\P{" : "\\p{") + std::string(name) + "}";
+    return (negated ? "\\P{" : "\\p{") + meaning + "}";
   }
 
   // The escapes that mean one character, for both places; empty when it is another kind. At the backslash.
@@ -385,7 +424,7 @@ class Translator {
                                                       {"lower", "\\p{Lowercase}"},
                                                       {"digit", "\\p{Nd}"},
                                                       {"xdigit", kHex},
-                                                      {"punct", "[:punct:]"},
+                                                      {"punct", "\\p{P}\\p{S}"},
                                                       {"cntrl", "\\p{Cc}"},
                                                       {"graph", "[:graph:]"},
                                                       {"print", "[:print:]"},

@@ -14,6 +14,10 @@ bool is_nonspacing_mark(char32_t c);
 bool is_other(char32_t c);           // categories Cc, Cf, Cs, Co: what BERT's clean_text removes
 bool is_word_character(char32_t c);  // \w of UTS 18: Alphabetic, M*, Nd, Pc, Join_Control
 bool is_chinese_character(char32_t c);
+bool is_letter(char32_t c);     // categories L*
+bool is_upper(char32_t c);      // Lu
+bool is_lower(char32_t c);      // Ll
+bool is_printable(char32_t c);  // what Python's repr() does not escape
 
 enum class NormalForm { Nfc, Nfd, Nfkc, Nfkd };
 // `text` is valid UTF-8.
@@ -21,6 +25,7 @@ std::string normalize(std::string_view text, NormalForm form);
 
 // Lower case, character by character (no context, so no final sigma).
 std::string to_lower(std::string_view text);
+std::string to_upper(std::string_view text);
 
 // Calls f(grapheme) for each extended grapheme cluster of valid UTF-8.
 template <class F>
