@@ -111,37 +111,77 @@ void check_workspace(const ir::Graph& graph, const BuildOptions& options, const 
          options.workspace_limit_bytes, needed, (needed + (1 << 20) - 1) >> 20);
 }
 
+// Multiplications and additions of calibrating an int4 build: the passes over the text, then the rounding.
+double calibration_gflop(ir::Graph& graph, const quant::MomentOptions& options) {
+  double work = 0;
+  for (const quant::ConstantMatrix& m : quant::constant_matrices(graph)) {
+    const double n = static_cast<double>(m.n), k = static_cast<double>(m.k);
+    work += 2 * n * k * options.sequences * options.length * (options.rounds + 1) + n * k * k + k * k * k / 3;
+  }
+  return work * 1e-9;
+}
+
+int weights_to_int4(ir::Graph& graph, const BuildOptions& options, ThreadPool& pool, BuildReport& report) {
+  const quant::MomentOptions text;
+  if (!quant::is_step_graph(graph) || options.int4_calibration_gflop <= 0)
+    return quant::weights_to_int4(graph, options.int4_group_size, nullptr, pool);
+  const double needed = calibration_gflop(graph, text);
+  if (needed > options.int4_calibration_gflop) {
+    report.notes.push_back(
+        fmt::format("4-bit weights are rounded one by one: rounding them for the model's own text would take {:.0f} GFLOP, "
+                    "more than int4_calibration_gflop ({:.0f})",
+                    needed, options.int4_calibration_gflop));
+    return quant::weights_to_int4(graph, options.int4_group_size, nullptr, pool);
+  }
+  const quant::MeasuredMoments moments = quant::measure_moments(graph, text, pool);
+  report.notes.push_back(fmt::format("4-bit weights are rounded for {} tokens of the model's own text", text.sequences * text.length));
+  return quant::weights_to_int4(graph, options.int4_group_size, &moments, pool);
+}
+
+// Products whose weights are in integers of a dtype.
+int count_quantized(const ir::Graph& graph, DType dtype) {
+  int count = 0;
+  ir::for_each_graph(graph, [&](const ir::Graph& g) {
+    for (const auto& node : g.nodes()) count += node->is("quantized_matmul") && node->input(1)->type.dtype == dtype;
+  });
+  return count;
+}
+
 // Puts the weights of matrix products into the asked precision; returns the name of what it came to.
 // After the passes: they fold and fuse float weights only. (Products that a GGUF file brings quantized get their epilogues as matmuls do.)
 const char* choose_weights(ir::Graph& graph, const BuildOptions& options, ThreadPool& pool, BuildReport& report) {
-  const auto note = [&](int count, const char* text) { report.notes.push_back(fmt::format("{} matrix products {}", count, text)); };
-  if (options.precision == Precision::Int8 || options.precision == Precision::Int4) {
-    const bool is_int8 = options.precision == Precision::Int8;
-    const int count = is_int8 ? quant::weights_to_int8(graph, 0, pool) : quant::weights_to_int4(graph, options.int4_group_size, pool);
-    int quantized = 0;
-    ir::for_each_graph(graph, [&](const ir::Graph& g) {
-      for (const auto& node : g.nodes()) quantized += node->is("quantized_matmul");
-    });
-    if (quantized > count) note(quantized - count, "keep the quantized weights of the file");
-    if (count > 0)
-      note(count, is_int8 ? "have 8-bit weights, one scale a channel; everything else stays fp32"
-                          : "have 4-bit weights in groups (the last one 8-bit); everything else stays fp32");
-    if (quantized > 0) return is_int8 ? "int8" : "int4";
-    report.notes.push_back("no matrix product has constant weights to quantize: built in fp32");
-    return "fp32";
-  }
-  if (options.precision != Precision::F32) {
-    if (!cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
-      report.notes.push_back("this CPU has no bf16 instructions: built in fp32");
-    } else if (const int count = quant::weights_to_bf16(graph, pool); count > 0) {
-      note(count, "multiply in bf16 with fp32 accumulation; everything else stays fp32");
-      return "bf16";
-    } else {
-      report.notes.push_back("no matrix product has constant weights to hold in bf16: built in fp32");
+  const auto note = [&](int count, const char* text) {
+    if (count > 0) report.notes.push_back(fmt::format("{} matrix products {}", count, text));
+  };
+  const int kept8 = count_quantized(graph, DType::I8), kept4 = count_quantized(graph, DType::I4);
+  note(kept8 + kept4, "keep the quantized weights of the file");
+  const char* kept = kept4 > 0 ? "int4" : kept8 > 0 ? "int8" : "fp32";
+  switch (options.precision) {
+    case Precision::Int8: {
+      const int count = quant::weights_to_int8(graph, 0, pool);
+      note(count, "have 8-bit weights, one scale a channel; everything else stays fp32");
+      return count > 0 && kept4 == 0 ? "int8" : kept;
     }
+    case Precision::Int4: {
+      const int count = weights_to_int4(graph, options, pool, report);
+      note(count_quantized(graph, DType::I4) - kept4, "have 4-bit weights, one scale a group; everything else stays fp32");
+      note(count_quantized(graph, DType::I8) - kept8, "have 8-bit weights, one scale a channel");
+      return count > 0 ? "int4" : kept;
+    }
+    case Precision::BF16:
+    case Precision::Best:
+      if (!cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
+        report.notes.push_back("this CPU has no bf16 instructions: built in fp32");
+      } else if (const int count = quant::weights_to_bf16(graph, pool); count > 0) {
+        note(count, "multiply in bf16 with fp32 accumulation; everything else stays fp32");
+        return kept4 + kept8 > 0 ? kept : "bf16";
+      } else if (kept4 + kept8 == 0) {
+        report.notes.push_back("no matrix product has constant weights to hold in bf16: built in fp32");
+      }
+      [[fallthrough]];
+    case Precision::F32: quant::weights_to_f32(graph, pool); return kept;
   }
-  quant::weights_to_f32(graph, pool);
-  return "fp32";
+  return kept;
 }
 
 }  // namespace

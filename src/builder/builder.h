@@ -25,8 +25,11 @@ struct BuildProgress {
 struct BuildOptions {
   Precision precision = Precision::F32;
   int int4_group_size = 32;  // 32, 64 or 128
-  int opt_level = 3;         // 0: no tuning, first kernel that accepts .. 5: every candidate, long timing
-  int num_threads = 0;       // width to tune for; 0: all available
+  // Int4 of a language model: arithmetic to spend on rounding weights for the inputs that they meet, which the model's own text shows
+  // (quant/moments.h). Where one pass over it would take more, weights are rounded one by one. 0: never; a 1.1 B model needs 20,000.
+  double int4_calibration_gflop = 4000;
+  int opt_level = 3;    // 0: no tuning, first kernel that accepts .. 5: every candidate, long timing
+  int num_threads = 0;  // width to tune for; 0: all available
   int64_t workspace_limit_bytes =
       0;  // 0: none. Bounds arena + workspace at each profile's max shapes, or the build fails naming what would do
   std::vector<OptimizationProfile> profiles;  // empty: symbols are free and tuned at 1 (batch) and a middling length

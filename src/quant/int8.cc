@@ -15,11 +15,10 @@ bool is_quantizable(const ConstantMatrix& m) {
   });
 }
 
-Tensor compact_scale(const Tensor& scale) {
-  float largest = 0;
-  for (int64_t i = 0; i < scale.count(); ++i) largest = std::max(largest, std::abs(scale.data<float>()[i]));
-  // Below, typical scales would leave f16's normal range; groups far below the largest do not matter.
-  if (largest > 65000 || largest < 0x1p-11f) return scale;
+// Below, typical scales would leave f16's normal range; groups far below the largest do not matter.
+bool fits_half_scales(float largest) { return largest < 65000 && largest > 0x1p-11f; }
+
+Tensor to_half(const Tensor& scale) {
   Tensor out = Tensor::empty(DType::F16, scale.shape());
   for (int64_t i = 0; i < scale.count(); ++i) out.data<uint16_t>()[i] = float_to_half(scale.data<float>()[i]);
   return out;
@@ -54,7 +53,8 @@ Quantized quantize_int8(const ConstantMatrix& m, int64_t group_size, ThreadPool&
     q.scale.data<float>()[row * groups + g] = largest / 127;
   });
   if (!finite) return {};
-  if (group < m.k) q.scale = compact_scale(q.scale);
+  const float* scales = q.scale.data<float>();
+  if (group < m.k && fits_half_scales(*std::max_element(scales, scales + q.scale.count()))) q.scale = to_half(q.scale);
   for_rows([&](int64_t row, int64_t g, const float* x, int64_t at, int64_t count) {
     const auto scale = static_cast<float>(q.scale.float_at(row * groups + g));
     const float inverse = scale > 0 ? 1 / scale : 0;

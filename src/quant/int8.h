@@ -21,7 +21,8 @@ int weights_to_int8(ir::Graph& graph, int64_t group_size, ThreadPool& pool);
 
 // Whether the products of the matrix can be quantized_matmuls.
 bool is_quantizable(const ConstantMatrix& m);
-// `scale` in f16 when that keeps it, else as it is.
-Tensor compact_scale(const Tensor& scale);
+// Whether scales of which the largest is `largest` keep enough digits in f16.
+bool fits_half_scales(float largest);
+Tensor to_half(const Tensor& scale);
 
 }  // namespace tokamak::quant

@@ -7,7 +7,7 @@ namespace tokamak::hf {
 Weight Checkpoint::take(const std::string& name, const Shape& shape) {
   if (!has(name))
     fail(ErrorCode::Corrupt, "{}: tensor \"{}\" is missing; the configuration calls for it with shape {}", path_, name, to_string(shape));
-  Weight weight = load(name);
+  Weight weight = load(name, shape);
   const DType dtype = weight.data.dtype();
   if (!weight.is_quantized() && dtype != DType::F32 && dtype != DType::F16 && dtype != DType::BF16)
     fail(ErrorCode::Unsupported, "{}: tensor \"{}\" is {}; expected f32, f16 or bf16", path_, name, to_string(dtype));

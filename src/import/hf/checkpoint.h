@@ -35,7 +35,7 @@ class Checkpoint {
   std::vector<std::string> left_over() const;
 
  protected:
-  virtual Weight load(const std::string& name) = 0;                          // has(name)
+  virtual Weight load(const std::string& name, const Shape& shape) = 0;      // has(name); `shape` is what is expected of it
   virtual std::vector<std::string> names() const = 0;                        // as left_over() gives them
   virtual std::string shown(const std::string& name) const { return name; }  // as the file calls it
 

@@ -44,7 +44,7 @@ class Folder : public Checkpoint {
   bool has(const std::string& name) const override { return tensors_.contains(name); }
 
  protected:
-  Weight load(const std::string& name) override { return {name, tensors_.at(name), {}, 0}; }
+  Weight load(const std::string& name, const Shape&) override { return {name, tensors_.at(name), {}, 0}; }
   std::vector<std::string> names() const override {
     std::vector<std::string> out;
     for (const auto& [name, tensor] : tensors_) out.push_back(name);

@@ -66,7 +66,7 @@ class GgufCheckpoint : public Checkpoint {
   bool has(const std::string& name) const override { return names_.contains(name); }
 
  protected:
-  Weight load(const std::string& name) override {
+  Weight load(const std::string& name, const Shape&) override {
     const GgufTensor& tensor = file_.tensors().find(names_.at(name))->second;
     const Weight weight = to_weight(tensor, name, owner_, options_.keep_quantized, options_.dequantized, pool());
     const bool is_q = name.find("self_attn.q_proj") != name.npos, is_k = name.find("self_attn.k_proj") != name.npos;
