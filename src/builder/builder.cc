@@ -158,14 +158,14 @@ const char* choose_weights(ir::Graph& graph, const BuildOptions& options, Thread
   const char* kept = kept4 > 0 ? "int4" : kept8 > 0 ? "int8" : "fp32";
   switch (options.precision) {
     case Precision::Int8: {
-      const int count = quant::weights_to_int8(graph, 0, pool);
-      note(count, "have 8-bit weights, one scale a channel; everything else stays fp32");
+      const int count = quant::weights_to_int8(graph, options.int8_group_size, pool);
+      note(count, "have 8-bit weights; everything else stays fp32");
       return count > 0 && kept4 == 0 ? "int8" : kept;
     }
     case Precision::Int4: {
       const int count = weights_to_int4(graph, options, pool, report);
       note(count_quantized(graph, DType::I4) - kept4, "have 4-bit weights, one scale a group; everything else stays fp32");
-      note(count_quantized(graph, DType::I8) - kept8, "have 8-bit weights, one scale a channel");
+      note(count_quantized(graph, DType::I8) - kept8, "have 8-bit weights");
       return count > 0 ? "int4" : kept;
     }
     case Precision::BF16:
@@ -195,6 +195,7 @@ std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOpti
     checkpoint.block_size = options.kv_block_size;
     checkpoint.kv_dtype = options.kv_dtype.value_or(options.precision == Precision::F32 ? DType::F32 : DType::BF16);
     checkpoint.max_context = options.max_context;
+    checkpoint.rope_dtype = options.rope_dtype;
     checkpoint.keep_quantized = options.precision != Precision::F32 && options.precision != Precision::BF16;
     checkpoint.dequantized = options.precision == Precision::F32 ? DType::F32 : DType::F16;
     if (report) checkpoint.notes = &report->notes;

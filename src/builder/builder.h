@@ -11,9 +11,9 @@
 
 namespace tokamak {
 
-// What matrix products with constant weights multiply by; everything else stays fp32. Int8: one scale a channel. Int4: one scale a group of
-// BuildOptions::int4_group_size weights of a channel, the last product (a language model's head) in int8. Best: the fastest that changes
-// results by no more than bf16 does.
+// What matrix products with constant weights multiply by; everything else stays fp32. Int8, Int4: integers with one scale for a group of
+// BuildOptions::int8_group_size or int4_group_size weights of a channel; with Int4 the last product (a language model's head) is in int8.
+// Best: the fastest that changes results by no more than bf16 does.
 enum class Precision { F32, BF16, Best, Int8, Int4 };
 
 struct BuildProgress {
@@ -24,7 +24,8 @@ struct BuildProgress {
 
 struct BuildOptions {
   Precision precision = Precision::F32;
-  int int4_group_size = 32;  // 32, 64 or 128
+  int int8_group_size = 128;  // a multiple of 32; 0: a channel
+  int int4_group_size = 32;   // 32, 64 or 128
   // Int4 of a language model: arithmetic to spend on rounding weights for the inputs that they meet, which the model's own text shows
   // (quant/moments.h). Where one pass over it would take more, weights are rounded one by one. 0: never; a 1.1 B model needs 20,000.
   double int4_calibration_gflop = 4000;
@@ -44,6 +45,7 @@ struct BuildOptions {
   int kv_block_size = 32;         // tokens in a block of the KV cache
   std::optional<DType> kv_dtype;  // of the KV cache, F32 or BF16; default: F32 in an fp32 build, else BF16
   int64_t max_context = 0;        // tokens of a sequence; 0: what the checkpoint says
+  DType rope_dtype = DType::F32;  // checkpoints: what rotary frequencies are rounded to (import/hf/hf.h)
 };
 
 struct PassReport {

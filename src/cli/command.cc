@@ -47,9 +47,16 @@ void BuildFlags::add_to(CLI::App& app) {
       ->check(CLI::IsMember({"fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "best"}));
   app.add_flag("--fp16", fp16, "the lower precision this CPU has (bf16), said in one line");
   app.add_flag("--bf16", bf16, "bfloat16 where kernels have it");
-  app.add_flag("--int8", int8, "8-bit weights in matrix products, a scale a channel");
+  app.add_flag("--int8", int8, "8-bit weights in matrix products, a scale for each 128 of a channel");
   app.add_flag("--fp8", fp8, "not yet");
   app.add_flag("--int4", int4, "4-bit weights in matrix products, a scale for each 32");
+  app.add_option("--group-size", group_size,
+                 "weights of a channel that share a scale: int8 32, 64, 128 or 0, a whole channel (128); int4 32, 64 or 128 (32)")
+      ->check(CLI::IsMember({0, 32, 64, 128}));
+  app.add_option("--rope-dtype", rope_dtype,
+                 "checkpoints: bf16 rounds the rotary frequencies, as in a model that was cast to bf16 as a whole; fp32 is exact")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_flag("--best", best, "fastest of the precisions this CPU has");
   app.add_option("--profile", profiles,
                  "shapes to accept and tune for, INPUT:MIN,OPT,MAX (repeatable; a repeated input begins the next profile)");
@@ -77,6 +84,12 @@ BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
   if (wants(best, "best")) options.precision = Precision::Best;
   if (wants(int8, "int8")) options.precision = Precision::Int8;
   if (wants(int4, "int4")) options.precision = Precision::Int4;
+  if (rope_dtype == "bf16") options.rope_dtype = DType::BF16;
+  if (group_size >= 0) {
+    if (options.precision == Precision::Int8) options.int8_group_size = group_size;
+    else if (options.precision == Precision::Int4 && group_size > 0) options.int4_group_size = group_size;
+    else fail(ErrorCode::InvalidArgument, "--group-size {} goes with --int8, or if it is not 0 with --int4", group_size);
+  }
   if (precision == "tf32") message = "tf32 is a GPU format; fp32 is used";
   if (!message.empty()) notes.push_back(message);
   options.opt_level = opt_level;

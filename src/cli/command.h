@@ -47,6 +47,8 @@ struct BuildFlags {
   std::string precision, device = "cpu", workspace, timing_cache, dump_ir;
   std::vector<std::string> profiles, disabled_passes, disabled_kernels;
   int opt_level = 3, threads = 0;
+  int group_size = -1;              // -1: the format's own
+  std::string rope_dtype = "fp32";  // of a checkpoint's rotary frequencies
 
   void add_to(CLI::App& app);
   // Throws InvalidArgument, or Unsupported for what this version cannot do. Notes are lines a user should read.

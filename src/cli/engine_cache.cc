@@ -96,9 +96,11 @@ void CacheKey::add(const BuildOptions& options) {
   add("precision", std::to_string(static_cast<int>(options.precision)));
   add("opt_level", std::to_string(options.opt_level));
   add("threads", std::to_string(options.num_threads > 0 ? options.num_threads : available_threads()));
+  add("int8_group", std::to_string(options.int8_group_size));
   add("int4_group", std::to_string(options.int4_group_size));
   add("kv_block", std::to_string(options.kv_block_size));
   add("kv_dtype", options.kv_dtype ? to_string(*options.kv_dtype) : "default");
+  add("rope_dtype", to_string(options.rope_dtype));
   add("context", std::to_string(options.max_context));
   add("workspace", std::to_string(options.workspace_limit_bytes));
   for (const OptimizationProfile& profile : options.profiles) {

@@ -78,7 +78,9 @@ TEST_F(CliEngineCache, KeyFollowsTheOptions) {
   add([](BuildOptions& o) { o.opt_level = 1; });
   add([](BuildOptions& o) { o.num_threads = 17; });
   add([](BuildOptions& o) { o.workspace_limit_bytes = 1; });
+  add([](BuildOptions& o) { o.int8_group_size = 64; });
   add([](BuildOptions& o) { o.int4_group_size = 64; });
+  add([](BuildOptions& o) { o.rope_dtype = DType::BF16; });
   add([](BuildOptions& o) { o.kv_block_size = 16; });
   add([](BuildOptions& o) { o.kv_dtype = DType::F32; });
   add([](BuildOptions& o) { o.max_context = 128; });
