@@ -53,7 +53,7 @@ class CommandLine : public test::CommandLineTest {
 TEST_F(CommandLine, HelpAndSlips) {
   EXPECT_EQ(run({"tokamak", "--help"}), 0);
   EXPECT_TRUE(printed("verify"));
-  for (const char* command : {"build", "bench", "verify", "check", "inspect", "cost", "trtexec"}) {
+  for (const char* command : {"build", "bench", "verify", "check", "inspect", "cost", "generate", "perplexity", "trtexec"}) {
     EXPECT_EQ(run({"tokamak", command, "--help"}), 0) << command;
     EXPECT_TRUE(printed("Examples")) << command;
   }

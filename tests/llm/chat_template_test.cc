@@ -117,5 +117,96 @@ TEST_F(ChatTemplateGoldens, ExpressionsAndStatementsRenderAsInJinja) {
   }
 }
 
+TEST(ChatTemplate, ErrorsNameTheLine) {
+  const auto message = [](const char* source) { return render(source, Json::object(), 0).first; };
+  EXPECT_EQ(message("a\n\n{{ x.y }}"), "chat template, line 3: 'x' is undefined");
+  EXPECT_EQ(message("{% if true %}\n{{ 1 + 'a' }}\n{% endif %}"),
+            "chat template, line 2: unsupported operand types for +: 'int' and 'str'");
+  EXPECT_EQ(message("\n{% include 'x' %}").substr(0, 46), "chat template, line 2: the statement 'include'");
+  EXPECT_EQ(message("{% for x in y %}"), "chat template, line 1: a block misses its 'endfor'");
+  EXPECT_EQ(message("{{ raise_exception('only this') }}"), "only this");
+}
+
+// Work, sizes and depths are limited; nothing here may take long or crash.
+TEST(ChatTemplate, HostileTemplatesAreStopped) {
+  const auto nest = [](const char* open, const char* inside, const char* close, int n) {
+    std::string text;
+    for (int i = 0; i < n; ++i) text += open;
+    text += inside;
+    for (int i = 0; i < n; ++i) text += close;
+    return text;
+  };
+  std::string sum = "{{ 1", filters = "{{ 1";
+  for (int i = 0; i < 100'000; ++i) sum += "+1", filters += "|abs";
+  const std::vector<std::string> sources = {
+      "{% set x = 'ab' %}{% for i in range(100) %}{% set ns = 1 %}{% endfor %}{{ x * 10000000000 }}",
+      "{% set ns = namespace(x='ab') %}{% for i in range(1000) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+      "{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+      "{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+      "{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}",
+      "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(100) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor "
+      "%}{{ ns.x == ns.y }}",
+      "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+      "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+      "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}",
+      "{{ range(100000) | join('x' * 10000) }}",
+      "{{ '%1000000000d' % 1 }}",
+      "{{ 'x'.center(100000000000) }}",
+      nest("{{ ", "(", " }}", 1) + nest("(", "1", ")", 100'000),
+      "{{ " + nest("[", "1", "]", 100'000) + " }}",
+      "{{ " + nest("not ", "1", "", 100'000) + " }}",
+      "{{ " + nest("-", "1", "", 100'000) + " }}",
+      nest("{% if true %}", "x", "{% endif %}", 100'000),
+      sum + " }}",
+      filters + " }}",
+  };
+  for (const std::string& source : sources) {
+    EXPECT_THROW(ChatTemplate::parse(source, {.max_steps = 300'000}).render(Json::object()), Error) << source.substr(0, 100);
+  }
+  Json context;  // moved only: copying recurses
+  context["messages"] = Json::parse(std::string(100'000, '[') + std::string(100'000, ']'));
+  EXPECT_THROW(ChatTemplate::parse("x").render(context), Error);
+  ChatOptions options;
+  options.tools = std::move(context["messages"]);
+  EXPECT_THROW(make_chat_context({}, "{}", options), Error);
+}
+
+// A namespace may hold itself, and a macro its scope: neither leaks (the sanitizer build tells) nor recurses.
+TEST(ChatTemplate, CyclesAreFreed) {
+  EXPECT_EQ(ChatTemplate::parse("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns.me.me.me is defined }}").render(Json::object()),
+            "True");
+  EXPECT_EQ(ChatTemplate::parse("{% macro f() %}x{% endmacro %}{% set g = f %}{{ g() }}").render(Json::object()), "x");
+}
+
+TEST(ChatTemplate, IsFoundInTheConfiguration) {
+  EXPECT_EQ(find_chat_template(R"({"chat_template": "a"})"), "a");
+  EXPECT_EQ(find_chat_template(R"({"chat_template": "a"})", "file"), "file");
+  EXPECT_EQ(find_chat_template("{}"), "");
+  const char* list = R"({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]})";
+  EXPECT_EQ(find_chat_template(list), "d");
+  EXPECT_EQ(find_chat_template(list, "", true), "t");
+  EXPECT_THROW(find_chat_template(R"({"chat_template": [{"name": "rag", "template": "t"}]})"), Error);
+  EXPECT_THROW(find_chat_template(R"({"chat_template": 5})"), Error);
+  EXPECT_THROW(find_chat_template("{"), Error);
+}
+
+TEST(ChatTemplate, ContextHoldsTokensMessagesAndVariables) {
+  ChatOptions options;
+  options.variables = {{"enable_thinking", false}, {"eos_token", "mine"}};
+  const Json context = make_chat_context({{"user", "hi", {{"name", nullptr}}}, {"assistant", "yo", {{"reasoning", "why"}}}},
+                                         R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null})", options);
+  EXPECT_EQ(context["bos_token"], "<s>");
+  EXPECT_EQ(context["eos_token"], "mine");
+  EXPECT_FALSE(context.contains("pad_token"));
+  EXPECT_TRUE(context["tools"].is_null());
+  EXPECT_EQ(context["add_generation_prompt"], true);
+  EXPECT_FALSE(context["messages"][0].contains("name"));
+  EXPECT_EQ(context["messages"][1]["reasoning_content"], "why");
+}
+
+TEST(ChatTemplate, InvalidUtf8IsReadAsReplacementCharacters) {
+  EXPECT_EQ(ChatTemplate::parse("{{ x }}\xFF").render({{"x", "a\xC3"}}), "a\uFFFD\uFFFD");
+}
+
 }  // namespace
 }  // namespace tokamak::llm

@@ -40,8 +40,9 @@ void require_cache(const InferContext& ctx, int input, const Heads& h) {
   require_equal(ctx, ctx.dim(input, 2), h.kv, "the number of heads of the cache");
   require_equal(ctx, ctx.dim(input, 4), h.dim, "the head size of the cache");
   const Dim& block_size = ctx.dim(input, 3);
-  if (block_size.is_const() && (block_size.value() < 16 || block_size.value() % 16 != 0))
-    ctx.fail("the block size of the cache must be a multiple of 16, found {}", block_size.value());
+  constexpr int64_t kMostTokens = 1 << 16;
+  if (block_size.is_const() && (block_size.value() < 16 || block_size.value() % 16 != 0 || block_size.value() > kMostTokens))
+    ctx.fail("the block size of the cache must be a multiple of 16 up to {}, found {}", kMostTokens, block_size.value());
 }
 
 // The number of tokens as input `input` (of `width` columns) and `other` tell it.

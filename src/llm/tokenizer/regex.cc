@@ -3,6 +3,9 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
+#include <ctime>
+
 #include "base/error.h"
 #include "llm/tokenizer/utf8.h"
 
@@ -11,7 +14,12 @@ namespace tokamak::llm::tokenizer {
 namespace {
 
 constexpr size_t kMaxPatternBytes = 1 << 16;
-constexpr uint32_t kMatchLimit = 2'000'000, kDepthLimit = 100'000, kHeapLimitKib = 16 << 10;
+// Steps of one match: a run of n blanks takes some n steps to find that no line ends behind it.
+constexpr size_t kMatchLimit = 100'000, kMatchLimitPerByte = 16, kMaxMatchLimit = 2'000'000'000;
+constexpr uint32_t kDepthLimit = 100'000, kHeapLimitKib = 16 << 10;
+// Processor time of one pass. Public patterns take 0.05 s for a megabyte.
+constexpr double kSeconds = 5, kSecondsPerByte = 1e-6;
+constexpr size_t kMatchesPerCheck = 64;
 constexpr size_t kJitStackBytes = 64 << 10, kMaxJitStackBytes = 8u << 20;
 
 // What pcre2_match() needs beside the pattern; one per thread.
@@ -22,7 +30,6 @@ struct MatchState {
 
   MatchState() {
     if (!data || !context) fail(ErrorCode::ResourceExhausted, "no memory to search a pattern");
-    pcre2_set_match_limit(context, kMatchLimit);
     pcre2_set_depth_limit(context, kDepthLimit);
     pcre2_set_heap_limit(context, kHeapLimitKib);
     pcre2_jit_stack_assign(context, nullptr, jit_stack);
@@ -39,6 +46,12 @@ struct MatchState {
 MatchState& match_state() {
   thread_local MatchState state;
   return state;
+}
+
+double thread_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
 PCRE2_SPTR bytes_of(std::string_view text) { return reinterpret_cast<PCRE2_SPTR>(text.data()); }
@@ -83,11 +96,19 @@ Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
 
-Regex::Search::Search(const Code& code, std::string_view text) : code_(code), text_(text) { match_state(); }
+Regex::Search::Search(const Code& code, std::string_view text) : code_(code), text_(text) {}
 Regex::Search::~Search() = default;
 
 std::optional<std::pair<size_t, size_t>> Regex::Search::next() {
   MatchState& state = match_state();
+  pcre2_set_match_limit(state.context, static_cast<uint32_t>(std::min(kMatchLimit + kMatchLimitPerByte * text_.size(), kMaxMatchLimit)));
+  if (++matches_ % kMatchesPerCheck == 0) {
+    const double now = thread_seconds();
+    if (matches_ == kMatchesPerCheck) started_ = now;
+    if (now - started_ > kSeconds + kSecondsPerByte * static_cast<double>(text_.size())) {
+      fail(ErrorCode::ResourceExhausted, "the tokenizer's pattern '{}' is too slow for a text of {} bytes", code_.pattern, text_.size());
+    }
+  }
   while (at_ <= text_.size()) {
     int rc = pcre2_match(code_.code, bytes_of(text_), text_.size(), at_, PCRE2_NO_UTF_CHECK, state.data, state.context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {

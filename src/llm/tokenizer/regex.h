@@ -46,6 +46,8 @@ class Regex::Search {
   std::string_view text_;
   size_t at_ = 0;
   std::optional<size_t> last_end_;
+  size_t matches_ = 0;
+  double started_ = 0;
 };
 
 template <class F>

@@ -189,6 +189,69 @@ inline void multiply_chunk(const TileChunk& t, Finish& finish) {
   store_sums<kRows, kCols>(t.sums);
 }
 
+// Sums of up to two by two tiles, [2][2][16 rows][16 columns], on their way to c, four rows at a time. `Derived` has begin_tile(row_tile,
+// col_tile) and `finished(sums, r)`: row r of the tile as it is stored, but for the residual.
+template <class Derived>
+class FinishTiles {
+ public:
+  // Of all of C: rows, columns, and what of each is added.
+  FinishTiles(int64_t rows, int64_t cols, float* c, int64_t c_stride, const float* residual, int64_t residual_stride)
+      : num_rows_(rows), num_cols_(cols), c_(c), c_stride_(c_stride), residual_(residual), residual_stride_(residual_stride) {}
+
+  void start(const char* sums, int64_t row_tile, int64_t rows, int64_t col_tile, int64_t cols) {
+    sums_ = sums, row_tile_ = row_tile, col_tile_ = col_tile;
+    two_columns_ = cols > 1;
+    fours_ = 0, end_ = rows * cols * 4;
+  }
+  bool more() const { return fours_ < end_; }
+  __attribute__((always_inline)) void some() {
+    if ((fours_ & 3) == 0) begin();
+    ++fours_;
+    if (left_ >= 4 && tile_residual_ == nullptr) {
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < 4; ++r)
+        _mm512_mask_storeu_ps(tile_c_ + r * c_stride_, mask_, derived().finished(tile_sums_ + r * 64, row_ + r));
+    } else {
+      for (int64_t r = 0; r < 4 && r < left_; ++r) {
+        __m512 y = derived().finished(tile_sums_ + r * 64, row_ + r);
+        if (tile_residual_) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask_, tile_residual_ + r * residual_stride_));
+        _mm512_mask_storeu_ps(tile_c_ + r * c_stride_, mask_, y);
+      }
+    }
+    tile_sums_ += 4 * 64, tile_c_ += 4 * c_stride_, left_ -= 4, row_ += 4;
+    if (tile_residual_) tile_residual_ += 4 * residual_stride_;
+  }
+
+ private:
+  Derived& derived() { return static_cast<Derived&>(*this); }
+  void begin() {
+    const int64_t tile = fours_ >> 2, i = two_columns_ ? tile >> 1 : tile, j = two_columns_ ? tile & 1 : 0;
+    const int64_t row = (row_tile_ + i) * 16, col = (col_tile_ + j) * 16;
+    tile_sums_ = sums_ + (2 * i + j) * kTileBytes;
+    tile_c_ = c_ + row * c_stride_ + col;
+    tile_residual_ = residual_ ? residual_ + row * residual_stride_ + col : nullptr;
+    mask_ = first(num_cols_ - col);
+    left_ = num_rows_ - row, row_ = 0;
+    derived().begin_tile(row_tile_ + i, col_tile_ + j);
+  }
+
+  int64_t num_rows_, num_cols_;
+  float* c_;
+  int64_t c_stride_;
+  const float* residual_;
+  int64_t residual_stride_;
+  const char* sums_ = nullptr;
+  int64_t row_tile_ = 0, col_tile_ = 0;
+  bool two_columns_ = false;
+  int64_t fours_ = 0, end_ = 0;  // of rows, tile after tile
+  // The tile at hand, from its next four rows on.
+  const char* tile_sums_ = nullptr;
+  float* tile_c_ = nullptr;
+  const float* tile_residual_ = nullptr;
+  __mmask16 mask_ = 0;
+  int64_t left_ = 0, row_ = 0;
+};
+
 struct TileProduct {
   const char* a = nullptr;  // row tiles of 16 rows, a_tile bytes each
   int64_t a_tile = 0;

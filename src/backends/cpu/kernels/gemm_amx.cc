@@ -9,39 +9,19 @@ namespace {
 
 constexpr int64_t kAhead = 2048;  // bytes that a stream of weights is prefetched ahead
 
-// Sums of up to two row tiles by two column tiles, [2][2][16 rows][16], on their way to c, four rows at a time.
-class Finish {
+class Finish : public FinishTiles<Finish> {
  public:
-  explicit Finish(const AmxBlock& block) : t_(block) {}
+  explicit Finish(const AmxBlock& t)
+      : FinishTiles(t.rows, t.cols, t.c, t.c_stride, t.residual, t.residual_stride), t_(t), alpha_(_mm512_set1_ps(t.alpha)) {}
 
-  void start(const char* sums, int64_t row_tile, int64_t rows, int64_t col_tile, int64_t cols) {
-    sums_ = sums, row_tile_ = row_tile, col_tile_ = col_tile, cols_ = cols;
-    at_ = 0, end_ = rows * cols * 4;
+  void begin_tile(int64_t, int64_t col_tile) {
+    bias_ = t_.bias ? _mm512_maskz_loadu_ps(first(t_.cols - col_tile * 16), t_.bias + col_tile * 16) : _mm512_setzero_ps();
   }
-  bool more() const { return at_ < end_; }
-  void some() {
-    const int64_t tile = at_ >> 2, r0 = (at_ & 3) * 4, i = tile / cols_, j = tile % cols_;
-    ++at_;
-    const int64_t row = (row_tile_ + i) * 16 + r0, col = (col_tile_ + j) * 16;
-    const __mmask16 mask = first(t_.cols - col);
-    const __m512 alpha = _mm512_set1_ps(t_.alpha), bias = t_.bias ? _mm512_maskz_loadu_ps(mask, t_.bias + col) : _mm512_setzero_ps();
-    const char* from = sums_ + (i * 2 + j) * kTileBytes + r0 * 64;
-    float* c = t_.c + row * t_.c_stride + col;
-    const float* residual = t_.residual ? t_.residual + row * t_.residual_stride + col : nullptr;
-#pragma GCC unroll 4
-    for (int64_t r = 0; r < 4; ++r) {
-      if (row + r >= t_.rows) return;
-      __m512 y = _mm512_fmadd_ps(_mm512_load_ps(from + r * 64), alpha, bias);
-      if (residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual + r * t_.residual_stride));
-      _mm512_mask_storeu_ps(c + r * t_.c_stride, mask, y);
-    }
-  }
+  __m512 finished(const char* sums, int64_t) const { return _mm512_fmadd_ps(_mm512_load_ps(sums), alpha_, bias_); }
 
  private:
   const AmxBlock& t_;
-  const char* sums_ = nullptr;
-  int64_t row_tile_ = 0, col_tile_ = 0, cols_ = 1;
-  int64_t at_ = 0, end_ = 0;  // fours of rows, tile after tile
+  __m512 alpha_, bias_ = _mm512_setzero_ps();
 };
 
 // Up to two tiles of rows.

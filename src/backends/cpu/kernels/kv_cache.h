@@ -42,6 +42,13 @@ struct KvCacheLayout {
 // caller's tensor, handed in as a graph input; ir::verify sees to it that it is never a constant or an activation.
 inline void* writable_cache(const RunArgs& args) { return const_cast<void*>(args.inputs[1].raw()); }
 
+// Tokens that a row of the block table can name; lengths are i32 anyway.
+inline int64_t sequence_capacity(int64_t blocks_per_seq, int64_t block_size) {
+  return std::min<int64_t>(blocks_per_seq, INT32_MAX) * block_size;
+}
+// The `window` attribute; positions are i32, so a greater one is the same.
+inline int64_t window_of(const NodeView& node) { return std::min<int64_t>(node.attrs().get_int("window", 0), INT32_MAX); }
+
 // One sequence's part in a step: rows [first, first + count) of q sit at positions [length - count, length).
 struct StepSequence {
   int64_t index, first, count, length;

@@ -1,6 +1,7 @@
 // amx.matmul: f32 a, rounded to bfloat16, by a constant bfloat16 b on AMX tiles.
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "backends/cpu/cpu_features.h"
@@ -11,11 +12,19 @@
 namespace tokamak::cpu {
 
 void amx_pack_b(const AmxPanels& panels, const uint16_t* b, int64_t row_stride, int64_t col_stride, uint32_t* packed) {
+  constexpr int64_t kColumns = AmxPanels::kColumns, kBlock = 32;
   for (int64_t tile = 0; tile < panels.tiles(); ++tile)
-    for (int64_t k = 0; k < panels.k_blocks() * 32; k += 2)
-      for (int64_t n = tile * AmxPanels::kColumns; n < (tile + 1) * AmxPanels::kColumns; ++n, ++packed) {
-        const auto at = [&](int64_t row) -> uint32_t { return row < panels.k && n < panels.n ? b[row * row_stride + n * col_stride] : 0; };
-        *packed = at(k) | at(k + 1) << 16;
+    for (int64_t block = 0; block < panels.k_blocks(); ++block, packed += AmxPanels::kBlockPairs)
+      for (int64_t column = 0; column < kColumns; ++column) {
+        const int64_t n = tile * kColumns + column;
+        const uint16_t* from = b + n * col_stride;
+        for (int64_t pair = 0; pair < kBlock / 2; ++pair) {
+          const int64_t k = block * kBlock + 2 * pair;
+          uint32_t& out = packed[pair * kColumns + column];
+          if (n >= panels.n || k >= panels.k) out = 0;
+          else if (row_stride == 1 && k + 1 < panels.k) std::memcpy(&out, from + k, 4);
+          else out = from[k * row_stride] | (k + 1 < panels.k ? uint32_t{from[(k + 1) * row_stride]} << 16 : 0);
+        }
       }
 }
 

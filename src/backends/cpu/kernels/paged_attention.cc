@@ -27,14 +27,16 @@ struct PagedAttentionKernel : Kernel {
   int64_t tokens = 0, seqs = 0;
   int threads = 1;
 
-  int64_t max_groups() const { return (problem.blocks_per_seq * problem.layout.block_size + kKeyGroup - 1) / kKeyGroup; }
+  int64_t capacity() const { return sequence_capacity(problem.blocks_per_seq, problem.layout.block_size); }
   // Rows that a split tile may have: decoding, or few speculative tokens.
   int64_t split_rows() const { return std::min(kTileRows, problem.group * std::min<int64_t>(tokens, 4)); }
-  // A tile is split when it is more than 1 / (4 threads) of the work, so fewer than 4 * threads are.
+  // A tile is split when it is more than 1 / (4 threads) of the work, so fewer than 4 * threads are. What does not fit is not split.
   int64_t partial_floats_booked() const {
     if (threads == 1) return 0;
+    constexpr int64_t kMost = int64_t{8} << 20;
     const int64_t tiles = std::min<int64_t>(seqs * problem.layout.kv_heads, 4 * threads);
-    return tiles * max_groups() * partial_floats(split_rows(), problem.dim());
+    const int64_t each = partial_floats(split_rows(), problem.dim()), groups = (capacity() + kKeyGroup - 1) / kKeyGroup;
+    return std::min(kMost, tiles * std::min(groups, kMost / each + 1) * each);
   }
   int64_t scratch_bytes() const { return (functions->scratch_bytes(problem.dim()) + 63) / 64 * 64; }
   int64_t entry_bytes() const { return (seqs * static_cast<int64_t>(sizeof(Entry)) + 63) / 64 * 64; }
@@ -52,14 +54,13 @@ struct PagedAttentionKernel : Kernel {
     const auto zero_rows = [&](int64_t begin, int64_t end) {
       std::fill(a.out + begin * a.heads * a.dim(), a.out + end * a.heads * a.dim(), 0.0f);
     };
-    for_each_sequence(args.inputs[4].data<int32_t>(), args.inputs[3].data<int32_t>(), seqs, tokens, a.blocks_per_seq * a.layout.block_size,
-                      [&](const StepSequence& s) {
-                        zero_rows(done, s.first);
-                        done = s.first + s.count;
-                        Entry& entry = entries[num_entries++];
-                        entry = {s, (s.count * a.group + kTileRows - 1) / kTileRows, 0, 0, 0};
-                        work += a.layout.kv_heads * work_of(a, entry);
-                      });
+    for_each_sequence(args.inputs[4].data<int32_t>(), args.inputs[3].data<int32_t>(), seqs, tokens, capacity(), [&](const StepSequence& s) {
+      zero_rows(done, s.first);
+      done = s.first + s.count;
+      Entry& entry = entries[num_entries++];
+      entry = {s, (s.count * a.group + kTileRows - 1) / kTileRows, 0, 0, 0};
+      work += a.layout.kv_heads * work_of(a, entry);
+    });
     zero_rows(done, tokens);
 
     int64_t tasks = 0, floats = 0;
@@ -158,7 +159,7 @@ class PagedAttentionDef : public KernelDef {
     a.layout = KvCacheLayout::of(node.input_shapes[1], node.input_dtypes[1]);
     a.heads = node.attrs().get_int("num_heads"), a.group = a.heads / a.layout.kv_heads;
     a.blocks_per_seq = node.input_shapes[2][1];
-    a.window = node.attrs().get_int("window", 0);
+    a.window = window_of(node);
     a.scale = static_cast<float>(node.attrs().get_float("scale", 1 / std::sqrt(static_cast<double>(a.dim()))));
     a.softcap = static_cast<float>(node.attrs().get_float("softcap", 0));
     return kernel;

@@ -13,20 +13,54 @@
 
 namespace tokamak::cpu {
 
+namespace {
+
+uint32_t load32(const uint8_t* p) {
+  uint32_t x;
+  std::memcpy(&x, p, 4);
+  return x;
+}
+
+// Element (n, k) of a dense tensor as it is stored; four bits are two a byte, the low ones first.
+uint8_t weight_at(const QuantizedPanels& panels, const uint8_t* b, int64_t n, int64_t k) {
+  if (n >= panels.n || k >= panels.k) return panels.nibbles ? 8 : 0;
+  const int64_t i = n * panels.k + k;
+  return panels.nibbles ? ((b[i / 2] >> (4 * (i & 1))) & 15) ^ 8 : b[i];
+}
+
+// Eight nibbles in order to bytes of the first four low and the last four high.
+uint32_t interleave(uint32_t x) {
+  const uint32_t first = (x & 0xf) | (x & 0xf0) << 4 | (x & 0xf00) << 8 | (x & 0xf000) << 12;
+  x >>= 16;
+  const uint32_t last = (x & 0xf) | (x & 0xf0) << 4 | (x & 0xf00) << 8 | (x & 0xf000) << 12;
+  return (first | last << 4) ^ 0x88888888;
+}
+
+}  // namespace
+
 void quantized_pack_weights(const QuantizedPanels& panels, const uint8_t* b, uint8_t* packed) {
-  // Element i of a dense tensor; four bits are two a byte, the low ones first.
-  const auto at = [&](int64_t n, int64_t k) -> uint8_t {
-    if (n >= panels.n || k >= panels.k) return panels.nibbles ? 8 : 0;
-    const int64_t i = n * panels.k + k;
-    return panels.nibbles ? ((b[i / 2] >> (4 * (i & 1))) & 15) ^ 8 : b[i];
-  };
+  constexpr int64_t kColumns = QuantizedPanels::kColumns, kBlock = QuantizedPanels::kBlock;
+  const int64_t lines = panels.nibbles ? 8 : 16, line_k = kBlock / lines;
+  const bool whole_bytes = !panels.nibbles || panels.k % 2 == 0;
   for (int64_t tile = 0; tile < panels.tiles(); ++tile)
-    for (int64_t block = 0; block < panels.k_blocks(); ++block)
-      for (int64_t line = 0; line < 16; line += panels.nibbles ? 2 : 1)
-        for (int64_t byte = 0; byte < 64; ++byte) {
-          const int64_t n = tile * 16 + byte / 4, k = block * 64 + line * 4 + byte % 4;
-          *packed++ = panels.nibbles ? static_cast<uint8_t>(at(n, k) | at(n, k + 4) << 4) : at(n, k);
+    for (int64_t block = 0; block < panels.k_blocks(); ++block, packed += lines * 64)
+      for (int64_t column = 0; column < kColumns; ++column) {
+        const int64_t n = tile * kColumns + column, k0 = block * kBlock;
+        for (int64_t line = 0; line < lines; ++line) {
+          const int64_t k = k0 + line * line_k;
+          uint8_t* out = packed + line * 64 + column * 4;
+          if (n < panels.n && k + line_k <= panels.k && whole_bytes) {
+            const int64_t i = n * panels.k + k;
+            const uint32_t x = panels.nibbles ? interleave(load32(b + i / 2)) : load32(b + i);
+            std::memcpy(out, &x, 4);
+            continue;
+          }
+          for (int64_t j = 0; j < 4; ++j) {
+            out[j] = weight_at(panels, b, n, k + j);
+            if (panels.nibbles) out[j] |= static_cast<uint8_t>(weight_at(panels, b, n, k + 4 + j) << 4);
+          }
         }
+      }
 }
 
 void quantized_pack_scales(const QuantizedPanels& panels, const void* scale, int scale_bytes, void* packed) {

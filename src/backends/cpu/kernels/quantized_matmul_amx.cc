@@ -42,46 +42,30 @@ inline void unpack(const uint8_t* b, int64_t bytes, uint8_t* out) {
   }
 }
 
-// Sums of up to two row tiles by two column tiles, [2][2][16 rows][16], on their way to c, four rows at a time. Integers are scaled.
+// Integer sums are scaled, others are finished.
 template <bool kScaled>
-class Finish {
+class Finish : public FinishTiles<Finish<kScaled>> {
  public:
-  explicit Finish(const QuantizedBlock& block) : t_(block) {}
+  explicit Finish(const QuantizedBlock& t) : FinishTiles<Finish>(t.rows, t.cols, t.c, t.c_stride, t.residual, t.residual_stride), t_(t) {}
 
-  void start(const char* sums, int64_t row_tile, int64_t rows, int64_t col_tile, int64_t cols) {
-    sums_ = sums, row_tile_ = row_tile, col_tile_ = col_tile, cols_ = cols;
-    at_ = 0, end_ = rows * cols * 4;
-  }
-  bool more() const { return at_ < end_; }
-  void some() {
-    const int64_t tile = at_ >> 2, r0 = (at_ & 3) * 4, i = row_tile_ + tile / cols_, j = tile % cols_;
-    ++at_;
-    const int64_t row = i * 16 + r0, col = (col_tile_ + j) * 16;
-    const __mmask16 mask = first(t_.cols - col);
-    const __m512 scale = kScaled ? load_scale(t_.scale, col, t_.half_scale) : __m512{};
-    const __m512 bias = t_.bias ? _mm512_maskz_loadu_ps(mask, t_.bias + col) : _mm512_setzero_ps();
-    const char* from = sums_ + (tile / cols_ * 2 + j) * kTileBytes + r0 * 64;
-    const float* row_scales = kScaled ? t_.a.scales + i * 16 + r0 : nullptr;
-    float* c = t_.c + row * t_.c_stride + col;
-    const float* residual = t_.residual ? t_.residual + row * t_.residual_stride + col : nullptr;
-#pragma GCC unroll 4
-    for (int64_t r = 0; r < 4; ++r) {
-      if (row + r >= t_.rows) return;
-      __m512 y;
-      if constexpr (kScaled)
-        y = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + r * 64)), scale), _mm512_set1_ps(row_scales[r]));
-      else y = _mm512_load_ps(from + r * 64);
-      y = _mm512_add_ps(y, bias);
-      if (residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual + r * t_.residual_stride));
-      _mm512_mask_storeu_ps(c + r * t_.c_stride, mask, y);
+  void begin_tile(int64_t row_tile, int64_t col_tile) {
+    const int64_t col = col_tile * 16;
+    bias_ = t_.bias ? _mm512_maskz_loadu_ps(first(t_.cols - col), t_.bias + col) : _mm512_setzero_ps();
+    if constexpr (kScaled) {
+      scale_ = load_scale(t_.scale, col, t_.half_scale);
+      row_scales_ = t_.a.scales + row_tile * 16;
     }
+  }
+  __m512 finished(const char* sums, int64_t row) const {
+    if constexpr (!kScaled) return _mm512_add_ps(_mm512_load_ps(sums), bias_);
+    const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), scale_);
+    return _mm512_add_ps(_mm512_mul_ps(y, _mm512_set1_ps(row_scales_[row])), bias_);
   }
 
  private:
   const QuantizedBlock& t_;
-  const char* sums_ = nullptr;
-  int64_t row_tile_ = 0, col_tile_ = 0, cols_ = 1;
-  int64_t at_ = 0, end_ = 0;  // fours of rows, tile after tile
+  __m512 scale_ = _mm512_setzero_ps(), bias_ = _mm512_setzero_ps();
+  const float* row_scales_ = nullptr;
 };
 
 // ---- one group ----

@@ -75,7 +75,7 @@ RunFunction prepare_paged_attention(const NodeView& node) {
   const int64_t tokens = node.input_shapes[0][0], seqs = node.input_shapes[2][0], blocks_per_seq = node.input_shapes[2][1];
   const double scale = node.attrs().get_float("scale", 1 / std::sqrt(static_cast<double>(dim)));
   const double softcap = node.attrs().get_float("softcap", 0);
-  const int64_t window = node.attrs().get_int("window", 0);
+  const int64_t window = window_of(node);
   return [=](const RunArgs& args) {
     const float* const q = args.inputs[0].data<float>();
     const void* const memory = args.inputs[1].raw();
@@ -112,8 +112,8 @@ RunFunction prepare_paged_attention(const NodeView& node) {
       }
       for (int64_t d = 0; d < dim; ++d) to[d] = static_cast<float>(sum[d] / total);
     };
-    for_each_sequence(args.inputs[4].data<int32_t>(), args.inputs[3].data<int32_t>(), seqs, tokens, blocks_per_seq * cache.block_size,
-                      [&](const StepSequence& s) {
+    for_each_sequence(args.inputs[4].data<int32_t>(), args.inputs[3].data<int32_t>(), seqs, tokens,
+                      sequence_capacity(blocks_per_seq, cache.block_size), [&](const StepSequence& s) {
                         for (int64_t j = 0; j < s.count; ++j)
                           for (int64_t h = 0; h < heads; ++h) {
                             const int64_t at = ((s.first + j) * heads + h) * dim;
