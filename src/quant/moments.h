@@ -13,7 +13,7 @@ struct Moments {
 
 struct MomentOptions {
   int sequences = 8, length = 512;  // tokens to measure on
-  int rounds = 6;                   // of rewriting: random tokens at first, each round samples every token anew from what stands before it
+  int rounds = 4;                   // of rewriting: random tokens at first, each round samples every token anew from what stands before it
   uint64_t seed = 1;
 };
 
