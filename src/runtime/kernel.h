@@ -73,6 +73,8 @@ class KernelDef {
   virtual std::string_view name() const = 0;  // "avx512.conv_winograd"; the backend's prefix first
   virtual std::string_view op() const = 0;    // the core op
   virtual Support supports(const NodeView& node) const = 0;
+  // No better than the kernels listed before it at any size: the tuner, which times one size, leaves it out where one of those accepts.
+  virtual bool is_fallback() const { return false; }
   // Parameter settings worth timing, the likeliest first; at least one. Parsed by make().
   virtual std::vector<std::string> tactics(const NodeView&) const { return {""}; }
   // Rewrites constant inputs into this kernel's storage: returns the packed tensor for input i, or an undefined one to leave it as it is.

@@ -55,7 +55,7 @@ std::vector<Candidate> candidates_for(const NodeView& view, const TunerOptions& 
     if (is_disabled(def->name(), options.disabled_kernels)) continue;
     if (def->name().starts_with("onednn.") && options.opt_level < 4) continue;  // why: kernels/onednn.cc
     const bool is_ref = def->name().starts_with("ref.");
-    if (is_ref && !out.empty() && options.opt_level < 5) continue;  // the oracle is never the fast one
+    if ((is_ref || def->is_fallback()) && !out.empty() && options.opt_level < 5) continue;  // the oracle is never the fast one
     const Support support = def->supports(view);
     if (!support) {
       report.declined.emplace_back(def->name(), support.reason());

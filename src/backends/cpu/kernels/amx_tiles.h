@@ -13,8 +13,8 @@
 namespace tokamak::cpu {
 namespace {
 
-constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kChunkBlocks = 16;  // of K: two tiles of columns in a chunk are 32 KB, which stay in the first-level cache
+inline constexpr int64_t kTileBytes = 1024;
+inline constexpr int64_t kChunkBlocks = 16;  // of K: two tiles of columns in a chunk are 32 KB, which stay in the first-level cache
 
 // For the compiler: g++'s tile loads do not say that they read memory.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }

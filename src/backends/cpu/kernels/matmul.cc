@@ -146,6 +146,7 @@ class MatmulDef final : public KernelDef {
 
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return "matmul"; }
+  bool is_fallback() const override { return b_dtype_ == DType::BF16; }  // to AMX
 
   Support supports(const NodeView& view) const override {
     if (!cpu_features().covers(needs_)) return Support::no("needs a CPU with " + needs_.to_string());

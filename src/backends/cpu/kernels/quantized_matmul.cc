@@ -221,6 +221,7 @@ class QuantizedMatmulDef final : public KernelDef {
 
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return "quantized_matmul"; }
+  bool is_fallback() const override { return true; }  // each in the list has all that the next one has, and more
 
   Support supports(const NodeView& view) const override {
     if (!cpu_features().covers(needs_)) return Support::no("needs a CPU with " + needs_.to_string());
