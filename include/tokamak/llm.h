@@ -161,7 +161,7 @@ struct Statistics {
   int64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;  // looked up and found in the prefix cache
   int64_t preemptions = 0;
   int64_t speculated_tokens = 0, accepted_tokens = 0;
-  int64_t draft_failures = 0;  // steps in which the draft model threw; they went on without proposals
+  int64_t draft_failures = 0;              // steps in which the draft model threw; they went on without proposals
   int64_t num_steps = 0, step_tokens = 0;  // tokens computed in them
   double schedule_s = 0, step_s = 0, sample_s = 0, draft_s = 0;
 };

@@ -1,6 +1,7 @@
 #include "llm/llm_core.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <array>
@@ -592,6 +593,21 @@ void soak(int count, bool speculate) {
   EXPECT_GT(compared, count / 3);
   EXPECT_GT(std::ssize(cancelled), count / 20);
   EXPECT_GT(rig.core->statistics().preemptions, count / 20);
+}
+
+TEST(LlmCore, MemoryStaysFlat) {
+  const auto requests = mixed_requests(300, 30, 5);
+  Rig rig({.num_blocks = 48}, {.max_num_seqs = 16, .max_num_batched_tokens = 64}, draft_proposer(48));
+  std::vector<size_t> bytes;
+  for (int round = 0; round < 4; ++round) {
+    for (const Request& r : requests) rig.add(r);
+    rig.run();
+    rig.results.clear();
+    rig.usage.clear();
+    bytes.push_back(mallinfo2().uordblks);
+  }
+  if (bytes[0] == 0) GTEST_SKIP() << "a sanitizer owns the allocator";
+  EXPECT_LE(bytes[3], bytes[1] + 4096) << "1200 requests against 600";
 }
 
 TEST(LlmCore, Soak) { soak(2000, false); }

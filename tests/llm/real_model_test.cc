@@ -14,6 +14,7 @@
 #include "llm/engine_step_model.h"
 #include "llm/sampler.h"
 #include "llm/tokenizer/tokenizer.h"
+#include "tests/support/allocations.h"
 #include "tokamak/llm.h"
 
 namespace tokamak::llm {
@@ -215,6 +216,24 @@ TEST(RealModels, SpeculationGivesTheSameText) {
                 << " of " << s.speculated_tokens << "\n";
     }
   EXPECT_GT(plain_s, 0);
+}
+
+TEST(RealModels, RepeatedStepsAllocateNothing) {
+  const std::string model = "llama3-docs-6m";
+  if (is_missing(model)) GTEST_SKIP() << kModels / model << " is not there";
+  if (test::allocations() < 0) GTEST_SKIP() << "a sanitizer owns the allocator";
+  EngineStepModel step(engine_of(model));
+  BatchBuilder builder(step.config().block_size);
+  const std::vector<int32_t> tokens(100, 7), blocks = {1, 2, 3, 4};
+  const auto run = [&](int position) {
+    builder.clear();
+    for (int s = 0; s < 5; ++s) builder.add(tokens, position, 1, {}, blocks, 1);
+    step.run(builder.finish());
+  };
+  for (int position = 0; position < 3; ++position) run(position);
+  const int64_t before = test::allocations();
+  for (int position = 3; position < 60; ++position) run(position);
+  EXPECT_EQ(test::allocations(), before);
 }
 
 TEST(RealModels, WhatIsNoLanguageModelIsRefused) {

@@ -184,8 +184,7 @@ void expect_distributed(const std::vector<int>& counts, const std::vector<double
   ASSERT_GT(cells, 1);
   const double freedom = cells - 1;
   EXPECT_LT(statistic, freedom + 5 * std::sqrt(2 * freedom));
-  for (size_t i = 0; i < p.size(); ++i)
-    EXPECT_TRUE(p[i] > 0 || counts[i] == 0) << "token " << i << " cannot come";
+  for (size_t i = 0; i < p.size(); ++i) EXPECT_TRUE(p[i] > 0 || counts[i] == 0) << "token " << i << " cannot come";
 }
 
 SamplingParams some_params(int which) {
