@@ -73,7 +73,10 @@ BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
   BuildOptions options;
   std::string message;
   if (wants(fp16, "fp16")) options.precision = lower_precision("--fp16", message);
-  if (wants(bf16, "bf16")) options.precision = lower_precision("--bf16", message);
+  if (wants(bf16, "bf16")) {
+    options.precision = lower_precision("--bf16", message);
+    if (options.precision == Precision::BF16) message.clear();  // it is what was asked
+  }
   if (wants(best, "best")) options.precision = Precision::Best;
   if (wants(int8, "int8")) options.precision = Precision::Int8;
   if (wants(int4, "int4")) options.precision = Precision::Int4;
