@@ -14,13 +14,22 @@ namespace {
 
 constexpr int kMaxContextDepth = 100;
 
+[[noreturn]] void too_deep() {
+  fail(ErrorCode::InvalidArgument, "chat template: messages, tools or variables are nested more than {} deep", kMaxContextDepth);
+}
+
+// Before anything copies `json`: nlohmann's copies recurse.
+void check_depth(const TemplateContext& json, int depth = 0) {
+  if (depth > kMaxContextDepth) too_deep();
+  if (!json.is_structured()) return;
+  for (const TemplateContext& item : json) check_depth(item, depth + 1);
+}
+
 std::string valid_text(const std::string& text) { return tokenizer::is_valid_utf8(text) ? text : tokenizer::to_valid_utf8(text); }
 
 jinja::Value to_value(const TemplateContext& json, int depth) {
   using jinja::Value;
-  if (depth > kMaxContextDepth) {
-    fail(ErrorCode::InvalidArgument, "chat template: messages, tools or variables are nested more than {} deep", kMaxContextDepth);
-  }
+  if (depth > kMaxContextDepth) too_deep();
   switch (json.type()) {
     case TemplateContext::value_t::null: return jinja::None();
     case TemplateContext::value_t::boolean: return json.get<bool>();
@@ -131,6 +140,8 @@ std::string find_chat_template(std::string_view tokenizer_config_json, std::stri
 
 TemplateContext make_chat_context(const std::vector<ChatMessage>& messages, std::string_view tokenizer_config_json,
                                   const ChatOptions& options) {
+  for (const TemplateContext* json : {&options.tools, &options.documents, &options.variables}) check_depth(*json);
+  for (const ChatMessage& message : messages) check_depth(message.extra);
   const nlohmann::json config = parse_config(tokenizer_config_json);
   TemplateContext context = TemplateContext::object();
   static constexpr std::array kSpecialTokens = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};

@@ -163,8 +163,12 @@ TEST(ChatTemplate, HostileTemplatesAreStopped) {
   for (const std::string& source : sources) {
     EXPECT_THROW(ChatTemplate::parse(source, {.max_steps = 300'000}).render(Json::object()), Error) << source.substr(0, 100);
   }
-  const Json deep = Json::parse(std::string(10'000, '[') + std::string(10'000, ']'));
-  EXPECT_THROW(ChatTemplate::parse("x").render({{"messages", deep}}), Error);
+  Json context;  // moved only: copying recurses
+  context["messages"] = Json::parse(std::string(100'000, '[') + std::string(100'000, ']'));
+  EXPECT_THROW(ChatTemplate::parse("x").render(context), Error);
+  ChatOptions options;
+  options.tools = std::move(context["messages"]);
+  EXPECT_THROW(make_chat_context({}, "{}", options), Error);
 }
 
 // A namespace may hold itself, and a macro its scope: neither leaks (the sanitizer build tells) nor recurses.

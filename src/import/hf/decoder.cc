@@ -16,7 +16,8 @@ Decoder::Decoder(Checkpoint& checkpoint, ModelConfig config, const HfOptions& op
     fail(ErrorCode::InvalidArgument, "the KV cache's dtype is {}; expected f32 or bf16", to_string(options.kv_dtype));
   if (options.block_size < 16 || options.block_size > 4096 || options.block_size % 16 != 0)
     fail(ErrorCode::InvalidArgument, "the KV cache's block size is {}; expected a multiple of 16 tokens up to 4096", options.block_size);
-  if (options.max_context < 0) fail(ErrorCode::InvalidArgument, "the context length is {}; expected 1 or more", options.max_context);
+  if (options.max_context < 0 || options.max_context > (1 << 28))
+    fail(ErrorCode::InvalidArgument, "the context length is {}; expected 1 to 2^28 tokens, or 0 for the checkpoint's", options.max_context);
   context_ = options.max_context > 0 ? options.max_context : config_.max_positions;
   rotaries_.resize(config_.ropes.size());
   find_prefix();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "base/file.h"
 #include "import/hf/checkpoint.h"
@@ -113,9 +114,8 @@ class GgufCheckpoint : public Checkpoint {
   void copy(const char* to, const char* from, bool required = false) {
     const std::string name = key(from);
     if (const auto value = file_.number(name)) {
-      if (*value == static_cast<double>(static_cast<int64_t>(*value)) && std::abs(*value) < 9e15)
-        config_[to] = static_cast<int64_t>(*value);
-      else config_[to] = *value;
+      if (std::abs(*value) < 9e15 && *value == std::floor(*value)) config_[to] = static_cast<int64_t>(*value);
+      else config_[to] = std::strtod(fmt::format("{}", static_cast<float>(*value)).c_str(), nullptr);  // 1e-5, which f32 has not quite
     } else if (required) {
       fail(ErrorCode::Corrupt, "{}: metadata \"{}\" is missing", path(), name);
     }
