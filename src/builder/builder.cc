@@ -195,6 +195,7 @@ std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOpti
     checkpoint.block_size = options.kv_block_size;
     checkpoint.kv_dtype = options.kv_dtype.value_or(options.precision == Precision::F32 ? DType::F32 : DType::BF16);
     checkpoint.max_context = options.max_context;
+    checkpoint.rope_dtype = options.rope_dtype;
     checkpoint.keep_quantized = options.precision != Precision::F32 && options.precision != Precision::BF16;
     checkpoint.dequantized = options.precision == Precision::F32 ? DType::F32 : DType::F16;
     if (report) checkpoint.notes = &report->notes;

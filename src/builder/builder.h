@@ -44,6 +44,7 @@ struct BuildOptions {
   int kv_block_size = 32;         // tokens in a block of the KV cache
   std::optional<DType> kv_dtype;  // of the KV cache, F32 or BF16; default: F32 in an fp32 build, else BF16
   int64_t max_context = 0;        // tokens of a sequence; 0: what the checkpoint says
+  DType rope_dtype = DType::F32;  // that rotary frequencies are rounded to; see HfOptions
 };
 
 struct PassReport {

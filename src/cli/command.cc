@@ -62,6 +62,19 @@ void BuildFlags::add_to(CLI::App& app) {
   app.add_option("--threads", threads, "threads to tune for and run on (0: all available)")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
+  app.add_option("--int4-group-size", int4_group_size, "int4: weights that share a scale")
+      ->capture_default_str()
+      ->check(CLI::IsMember({32, 64, 128}));
+  app.add_option("--kv-dtype", kv_dtype, "language models: fp32 or bf16 keys and values (default: bf16, in an fp32 build fp32)")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--kv-block-size", kv_block_size, "language models: tokens in a block of the KV cache")
+      ->capture_default_str()
+      ->check(CLI::IsMember({8, 16, 32, 64, 128}));
+  app.add_option(
+         "--rope-dtype", rope_dtype,
+         "language models: round rotary frequencies (bf16: as in a model that was cast to bf16 as a whole, to reproduce its results)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--disable-pass", disabled_passes, "skip an optimization pass (repeatable)");
   app.add_option("--disable-kernel", disabled_kernels, "skip kernels whose name begins so (repeatable)");
 }
@@ -82,6 +95,10 @@ BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
   if (wants(int4, "int4")) options.precision = Precision::Int4;
   if (precision == "tf32") message = "tf32 is a GPU format; fp32 is used";
   if (!message.empty()) notes.push_back(message);
+  options.int4_group_size = int4_group_size;
+  options.kv_block_size = kv_block_size;
+  if (!kv_dtype.empty()) options.kv_dtype = kv_dtype == "fp32" ? DType::F32 : DType::BF16;
+  if (rope_dtype == "bf16") options.rope_dtype = DType::BF16;
   options.opt_level = opt_level;
   options.num_threads = threads;
   options.profiles = parse_profiles(profiles);

@@ -22,6 +22,7 @@ std::unique_ptr<ir::Graph> synthetic_model(const std::string& name, const BuildO
   shape.block_size = options.kv_block_size;
   shape.kv_dtype = options.kv_dtype.value_or(options.precision == Precision::F32 ? DType::F32 : DType::BF16);
   shape.max_context = options.max_context;
+  shape.rope_dtype = options.rope_dtype;
   shape.notes = &report.notes;
   auto graph = hf::synthetic(name, shape);
   graph->metadata["model_name"] = name;
