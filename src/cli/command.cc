@@ -50,13 +50,6 @@ void BuildFlags::add_to(CLI::App& app) {
   app.add_flag("--int8", int8, "8-bit weights in matrix products, a scale for each 128 of a channel");
   app.add_flag("--fp8", fp8, "not yet");
   app.add_flag("--int4", int4, "4-bit weights in matrix products, a scale for each 32");
-  app.add_option("--group-size", group_size,
-                 "weights of a channel that share a scale: int8 32, 64, 128 or 0, a whole channel (128); int4 32, 64 or 128 (32)")
-      ->check(CLI::IsMember({0, 32, 64, 128}));
-  app.add_option("--rope-dtype", rope_dtype,
-                 "checkpoints: bf16 rounds the rotary frequencies, as in a model that was cast to bf16 as a whole; fp32 is exact")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_flag("--best", best, "fastest of the precisions this CPU has");
   app.add_option("--profile", profiles,
                  "shapes to accept and tune for, INPUT:MIN,OPT,MAX (repeatable; a repeated input begins the next profile)");
@@ -69,6 +62,19 @@ void BuildFlags::add_to(CLI::App& app) {
   app.add_option("--threads", threads, "threads to tune for and run on (0: all available)")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
+  app.add_option("--int4-group-size", int4_group_size, "int4: weights that share a scale")
+      ->capture_default_str()
+      ->check(CLI::IsMember({32, 64, 128}));
+  app.add_option("--kv-dtype", kv_dtype, "language models: fp32 or bf16 keys and values (default: bf16, in an fp32 build fp32)")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--kv-block-size", kv_block_size, "language models: tokens in a block of the KV cache")
+      ->capture_default_str()
+      ->check(CLI::IsMember({8, 16, 32, 64, 128}));
+  app.add_option(
+         "--rope-dtype", rope_dtype,
+         "language models: round rotary frequencies (bf16: as in a model that was cast to bf16 as a whole, to reproduce its results)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--disable-pass", disabled_passes, "skip an optimization pass (repeatable)");
   app.add_option("--disable-kernel", disabled_kernels, "skip kernels whose name begins so (repeatable)");
 }
@@ -80,18 +86,19 @@ BuildOptions BuildFlags::options(std::vector<std::string>& notes) const {
   BuildOptions options;
   std::string message;
   if (wants(fp16, "fp16")) options.precision = lower_precision("--fp16", message);
-  if (wants(bf16, "bf16")) options.precision = lower_precision("--bf16", message);
+  if (wants(bf16, "bf16")) {
+    options.precision = lower_precision("--bf16", message);
+    if (options.precision == Precision::BF16) message.clear();  // it is what was asked
+  }
   if (wants(best, "best")) options.precision = Precision::Best;
   if (wants(int8, "int8")) options.precision = Precision::Int8;
   if (wants(int4, "int4")) options.precision = Precision::Int4;
-  if (rope_dtype == "bf16") options.rope_dtype = DType::BF16;
-  if (group_size >= 0) {
-    if (options.precision == Precision::Int8) options.int8_group_size = group_size;
-    else if (options.precision == Precision::Int4 && group_size > 0) options.int4_group_size = group_size;
-    else fail(ErrorCode::InvalidArgument, "--group-size {} goes with --int8, or if it is not 0 with --int4", group_size);
-  }
   if (precision == "tf32") message = "tf32 is a GPU format; fp32 is used";
   if (!message.empty()) notes.push_back(message);
+  options.int4_group_size = int4_group_size;
+  options.kv_block_size = kv_block_size;
+  if (!kv_dtype.empty()) options.kv_dtype = kv_dtype == "fp32" ? DType::F32 : DType::BF16;
+  if (rope_dtype == "bf16") options.rope_dtype = DType::BF16;
   options.opt_level = opt_level;
   options.num_threads = threads;
   options.profiles = parse_profiles(profiles);

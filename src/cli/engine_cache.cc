@@ -100,6 +100,7 @@ void CacheKey::add(const BuildOptions& options) {
   add("int4_group", std::to_string(options.int4_group_size));
   add("kv_block", std::to_string(options.kv_block_size));
   add("kv_dtype", options.kv_dtype ? to_string(*options.kv_dtype) : "default");
+  add("int4_calibration", fmt::format("{}", options.int4_calibration_gflop));
   add("rope_dtype", to_string(options.rope_dtype));
   add("context", std::to_string(options.max_context));
   add("workspace", std::to_string(options.workspace_limit_bytes));

@@ -17,8 +17,8 @@ namespace tokamak::cli {
 namespace {
 
 constexpr const char* kExamples = R"(
-The text is cut into windows of --window tokens; inside each, every token but the first is predicted from those before it. Perplexity is
-e to the mean of -ln(probability). By default the whole file is one text, and a last, shorter window counts too. With --documents the file is
+The text is cut into windows of --window tokens; at each token of a window the one after it is predicted from those of the window so far (at
+the last token, that is the first of the next window). Perplexity is e to the mean of -ln(probability). By default the whole file is one text, and a last, shorter window counts too. With --documents the file is
 split at blank lines; each document begins with the model's BOS token and ends with its EOS token, and the windows are cut from all of them
 in a row.
 
@@ -62,25 +62,24 @@ class Scorer {
            model_.num_blocks());
   }
 
-  // Sum of -ln(probability) of every token of the window but the first.
-  double nats(std::span<const int32_t> window) {
+  // Sum of -ln(probability) of all of `tokens` but the first: a window, and behind it the token that it predicts last.
+  double nats(std::span<const int32_t> tokens) {
+    const size_t inputs = tokens.size() - 1;
     double sum = 0;
-    for (size_t begin = 0; begin < window.size(); begin += chunk_) {
-      const size_t end = std::min(begin + chunk_, window.size());
-      sum += chunk(window, static_cast<int32_t>(begin), static_cast<int32_t>(end));
-    }
+    for (size_t begin = 0; begin < inputs; begin += chunk_)
+      sum += chunk(tokens, static_cast<int32_t>(begin), static_cast<int32_t>(std::min(begin + chunk_, inputs)));
     return sum;
   }
 
  private:
-  double chunk(std::span<const int32_t> window, int32_t begin, int32_t end) {
+  double chunk(std::span<const int32_t> tokens, int32_t begin, int32_t end) {
     const int32_t block_size = model_.config().block_size;
     batch_.clear();
     for (int32_t i = begin; i < end; ++i) {
-      batch_.token_ids.push_back(window[i]);
+      batch_.token_ids.push_back(tokens[i]);
       batch_.positions.push_back(i);
       batch_.slot_mapping.push_back(i);  // block b of the sequence is block b of the cache
-      if (i + 1 < static_cast<int32_t>(window.size())) batch_.logit_rows.push_back(i - begin);
+      batch_.logit_rows.push_back(i - begin);
     }
     batch_.num_seqs = 1;
     batch_.blocks_per_seq = (end + block_size - 1) / block_size;
@@ -96,7 +95,7 @@ class Scorer {
         const std::span<const float> logits = model_.logits(static_cast<int>(r));
         const float largest = *std::max_element(logits.begin(), logits.end());
         const double sum = functions.exp_sum(logits.data(), static_cast<int64_t>(logits.size()), largest);
-        nats_[r] = std::log(sum) + largest - logits[window[begin + r + 1]];
+        nats_[r] = std::log(sum) + largest - logits[tokens[begin + r + 1]];
       }
     });
     double sum = 0;
@@ -143,14 +142,13 @@ int run_perplexity(const Words& args) {
   const auto start = std::chrono::steady_clock::now();
   Scorer scorer(model.engine, window, flags.build.threads);
   const auto size = static_cast<int64_t>(tokens.size());
-  int64_t windows = (size + window - 1) / window;
-  if (size - (windows - 1) * window < 2) --windows;  // a single token predicts nothing
+  int64_t windows = (size - 1 + window - 1) / window;  // the last token predicts nothing
   if (max_windows > 0) windows = std::min(windows, max_windows);
   double nats = 0;
   int64_t predicted = 0;
   ProgressBar bar;
   for (int64_t w = 0; w < windows; ++w) {
-    const auto part = std::span(tokens).subspan(w * window, std::min<int64_t>(window, size - w * window));
+    const auto part = std::span(tokens).subspan(w * window, std::min<int64_t>(window + 1, size - w * window));
     nats += scorer.nats(part);
     predicted += static_cast<int64_t>(part.size()) - 1;
     const double done = static_cast<double>(w + 1) / static_cast<double>(windows);

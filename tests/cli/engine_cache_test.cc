@@ -84,6 +84,7 @@ TEST_F(CliEngineCache, KeyFollowsTheOptions) {
   add([](BuildOptions& o) { o.kv_block_size = 16; });
   add([](BuildOptions& o) { o.kv_dtype = DType::F32; });
   add([](BuildOptions& o) { o.max_context = 128; });
+  add([](BuildOptions& o) { o.int4_calibration_gflop = 1; });
   add([](BuildOptions& o) { o.profiles = {{{"x", {1}, {1}, {2}}}}; });
   add([](BuildOptions& o) { o.profiles = {{{"x", {1}, {2}, {2}}}}; });
   add([](BuildOptions& o) { o.disabled_passes = {"a"}; });
