@@ -83,9 +83,17 @@ RunFunction prepare_matmul(const NodeView& node) {
       using W = Accumulator<T>;
       std::vector<W> acc(product.n);
       std::vector<float> all(epilogue ? args.outputs[0].count() : 0);
+      const Tensor& right = args.inputs[1];
+      std::vector<T> converted;  // b in a's type, where they differ
+      if constexpr (kIsFloat<T>)
+        if (right.dtype() != args.inputs[0].dtype()) {
+          converted.resize(right.count());
+          for (int64_t i = 0; i < right.count(); ++i) converted[i] = store<T>(static_cast<float>(right.float_at(i)));
+        }
+      const T* const b = converted.empty() ? right.data<T>() : converted.data();
       product.for_each_batch([&](int64_t a_at, int64_t b_at, int64_t batch) {
         for (int64_t i = 0; i < product.m; ++i) {
-          multiply(product, args.inputs[0].data<T>() + a_at, args.inputs[1].data<T>() + b_at, i, acc);
+          multiply(product, args.inputs[0].data<T>() + a_at, b + b_at, i, acc);
           const int64_t at = (batch * product.m + i) * product.n;
           for (int64_t j = 0; j < product.n; ++j) {
             if constexpr (kIsFloat<T>) acc[j] *= alpha;
