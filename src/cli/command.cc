@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <regex>
+
 #include "base/file.h"
 #include "cli/args.h"
 #include "cli/session.h"
@@ -30,7 +32,10 @@ std::optional<int> parse(CLI::App& app, const Words& args) {
                word.starts_with("-") ? "flag" : "argument", word, suggestion(word, known), app.get_name());
     return 2;
   } catch (const CLI::ParseError& e) {
-    fmt::print(stderr, "error: tokamak {}: {} (tokamak {} --help)\n", app.get_name(), e.what(), app.get_name());
+    // CLI11 spells the largest double in full where a number has no upper bound.
+    static const std::regex unbounded(" to 1[0-9]{300,}\\.0*");
+    const std::string what = std::regex_replace(std::string(e.what()), unbounded, " upwards");
+    fmt::print(stderr, "error: tokamak {}: {} (tokamak {} --help)\n", app.get_name(), what, app.get_name());
     return 2;
   }
 }
@@ -69,7 +74,7 @@ void BuildFlags::add_to(CLI::App& app) {
       ->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--kv-block-size", kv_block_size, "language models: tokens in a block of the KV cache")
       ->capture_default_str()
-      ->check(CLI::IsMember({8, 16, 32, 64, 128}));
+      ->check(CLI::IsMember({16, 32, 64, 128}));
   app.add_option(
          "--rope-dtype", rope_dtype,
          "language models: round rotary frequencies (bf16: as in a model that was cast to bf16 as a whole, to reproduce its results)")

@@ -292,5 +292,19 @@ inline void multiply_tiles(const TileProduct& p, const Weights& weights, Finish&
 
 #undef TILE_MULTIPLY_ADD
 
+// Few rows (at most 32): calls multiply(first tile, count, stride) for all tiles of columns, as many together as there are registers for
+// sums. Where that divides evenly, each of them walks a stretch of its own: several long streams from memory.
+template <class F>
+void for_streams(int64_t rows, int64_t tiles, const F& multiply) {
+  const int64_t wide = rows > 16 ? 2 : 4;
+  int64_t tile = 0;
+  if (const int64_t length = tiles / wide; tiles % wide == 0) {
+    for (; tile < length; ++tile) multiply(tile, wide, length);
+    return;
+  }
+  for (; tile + wide <= tiles; tile += wide) multiply(tile, wide, 1);
+  for (; tile < tiles; ++tile) multiply(tile, 1, 1);
+}
+
 }  // namespace
 }  // namespace tokamak::cpu

@@ -55,14 +55,7 @@ void few_rows(const AmxBlock& t) {
         while (finish.more()) finish.some();
       }
   };
-  const int64_t wide = t.rows > 16 ? 2 : 4;
-  int64_t tile = 0;
-  if (const int64_t length = t.tiles / wide; t.tiles % wide == 0) {
-    for (; tile < length; ++tile) multiply(tile, wide, length);
-    return;
-  }
-  for (; tile + wide <= t.tiles; tile += wide) multiply(tile, wide, 1);
-  for (; tile < t.tiles; ++tile) multiply(tile, 1, 1);
+  for_streams(t.rows, t.tiles, multiply);
 }
 
 struct TileWeights {
