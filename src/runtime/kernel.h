@@ -11,9 +11,17 @@
 #include "base/tensor.h"
 #include "ir/graph.h"
 
+struct CUstream_st;  // CUstream
+
 namespace tokamak {
 
 class ThreadPool;
+namespace cuda {
+class Context;
+}
+
+// Where a kernel runs and its tensors live.
+enum class Place { Host, Device };
 
 // A node with concrete shapes: what a kernel decides on. Inputs that are absent have an undefined tensor and `has_input` false.
 // `constant(i)` is the tensor when input i is a constant of the graph (packed or not), else null.
@@ -26,6 +34,7 @@ struct NodeView {
   std::vector<Shape> output_shapes;
   ir::Dim::Bindings bindings;  // symbols of the graph, bound; for dims attributes
   int num_threads = 1;
+  const cuda::Context* cuda = nullptr;  // of an engine for a GPU: the target, its code, and the device if it is here
 
   const ir::Attrs& attrs() const { return node->attrs; }
   bool has_input(int i) const { return node->input(i) != nullptr; }
@@ -51,6 +60,7 @@ struct RunArgs {
   std::span<Tensor> outputs;       // shapes as planned; memory uninitialised
   void* workspace = nullptr;       // workspace_bytes(), 64-byte aligned
   ThreadPool* pool = nullptr;
+  CUstream_st* stream = nullptr;  // kernels of Place::Device queue their work here and return
 };
 
 // A node bound to shapes. Immutable after construction: several contexts may run it at once with their own args.
@@ -72,6 +82,7 @@ class KernelDef {
   virtual ~KernelDef() = default;
   virtual std::string_view name() const = 0;  // "avx512.conv_winograd"; the backend's prefix first
   virtual std::string_view op() const = 0;    // the core op
+  virtual Place place() const { return Place::Host; }
   virtual Support supports(const NodeView& node) const = 0;
   // No better than the kernels listed before it at any size: the tuner, which times one size, leaves it out where one of those accepts.
   virtual bool is_fallback() const { return false; }

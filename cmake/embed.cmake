@@ -1,0 +1,10 @@
+# cmake -DOUTPUT=x.cc "-DFILES=a;b" -P embed.cmake: the files as a map from name to text.
+set(text "#include \"backends/cuda/device_files.h\"\n\nnamespace tokamak::cuda {\n\n")
+string(APPEND text "const std::map<std::string, std::string>& device_files() {\n  static const std::map<std::string, std::string> files = {\n")
+foreach(path ${FILES})
+  get_filename_component(name ${path} NAME)
+  file(READ ${path} content)
+  string(APPEND text "{\"${name}\", R\"cuda(${content})cuda\"},\n")
+endforeach()
+string(APPEND text "  };\n  return files;\n}\n\n}  // namespace tokamak::cuda\n")
+file(WRITE ${OUTPUT} "${text}")

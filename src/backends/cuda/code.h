@@ -1,0 +1,49 @@
+#pragma once
+// Device code: CUDA C++ text to cubin with NVRTC, and the cache of cubins that an engine carries.
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backends/cuda/target.h"
+
+namespace tokamak::cuda {
+
+using Cubin = std::shared_ptr<const std::vector<char>>;
+
+// CUDA C++ to compile. `#include "x.cuh"` of a file in backends/cuda/device is replaced by its text; there are no other headers.
+struct Source {
+  std::string name;                  // for messages: "fused.relu_add"
+  std::string code;                  // kernels are extern "C"
+  std::vector<std::string> defines;  // "HEAD_DIM=128"; before everything else, so none is named like a template parameter
+};
+
+// The text of a file of backends/cuda/device, which the binary carries. Throws Internal when there is none of that name.
+const std::string& device_file(const std::string& name);
+
+// Cubins by key: a hash of the complete text, the defines and the architecture, so that code of another version of Tokamak is never taken.
+// The compiler's version is not part of it: an engine that carries its cubins runs where NVRTC is not installed or another. Thread-safe.
+// Owned by an engine, saved with it.
+class CodeCache {
+ public:
+  // The cubin for `source`; compiled (and kept) when it is not there. Throws Unsupported when NVRTC is not installed, Internal with the
+  // compiler's log when the text does not compile.
+  struct Entry {
+    std::string key;  // 32 hex digits
+    Cubin cubin;
+  };
+  Entry get(const Source& source, const Target& target);
+
+  void insert(std::string key, std::vector<char> cubin);  // from an engine file
+  std::map<std::string, Cubin> entries() const;           // ordered, so that files are reproducible
+  int num_compiled() const;                               // by this object so far
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, Cubin> cubins_;
+  int num_compiled_ = 0;
+};
+
+}  // namespace tokamak::cuda

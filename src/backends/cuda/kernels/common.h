@@ -1,0 +1,18 @@
+#pragma once
+// Small things that kernels of the backend share.
+
+#include <string>
+
+#include "backends/cuda/cuda_backend.h"
+
+namespace tokamak::cuda {
+
+// The name of a dtype in device code (device/prelude.cuh), or "" when kernels have no such type.
+std::string device_type(DType dtype);
+
+// A source that includes one file of backends/cuda/device.
+Source device_source(const std::string& name, const std::string& file, std::vector<std::string> defines);
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace tokamak::cuda

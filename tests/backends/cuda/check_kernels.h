@@ -1,0 +1,31 @@
+#pragma once
+// Holds every CUDA kernel of an op against the CPU's `ref` kernel. Without a GPU the code is compiled and nothing is run.
+
+#include <string>
+#include <vector>
+
+#include "backends/cuda/cuda_backend.h"
+
+namespace tokamak::test {
+
+// A node of concrete shapes, as IR text: "graph main(%x: f16[3,5]) { %y = softmax(%x) {axis=0} return %y }". It has one node; inputs named
+// %w... (first letter w) are given as constants, so that kernels may pack them. Inputs get fresh random contents unless `inputs` has one.
+struct CudaCase {
+  std::string text;
+  std::vector<Tensor> inputs;   // by index; undefined or missing: random
+  double rtol = -1, atol = -1;  // negative: by the output's dtype
+  double scale = 1;             // of random floats (normal)
+  int64_t max_int = 100;        // random integers are in [0, max_int)
+};
+
+struct CudaCheck {
+  int num_kernels = 0;  // that accepted the node, each with all its tactics
+  std::vector<std::string> declined;
+};
+
+// Every kernel that accepts the node, with every tactic: compiled for sm_90 (and `archs`) when there is no GPU; on a GPU run twice with
+// poisoned outputs and workspace, guards behind both checked, and compared with `ref` on the same inputs in float32. The expected value of
+// outputs in a 16-bit type is not rounded first. A case that no kernel accepts fails the test.
+CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
+
+}  // namespace tokamak::test
