@@ -236,6 +236,7 @@ TEST(CudaExecutor, TwoContextsOnTwoThreads) {
 TEST(CudaExecutor, MemoryComesBack) {
   NEED_GPU();
   const auto device = Device::get();
+  const auto code = std::make_shared<cuda::CodeCache>();
   const auto load_and_run = [&] {
     auto graph = ir::parse(kDeviceOnly);
     ir::Value* w = graph->add_constant(Tensor::zeros(DType::F32, {100, 100000}), "w");  // 40 MB
@@ -245,7 +246,7 @@ TEST(CudaExecutor, MemoryComesBack) {
     EngineInfo info;
     info.device = "cuda";
     info.target = device->target().name();
-    const auto engine = std::make_shared<const Engine>(std::move(graph), info);
+    const auto engine = std::make_shared<const Engine>(std::move(graph), info, code);
     ExecutionContext context(engine, {.output_place = Place::Device});
     for (int run = 0; run < 3; ++run) {
       context.set_input("x", random_tensor({1, 100}, run));
