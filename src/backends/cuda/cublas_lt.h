@@ -12,17 +12,17 @@ namespace tokamak::cuda {
 
 // One pointer a function, named as in <cublasLt.h>.
 struct CublasLt {
-#define TOKAMAK_CUBLASLT_FUNCTIONS(F)   \
-  F(cublasLtCreate)                     \
-  F(cublasLtGetVersion)                 \
-  F(cublasLtGetStatusString)            \
-  F(cublasLtMatmul)                     \
-  F(cublasLtMatmulAlgoCheck)            \
-  F(cublasLtMatmulAlgoGetHeuristic)     \
-  F(cublasLtMatmulDescInit_internal)    \
-  F(cublasLtMatmulDescSetAttribute)     \
-  F(cublasLtMatrixLayoutInit_internal)  \
-  F(cublasLtMatrixLayoutSetAttribute)   \
+#define TOKAMAK_CUBLASLT_FUNCTIONS(F)  \
+  F(cublasLtCreate)                    \
+  F(cublasLtGetVersion)                \
+  F(cublasLtGetStatusString)           \
+  F(cublasLtMatmul)                    \
+  F(cublasLtMatmulAlgoCheck)           \
+  F(cublasLtMatmulAlgoGetHeuristic)    \
+  F(cublasLtMatmulDescInit_internal)   \
+  F(cublasLtMatmulDescSetAttribute)    \
+  F(cublasLtMatrixLayoutInit_internal) \
+  F(cublasLtMatrixLayoutSetAttribute)  \
   F(cublasLtMatmulPreferenceInit_internal) F(cublasLtMatmulPreferenceSetAttribute)
 #define TOKAMAK_DECLARE(name) decltype(&::name) name = nullptr;
   TOKAMAK_CUBLASLT_FUNCTIONS(TOKAMAK_DECLARE)

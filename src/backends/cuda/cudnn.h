@@ -62,7 +62,9 @@ class CudnnDescriptor {
   void set(cudnnBackendAttributeName_t name, const std::vector<int64_t>& values) {
     set(name, CUDNN_TYPE_INT64, static_cast<int64_t>(values.size()), values.data());
   }
-  void set(cudnnBackendAttributeName_t name, const CudnnDescriptor& value) { set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value.descriptor_); }
+  void set(cudnnBackendAttributeName_t name, const CudnnDescriptor& value) {
+    set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &value.descriptor_);
+  }
   void set(cudnnBackendAttributeName_t name, const std::vector<CudnnDescriptor>& values);
 
   // At most `most` values; none when the attribute has none.

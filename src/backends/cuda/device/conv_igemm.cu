@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     });
   };
   multiply_tile<false, false, true, VECTOR>(shared, (kSize + kTileK - 1) / kTileK, copy_a, copy_b,
-                                            [&](int row, int col, float (&value)[VECTOR]) {
+                                            [&](int row, int col, float(&value)[VECTOR]) {
                                               const int pixel = first_m + row, j = first_n + col;
                                               if (pixel >= kPixels || j >= kGroupM) return;
                                               epilogue<VECTOR>(value, pixel, group * kGroupM + j, extras);

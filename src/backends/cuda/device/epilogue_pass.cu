@@ -1,4 +1,5 @@
-// An epilogue in a pass of its own, in place, behind a library's product or convolution. ELEMENT; COLS: the length of a row; VEC: divides it.
+// An epilogue in a pass of its own, in place, behind a library's product or convolution. ELEMENT; COLS: the length of a row; VEC: divides
+// it.
 #include "epilogue.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) epilogue_pass(ELEMENT* __restrict__ y, int64_t rows, Extras extras) {

@@ -42,13 +42,13 @@ extern "C" __global__ void __launch_bounds__(kThreads)
         return valid ? b + int64_t(i) * k + j : b;
       });
   };
-  multiply_tile<A_ACROSS, B_ACROSS, CONSTANT_B, VECTOR>(
-      shared, (k + kTileK - 1) / kTileK, copy_a, copy_b, [&](int row, int col, float (&x)[VECTOR]) {
-        const int i = first_m + row, j = first_n + col;
-        if (i >= m || j >= n) return;
+  multiply_tile<A_ACROSS, B_ACROSS, CONSTANT_B, VECTOR>(shared, (k + kTileK - 1) / kTileK, copy_a, copy_b,
+                                                        [&](int row, int col, float(&x)[VECTOR]) {
+                                                          const int i = first_m + row, j = first_n + col;
+                                                          if (i >= m || j >= n) return;
 #pragma unroll
-        for (int e = 0; e < VECTOR; ++e) x[e] *= alpha;
-        epilogue<VECTOR>(x, z * m + i, j, extras);
-        store_floats<VECTOR>(c + (z * m + i) * n + j, x);
-      });
+                                                          for (int e = 0; e < VECTOR; ++e) x[e] *= alpha;
+                                                          epilogue<VECTOR>(x, z * m + i, j, extras);
+                                                          store_floats<VECTOR>(c + (z * m + i) * n + j, x);
+                                                        });
 }

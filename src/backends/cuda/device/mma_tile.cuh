@@ -2,8 +2,8 @@
 // steps of 64 along k, WARPS_M x WARPS_N warps multiply. With SPLIT > 1 the SPLIT blocks of a cluster share the tile's k and add up through
 // distributed shared memory. MmaTile (kernels/mma_tile.h) writes the defines; ELEMENT is f16 or bf16.
 //
-// An operand's tile is `along k` (a row of shared memory has 64 elements of k for one m or n) or `across k` (a row has TILE elements of m or
-// n for one k). Chunks of 16 bytes are exchanged within a row (swizzled) so that neither copies nor ldmatrix meet bank conflicts.
+// An operand's tile is `along k` (a row of shared memory has 64 elements of k for one m or n) or `across k` (a row has TILE elements of m
+// or n for one k). Chunks of 16 bytes are exchanged within a row (swizzled) so that neither copies nor ldmatrix meet bank conflicts.
 #pragma once
 #include "epilogue.cuh"
 #include "mma.cuh"
@@ -119,7 +119,7 @@ DEVICE void multiply_tile(char* shared, int steps, const CopyA& copy_a, const Co
 #pragma unroll
         for (int h = 0; h < 2; ++h)
           *reinterpret_cast<Vec<float, 2>*>(staged + (row + i * 16 + h * 8) * kStageRow + col + j * 8) = {acc[i][j][h * 2],
-                                                                                                         acc[i][j][h * 2 + 1]};
+                                                                                                          acc[i][j][h * 2 + 1]};
   }
   constexpr int kRows = TILE_M / SPLIT, kVectors = TILE_N / kVector;  // that this block stores
   static_assert(TILE_M % SPLIT == 0);

@@ -1,5 +1,5 @@
-// conv of NHWC 16-bit floats as an implicit product on the tensor cores (mma.sync), with any epilogue in the same kernel. Floor: 2 * pixels *
-// channels * k operations, or one read of x and w and one write of y, whichever takes longer; at batch 1 mostly launches and latency, so
+// conv of NHWC 16-bit floats as an implicit product on the tensor cores (mma.sync), with any epilogue in the same kernel. Floor: 2 * pixels
+// * channels * k operations, or one read of x and w and one write of y, whichever takes longer; at batch 1 mostly launches and latency, so
 // tiles are chosen to fill the chip and blocks of a cluster share long sums.
 
 #include <algorithm>
@@ -23,11 +23,12 @@ class ConvIgemm final : public Kernel {
   ConvIgemm(Function function, const MmaTile& tile, const ConvShape& s, Epilogue epilogue)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
-        launch_{.grid = {static_cast<unsigned>(ceil_div(s.n * s.out_area(), tile.m) * ceil_div(s.group_m(), tile.n) * s.group * tile.split)},
-                .block = {tile.threads()},
-                .cluster = static_cast<unsigned>(tile.split),
-                .shared_bytes = tile.shared_bytes(),
-                .overlap = true} {
+        launch_{
+            .grid = {static_cast<unsigned>(ceil_div(s.n * s.out_area(), tile.m) * ceil_div(s.group_m(), tile.n) * s.group * tile.split)},
+            .block = {tile.threads()},
+            .cluster = static_cast<unsigned>(tile.split),
+            .shared_bytes = tile.shared_bytes(),
+            .overlap = true} {
     function_.allow_shared_bytes(tile.shared_bytes());
   }
   void run(const RunArgs& args) const override {
@@ -49,7 +50,8 @@ class ConvIgemmDef final : public CudaKernelDef {
     if (const Support support = conv_shape(node, s); !support) return support;
     const DType dtype = node.input_dtypes[0], out = node.output_dtypes[0];
     if (dtype != DType::F16 && dtype != DType::BF16) return Support::no("x must be f16 or bf16");
-    if (node.input_dtypes[1] != dtype) return Support::no(fmt::format("w is {}, x is {}", to_string(node.input_dtypes[1]), to_string(dtype)));
+    if (node.input_dtypes[1] != dtype)
+      return Support::no(fmt::format("w is {}, x is {}", to_string(node.input_dtypes[1]), to_string(dtype)));
     if (out != DType::F32 && out != DType::F16 && out != DType::BF16) return Support::no("the output must be f32, f16 or bf16");
     if (!s.channels_last) return Support::no("channels come first");
     if (node.constants[1] == nullptr) return Support::no("the weights are not constant");

@@ -27,8 +27,7 @@ Support conv_shape(const NodeView& node, ConvShape& s) {
   const size_t channel = s.channels_last ? rank - 1 : 1, first = s.channels_last ? 1 : 2;
   s.n = x[0], s.c = x[channel], s.m = y[channel];
   s.group = attrs.get_int("group", 1);
-  if (s.group < 1 || s.c % s.group || s.m % s.group || w[0] != (s.transposed ? s.c : s.m) ||
-      w[1] * s.group != (s.transposed ? s.m : s.c))
+  if (s.group < 1 || s.c % s.group || s.m % s.group || w[0] != (s.transposed ? s.c : s.m) || w[1] * s.group != (s.transposed ? s.m : s.c))
     return Support::no("groups do not fit the channels");
   const auto spatial = [&](const Shape& shape) {
     return triple({shape.begin() + static_cast<int64_t>(first), shape.begin() + static_cast<int64_t>(first + rank - 2)}, 1);

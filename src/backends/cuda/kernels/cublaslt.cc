@@ -208,12 +208,12 @@ class LtMatmul final : public Kernel {
     void* const workspace = reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
     const auto at = [&](const void* base, int64_t elements) { return static_cast<const char*>(base) + elements * call_.element_bytes; };
     for (size_t i = 0; i < call_.c_offsets.size(); ++i)
-      check(lt_.cublasLtMatmul(handle_, &desc, &alpha_, at(args.inputs[1].raw(), call_.a_offsets[i]), mutable_layout(call_.a),
-                               at(args.inputs[0].raw(), call_.b_offsets[i]), mutable_layout(call_.b), &beta,
-                               at(residual, call_.c_offsets[i]), mutable_layout(call_.c), out + call_.c_offsets[i] * call_.element_bytes,
-                               mutable_layout(call_.c), &algo_, workspace_bytes_ == 0 ? nullptr : workspace,
-                               static_cast<size_t>(workspace_bytes_), args.stream),
-            "cublasLtMatmul");
+      check(
+          lt_.cublasLtMatmul(handle_, &desc, &alpha_, at(args.inputs[1].raw(), call_.a_offsets[i]), mutable_layout(call_.a),
+                             at(args.inputs[0].raw(), call_.b_offsets[i]), mutable_layout(call_.b), &beta, at(residual, call_.c_offsets[i]),
+                             mutable_layout(call_.c), out + call_.c_offsets[i] * call_.element_bytes, mutable_layout(call_.c), &algo_,
+                             workspace_bytes_ == 0 ? nullptr : workspace, static_cast<size_t>(workspace_bytes_), args.stream),
+          "cublasLtMatmul");
     pass_.run(args);
   }
 
@@ -244,8 +244,10 @@ class LtMatmulDef final : public CudaKernelDef {
     if (p.row || p.column) return Support::no("a vector operand");
     if (p.k == 0) return Support::no("k is 0");
     p.flatten();
-    if (std::max({p.m, p.n, p.k}) > INT32_MAX || (!p.batch.empty() && p.batch.back() > INT32_MAX)) return Support::no("a size is over 2^31");
-    if (Call::num_calls(p) > kMostCalls) return Support::no(fmt::format("its batches take {} calls, at most {}", Call::num_calls(p), kMostCalls));
+    if (std::max({p.m, p.n, p.k}) > INT32_MAX || (!p.batch.empty() && p.batch.back() > INT32_MAX))
+      return Support::no("a size is over 2^31");
+    if (Call::num_calls(p) > kMostCalls)
+      return Support::no(fmt::format("its batches take {} calls, at most {}", Call::num_calls(p), kMostCalls));
     if (const Support support = Epilogue::supports(node); !support) return support;
     if (node.cuda->device() == nullptr) return Support::no("cuBLASLt picks its algorithm on the device, which is not here");
     if (find_cublas_lt() == nullptr) return Support::no(cublas_lt_problem());

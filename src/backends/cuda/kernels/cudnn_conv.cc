@@ -38,14 +38,10 @@ struct FunctionMode {
   cudnnPointwiseMode_t mode;
   bool binary;
 };
-constexpr FunctionMode kModes[] = {{"add", CUDNN_POINTWISE_ADD, true},
-                                   {"mul", CUDNN_POINTWISE_MUL, true},
-                                   {"relu", CUDNN_POINTWISE_RELU_FWD, false},
-                                   {"sigmoid", CUDNN_POINTWISE_SIGMOID_FWD, false},
-                                   {"tanh", CUDNN_POINTWISE_TANH_FWD, false},
-                                   {"silu", CUDNN_POINTWISE_SWISH_FWD, false},
-                                   {"gelu", CUDNN_POINTWISE_GELU_FWD, false},
-                                   {"gelu_tanh", CUDNN_POINTWISE_GELU_APPROX_TANH_FWD, false}};
+constexpr FunctionMode kModes[] = {{"add", CUDNN_POINTWISE_ADD, true},        {"mul", CUDNN_POINTWISE_MUL, true},
+                                   {"relu", CUDNN_POINTWISE_RELU_FWD, false}, {"sigmoid", CUDNN_POINTWISE_SIGMOID_FWD, false},
+                                   {"tanh", CUDNN_POINTWISE_TANH_FWD, false}, {"silu", CUDNN_POINTWISE_SWISH_FWD, false},
+                                   {"gelu", CUDNN_POINTWISE_GELU_FWD, false}, {"gelu_tanh", CUDNN_POINTWISE_GELU_APPROX_TANH_FWD, false}};
 
 // Bias and epilogue as a chain; nothing when they are not one.
 std::optional<std::vector<PointwiseStep>> pointwise_chain(const NodeView& node) {
@@ -62,7 +58,8 @@ std::optional<std::vector<PointwiseStep>> pointwise_chain(const NodeView& node) 
   ir::ExprOperand current{ir::ExprOperand::Input, 0, 0};
   for (size_t t = 0; t < expr.code.size(); ++t) {
     const ir::ExprInstruction& instruction = expr.code[t];
-    const auto* const mode = std::find_if(std::begin(kModes), std::end(kModes), [&](const auto& m) { return m.function == instruction.function; });
+    const auto* const mode =
+        std::find_if(std::begin(kModes), std::end(kModes), [&](const auto& m) { return m.function == instruction.function; });
     if (mode == std::end(kModes)) return {};
     int input = -1;
     if (mode->binary) {
@@ -148,11 +145,11 @@ class OperationGraph {
       operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, *current);
       if (chain[i].input >= 0) {
         const int index = chain[i].input;
-        const auto& input = *std::find_if(epilogue.inputs().begin(), epilogue.inputs().end(), [&](const auto& e) { return e.index == index; });
+        const auto& input =
+            *std::find_if(epilogue.inputs().begin(), epilogue.inputs().end(), [&](const auto& e) { return e.index == index; });
         const bool vector = input.is_bias || epilogue.is_row_vector(input);
         const std::vector<int64_t> shape = vector ? dims(1, s.m, {1, 1, 1}) : out;
-        operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC,
-                      tensor(index, data_type(input.dtype), shape, strides(shape, s.channels_last)));
+        operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, tensor(index, data_type(input.dtype), shape, strides(shape, s.channels_last)));
       }
       operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
       operation.finalize("cuDNN pointwise operation");

@@ -10,10 +10,9 @@ EpiloguePass::EpiloguePass(const NodeView& node, const std::string& kernel_name)
   const int64_t cols = epilogue.dims().back(), vec = cols % 8 == 0 ? 8 : 1;
   rows_ = num_elements(epilogue.dims()) / cols;
   blocks_ = static_cast<unsigned>(ceil_div(rows_ * (cols / vec), 256));
-  const Source source{
-      kernel_name + "_epilogue",
-      epilogue.code() + device_file("epilogue_pass.cu"),
-      {"ELEMENT=" + device_type(node.output_dtypes[0]), fmt::format("COLS={}", cols), fmt::format("VEC={}", vec)}};
+  const Source source{kernel_name + "_epilogue",
+                      epilogue.code() + device_file("epilogue_pass.cu"),
+                      {"ELEMENT=" + device_type(node.output_dtypes[0]), fmt::format("COLS={}", cols), fmt::format("VEC={}", vec)}};
   function_ = node.cuda->function(source, "epilogue_pass");
   epilogue_ = std::move(epilogue);
 }

@@ -97,9 +97,7 @@ class MatmulDef final : public CudaKernelDef {
   }
 
  private:
-  static int64_t num_blocks(const Product& p, const Tile& tile) {
-    return p.batch_count() * ceil_div(p.m, tile.m) * ceil_div(p.n, tile.n);
-  }
+  static int64_t num_blocks(const Product& p, const Tile& tile) { return p.batch_count() * ceil_div(p.m, tile.m) * ceil_div(p.n, tile.n); }
   int num_zeros(const NodeView& node, int input) const {
     if (!integer_ || input >= node.num_inputs() || !node.has_input(input)) return 0;
     return num_elements(node.input_shapes[input]) == 1 ? 1 : 2;

@@ -45,7 +45,8 @@ class MatmulMmaDef final : public CudaKernelDef {
   Support supports(const NodeView& node) const override {
     const DType dtype = node.input_dtypes[0];
     if (dtype != DType::F16 && dtype != DType::BF16) return Support::no("a must be f16 or bf16");
-    if (node.input_dtypes[1] != dtype) return Support::no(fmt::format("b is {}, a is {}", to_string(node.input_dtypes[1]), to_string(dtype)));
+    if (node.input_dtypes[1] != dtype)
+      return Support::no(fmt::format("b is {}, a is {}", to_string(node.input_dtypes[1]), to_string(dtype)));
     const DType out = node.output_dtypes[0];
     if (out != DType::F32 && out != DType::F16 && out != DType::BF16) return Support::no("the output must be f32, f16 or bf16");
     const Product p(node);
