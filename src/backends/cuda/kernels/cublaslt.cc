@@ -89,6 +89,8 @@ struct Call {
     set(CUBLASLT_MATMUL_DESC_TRANSA, p.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (fused.kind != CUBLASLT_EPILOGUE_DEFAULT) set(CUBLASLT_MATMUL_DESC_EPILOGUE, fused.kind);
+    // Until run() knows the bias, something as aligned as it will be, so that algorithms are judged with it.
+    if (fused.bias >= 0) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(kAlignment));
     const auto layout = [&](cublasLtMatrixLayoutOpaque_t& out, int64_t rows, int64_t cols) {  // column-major, dense
       check(lt.cublasLtMatrixLayoutInit_internal(&out, sizeof(out), type, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), rows),
             "cublasLtMatrixLayoutInit");
@@ -134,6 +136,9 @@ struct Call {
       check(lt.cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)), "cublasLtMatmulPreferenceSetAttribute");
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
+    // Sums of a split k are added in float, not in the output's type.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(a_offsets));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(b_offsets));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(c_offsets));
