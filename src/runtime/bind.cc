@@ -180,35 +180,60 @@ ReadyKernel ready(const KernelDef& def, NodeView& view, const std::string& tacti
   return out;
 }
 
-}  // namespace
-
-ReadyKernel make_kernel(NodeView view) {
-  if (computes_nothing(view)) return {std::make_unique<Nothing>(), std::vector<Tensor>(view.constants.size()), ""};
-  std::string fallback_reason;
+// The node's chosen kernel if it accepts, else the first of the op's list that does, else none.
+struct Choice {
+  const KernelDef* def = nullptr;
+  bool is_tuned = false;        // it is the node's own
+  std::string fallback_reason;  // why the node's own was not taken
+  std::string reasons;          // of all that declined
+};
+Choice choose(const NodeView& view) {
+  Choice choice;
   if (!view.node->kernel.empty()) {
     const KernelDef* def = cpu::find_kernel(view.node->kernel);
     if (def == nullptr)
       fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
            view.node->op().name, view.node->label(), view.node->kernel);
     const Support support = accepts(*def, view);
-    if (support) return ready(*def, view, view.node->tactic);
-    fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
+    if (support) {
+      choice.def = def;
+      choice.is_tuned = true;
+      return choice;
+    }
+    choice.fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
   }
-  std::string reasons;
   for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
     const Support support = accepts(*def, view);
     if (support) {
-      ReadyKernel out = ready(*def, view, def->tactics(view).front());
-      out.fallback_reason = std::move(fallback_reason);
-      return out;
+      choice.def = def;
+      return choice;
     }
-    reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+    choice.reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+  }
+  return choice;
+}
+
+}  // namespace
+
+bool can_pitch_output(const NodeView& view) {
+  if (computes_nothing(view)) return false;
+  const Choice choice = choose(view);
+  return choice.def != nullptr && choice.def->pitches_output(view);
+}
+
+ReadyKernel make_kernel(NodeView view) {
+  if (computes_nothing(view)) return {std::make_unique<Nothing>(), std::vector<Tensor>(view.constants.size()), ""};
+  Choice choice = choose(view);
+  if (choice.def != nullptr) {
+    ReadyKernel out = ready(*choice.def, view, choice.is_tuned ? view.node->tactic : choice.def->tactics(view).front());
+    out.fallback_reason = std::move(choice.fallback_reason);
+    return out;
   }
   std::string types;
   for (size_t i = 0; i < view.input_shapes.size(); ++i)
     types += fmt::format("{}{}{}", i ? ", " : "", to_string(view.input_dtypes[i]), to_string(view.input_shapes[i]));
   fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", view.node->op().name, view.node->label(), types,
-       reasons.empty() ? " the CPU backend has none for this operator" : reasons);
+       choice.reasons.empty() ? " the CPU backend has none for this operator" : choice.reasons);
 }
 
 Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shapes, int num_threads, int64_t max_evaluated_bytes) {

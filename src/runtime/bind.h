@@ -47,5 +47,7 @@ struct ReadyKernel {
 // Makes the node's chosen kernel if it accepts these shapes, else the first of the op's list that does (packing its weights, which a tuned
 // node already has). Throws Unsupported with every kernel's reason.
 ReadyKernel make_kernel(NodeView view);
+// Whether the kernel that make_kernel() takes can write output 0 with another pitch. False when none accepts.
+bool can_pitch_output(const NodeView& view);
 
 }  // namespace tokamak

@@ -19,8 +19,37 @@ int64_t now_ns() {
 Plan::Plan(const ir::Graph& graph, Binding binding, int num_threads) : graph_(graph), binding_(std::move(binding)) {
   CHECK(binding_.is_static);
   for (const ir::Value* v : graph.inputs()) input_shapes_.push_back(binding_.at(v).info.type.static_shape());
+  join_concats(graph, num_threads);
   build_steps(graph, num_threads);
   plan_memory(graph);
+}
+
+// Everything the node computes depended on shapes alone.
+bool Plan::is_known(const ir::Node& node) const {
+  return std::all_of(node.outputs().begin(), node.outputs().end(),
+                     [&](const ir::Value* v) { return binding_.at(v).info.constant.defined(); });
+}
+
+// Concats of whole rows (of the last axis: channels) that need no copy, since each input has a producer that can write with the pitch of
+// the output and no other user.
+void Plan::join_concats(const ir::Graph& graph, int num_threads) {
+  for (const auto& node : graph.nodes()) {
+    if (!node->is("concat") || is_known(*node)) continue;
+    const ir::Value* whole = node->output(0);
+    const Shape shape = binding_.at(whole).info.type.static_shape();
+    const int64_t rank = static_cast<int64_t>(shape.size()), axis = node->attrs.get_int("axis", 0);
+    if ((axis < 0 ? axis + rank : axis) != rank - 1 || num_elements(shape) == 0) continue;
+    std::unordered_map<const ir::Value*, Part> parts;
+    int64_t offset = 0;
+    for (const ir::Value* v : node->inputs()) {
+      const ir::Node* producer = v->producer();
+      if (producer == nullptr || !v->has_one_use() || v->output_index() != 0 || producer->op().has(ir::kView) || is_known(*producer)) break;
+      if (!can_pitch_output(make_view(*producer, binding_, num_threads))) break;
+      parts[v] = {whole, offset, shape.back()};
+      offset += binding_.at(v).info.type.static_shape().back();
+    }
+    if (static_cast<int>(parts.size()) == node->num_inputs()) parts_.merge(parts);
+  }
 }
 
 int Plan::slot_of(const ir::Value* value) {
@@ -32,9 +61,7 @@ int Plan::slot_of(const ir::Value* value) {
 void Plan::build_steps(const ir::Graph& graph, int num_threads) {
   for (size_t i = 0; i < graph.inputs().size(); ++i) slots_[slot_of(graph.inputs()[i])].graph_input = static_cast<int>(i);
   for (const auto& node : graph.nodes()) {
-    bool known = true;
-    for (const ir::Value* v : node->outputs()) known &= binding_.at(v).info.constant.defined();
-    if (known) {
+    if (is_known(*node)) {
       for (const ir::Value* v : node->outputs()) {
         slots_[slot_of(v)].constant = binding_.at(v).info.constant;
         if (!v->uses().empty() && !node->op().has(ir::kView)) shape_constant_bytes_ += binding_.at(v).info.constant.size_bytes();
@@ -47,7 +74,14 @@ void Plan::build_steps(const ir::Graph& graph, int num_threads) {
       slot_index_[node->output(0)] = slot_of(source);
       continue;
     }
-    ReadyKernel ready = make_kernel(make_view(*node, binding_, num_threads));
+    if (node->is("concat") && parts_.contains(node->input(0))) {  // its producers do it
+      slot_of(node->output(0));
+      continue;
+    }
+    NodeView view = make_view(*node, binding_, num_threads);
+    const auto part = parts_.find(node->output(0));
+    if (part != parts_.end()) view.output_pitch = part->second.pitch;
+    ReadyKernel ready = make_kernel(std::move(view));
     if (!ready.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + ready.fallback_reason);
     Step step;
     step.node = node.get();
@@ -95,6 +129,20 @@ void Plan::plan_memory(const ir::Graph& graph) {
       const ir::TensorType& type = binding_.at(value).info.type;
       if (type.dtype == DType::String) continue;  // lives in its own tensor
       const int64_t size = bytes_of(type.dtype, num_elements(type.static_shape()));
+      if (const auto part = parts_.find(value); part != parts_.end()) {
+        // The first part to be written begins the whole.
+        const ir::TensorType& whole_type = binding_.at(part->second.whole).info.type;
+        const int whole = slot_of(part->second.whole);
+        if (!in_arena(whole)) {
+          slots_[whole].lifetime = static_cast<int>(lifetimes_.size());
+          lifetimes_.push_back({bytes_of(whole_type.dtype, num_elements(whole_type.static_shape())), s, std::max(last_use[whole], s)});
+        }
+        memory::Lifetime& lifetime = lifetimes_[slots_[whole].lifetime];
+        lifetime.last = std::max(lifetime.last, s);
+        slots_[slot].lifetime = slots_[whole].lifetime;
+        slots_[slot].offset_bytes = bytes_of(type.dtype, part->second.offset);
+        continue;
+      }
       const int last = std::max(last_use[slot], s);
       // In place: the input dies here, nobody else reads its bytes, and the kernel works element by element.
       for (size_t i = 0; i < step.input_slots.size() && slots_[slot].lifetime < 0; ++i) {
@@ -129,7 +177,7 @@ Tensor Plan::tensor_at(int slot, DType dtype, const Shape& shape) const {
   if (s.constant.defined()) return s.constant.layout().empty() && s.constant.shape() != shape ? s.constant.reshaped(shape) : s.constant;
   // Strings and graph inputs get their storage elsewhere; until then only shape and dtype count.
   if (dtype == DType::String) return Tensor::empty(dtype, shape);
-  return Tensor::view(dtype, shape, s.graph_input >= 0 ? nullptr : arena_ + layout_.offsets[s.lifetime]);
+  return Tensor::view(dtype, shape, s.graph_input >= 0 ? nullptr : arena_ + layout_.offsets[s.lifetime] + s.offset_bytes);
 }
 
 void Plan::place(std::byte* arena) {
