@@ -24,6 +24,16 @@ void plan_steps(std::span<const StepMemory> steps, std::span<const int> kept, Ar
       const int slot = step.writes[o];
       if (slot < 0) continue;
       int& mine = use.lifetime_of[slot];
+      if (o < step.wholes.size() && step.wholes[o] >= 0) {  // the first part to be written begins the whole
+        const int whole = step.wholes[o];
+        if (use.lifetime_of[whole] < 0) {
+          use.lifetime_of[whole] = static_cast<int>(use.lifetimes.size());
+          use.lifetimes.push_back({step.write_bytes[o], s, std::max(last_use[whole], s)});
+        }
+        mine = use.lifetime_of[whole];
+        use.lifetimes[mine].last = std::max(use.lifetimes[mine].last, s);
+        continue;
+      }
       const int last = std::max(last_use[slot], s);
       for (size_t i = 0; step.kernel && i < step.reads.size() && mine < 0; ++i) {
         const int source = step.reads[i];

@@ -14,6 +14,7 @@ struct StepMemory {
   const Kernel* kernel = nullptr;  // null: a copy, which needs no workspace and never works in place
   std::vector<int> reads, writes;  // one an input and one an output; -1: not in this arena
   std::vector<int64_t> write_bytes;
+  std::vector<int> wholes;      // by output: the slot that the output is a part of, whose bytes write_bytes then gives; -1 or empty: none
   bool wants_workspace = true;  // in this arena
 };
 
