@@ -94,7 +94,8 @@ bool stored_in_table(const ir::Value& v) {
 
 }  // namespace
 
-void write(const std::string& path, const ir::Graph& graph, const EngineInfo& info) {
+void write(const std::string& path, const ir::Graph& graph, const EngineInfo& info, const cuda::CodeCache* code) {
+  (void)code;
   // Equal constants (same storage) are stored once.
   std::vector<const Tensor*> tensors;
   std::unordered_map<const void*, int64_t> by_storage;

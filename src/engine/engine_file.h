@@ -19,12 +19,13 @@ namespace tokamak::engine {
 
 inline constexpr uint32_t kFormatVersion = 1;
 
-// Writes to a temporary file and renames. Throws Io.
-void write(const std::string& path, const ir::Graph& graph, const EngineInfo& info);
+// Writes to a temporary file and renames. Throws Io. `code` may be null.
+void write(const std::string& path, const ir::Graph& graph, const EngineInfo& info, const cuda::CodeCache* code = nullptr);
 
 struct Contents {
   std::unique_ptr<ir::Graph> graph;  // constants refer to the mapping and keep it alive
   EngineInfo info;
+  std::shared_ptr<cuda::CodeCache> code;  // null unless the engine is for a GPU
 };
 // Throws NotFound, Io, Corrupt (not an engine, truncated, altered), Unsupported (newer format, other CPU).
 Contents read(const std::string& path);

@@ -4,6 +4,9 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/thread_pool.h"
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/cuda_backend.h"
+#endif
 
 namespace tokamak {
 namespace {
@@ -85,8 +88,9 @@ void bind_symbols(const std::string& name, const ir::TensorType& type, const Sha
   }
 }
 
-NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads) {
+NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads, const cuda::Context* cuda) {
   NodeView view;
+  view.cuda = cuda;
   view.node = &node;
   view.bindings = binding.symbols;
   view.num_threads = num_threads;
@@ -111,8 +115,9 @@ NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads
 }
 
 NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads,
-                   std::vector<bool>& dynamic) {
+                   std::vector<bool>& dynamic, const cuda::Context* cuda) {
   NodeView view;
+  view.cuda = cuda;
   view.node = &node;
   view.bindings = symbols;
   view.num_threads = num_threads;
@@ -177,37 +182,85 @@ ReadyKernel ready(const KernelDef& def, NodeView& view, const std::string& tacti
   for (size_t i = 0; i < view.constants.size(); ++i)
     if (out.packed[i].defined()) view.constants[i] = &out.packed[i];
   out.kernel = def.make(view, tactic);
+  out.name = def.name();
+  out.place = def.place();
   return out;
+}
+
+const KernelDef* find_device_kernel(std::string_view name) {
+#ifdef TOKAMAK_CUDA
+  return cuda::find_kernel(name);
+#else
+  (void)name;
+  return nullptr;
+#endif
+}
+
+std::vector<const KernelDef*> device_kernels_for(std::string_view op) {
+#ifdef TOKAMAK_CUDA
+  return cuda::kernels_for(op);
+#else
+  (void)op;
+  return {};
+#endif
+}
+
+// A name of the GPU's kernels, known to this build or not.
+bool names_device_kernel(std::string_view name) {
+  return find_device_kernel(name) != nullptr || name.starts_with("cuda.") || name.starts_with("cublaslt.") || name.starts_with("cudnn.");
 }
 
 }  // namespace
 
 ReadyKernel make_kernel(NodeView view) {
-  if (computes_nothing(view)) return {std::make_unique<Nothing>(), std::vector<Tensor>(view.constants.size()), ""};
-  std::string fallback_reason;
-  if (!view.node->kernel.empty()) {
-    const KernelDef* def = cpu::find_kernel(view.node->kernel);
+  if (computes_nothing(view)) {
+    ReadyKernel out;
+    out.kernel = std::make_unique<Nothing>();
+    out.packed.resize(view.constants.size());
+    return out;
+  }
+  const ir::Node& node = *view.node;
+  const bool on_gpu = view.cuda != nullptr;
+  std::string fallback_reason, reasons;
+  if (!node.kernel.empty() && (on_gpu || !names_device_kernel(node.kernel))) {
+    const KernelDef* def = cpu::find_kernel(node.kernel);
+    if (def == nullptr && on_gpu) def = find_device_kernel(node.kernel);
     if (def == nullptr)
       fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
-           view.node->op().name, view.node->label(), view.node->kernel);
-    const Support support = accepts(*def, view);
-    if (support) return ready(*def, view, view.node->tactic);
-    fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
-  }
-  std::string reasons;
-  for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
+           node.op().name, node.label(), node.kernel);
     const Support support = accepts(*def, view);
     if (support) {
-      ReadyKernel out = ready(*def, view, def->tactics(view).front());
-      out.fallback_reason = std::move(fallback_reason);
+      ReadyKernel out = ready(*def, view, node.tactic);
+      if (on_gpu && out.place == Place::Host) out.host_reason = "chosen when the engine was built";
       return out;
     }
-    reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+    fallback_reason = fmt::format("{}: {}", node.kernel, support.reason());
+  }
+  // The first of a list that accepts the node.
+  const auto first_of = [&](const std::vector<const KernelDef*>& kernels) -> std::optional<ReadyKernel> {
+    for (const KernelDef* def : kernels) {
+      const Support support = accepts(*def, view);
+      if (support) {
+        ReadyKernel out = ready(*def, view, def->tactics(view).front());
+        out.fallback_reason = std::move(fallback_reason);
+        return out;
+      }
+      reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+    }
+    return std::nullopt;
+  };
+  if (on_gpu) {
+    if (auto found = first_of(device_kernels_for(node.op().name))) return std::move(*found);
+  }
+  std::string host_reason = on_gpu ? reasons.empty() ? "the CUDA backend has no kernel for this operator" : reasons : "";
+  if (auto found = first_of(cpu::kernels_for(node.op().name))) {
+    found->host_reason = std::move(host_reason);
+    return std::move(*found);
   }
   std::string types;
   for (size_t i = 0; i < view.input_shapes.size(); ++i)
     types += fmt::format("{}{}{}", i ? ", " : "", to_string(view.input_dtypes[i]), to_string(view.input_shapes[i]));
-  fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", view.node->op().name, view.node->label(), types,
+  fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", node.op().name, node.label(), types,
        reasons.empty() ? " the CPU backend has none for this operator" : reasons);
 }
 

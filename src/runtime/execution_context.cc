@@ -114,6 +114,7 @@ ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, Context
     fail(ErrorCode::OutOfRange, "optimization profile {} does not exist; the engine has {} (0 to {})", options.profile, num_profiles,
          num_profiles - 1);
   if (options.max_plans < 1) fail(ErrorCode::InvalidArgument, "max_plans is {}, expected 1 or more", options.max_plans);
+  if (engine->is_cuda()) fail(ErrorCode::Unsupported, "engines for a GPU do not run yet");
   impl_->pool = options.pool ? options.pool : shared_pool(std::clamp(engine->info().num_threads, 1, available_threads()));
   impl_->inputs.resize(engine->inputs().size());
   impl_->engine = std::move(engine);
@@ -122,7 +123,8 @@ ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, Context
 
 ExecutionContext::~ExecutionContext() = default;
 
-void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
+void ExecutionContext::set_input(std::string_view name, Tensor tensor, Place place) {
+  (void)place;
   const auto& infos = impl_->engine->inputs();
   for (size_t i = 0; i < infos.size(); ++i) {
     const TensorInfo& info = infos[i];
@@ -183,6 +185,12 @@ const Tensor& ExecutionContext::output(std::string_view name) const {
   for (const TensorInfo& info : infos) known += (known.empty() ? "" : ", ") + info.name;
   fail(ErrorCode::NotFound, "there is no output named \"{}\"; the outputs are: {}", name, known);
 }
+
+void ExecutionContext::run_async() { run(); }
+void ExecutionContext::synchronize() {}
+CUstream_st* ExecutionContext::stream() const { return nullptr; }
+std::vector<StepInfo> ExecutionContext::steps() const { return {}; }
+std::vector<std::string> ExecutionContext::fallbacks() const { return {}; }
 
 void ExecutionContext::set_profiler(Profiler* profiler) { impl_->profiler = profiler; }
 

@@ -129,19 +129,4 @@ CodeCache::Entry CodeCache::get(const Source& source, const Target& target) {
   return {key, cubins_.emplace(key, std::move(cubin)).first->second};
 }
 
-void CodeCache::insert(std::string key, std::vector<char> cubin) {
-  const std::lock_guard lock(mutex_);
-  cubins_[std::move(key)] = std::make_shared<const std::vector<char>>(std::move(cubin));
-}
-
-std::map<std::string, Cubin> CodeCache::entries() const {
-  const std::lock_guard lock(mutex_);
-  return cubins_;
-}
-
-int CodeCache::num_compiled() const {
-  const std::lock_guard lock(mutex_);
-  return num_compiled_;
-}
-
 }  // namespace tokamak::cuda

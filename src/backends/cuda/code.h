@@ -36,9 +36,21 @@ class CodeCache {
   };
   Entry get(const Source& source, const Target& target);
 
-  void insert(std::string key, std::vector<char> cubin);  // from an engine file
-  std::map<std::string, Cubin> entries() const;           // ordered, so that files are reproducible
-  int num_compiled() const;                               // by this object so far
+  // From an engine file. These few are inline: engines for a GPU load, and save, in builds without the backend too.
+  void insert(std::string key, std::vector<char> cubin) {
+    const std::lock_guard lock(mutex_);
+    cubins_[std::move(key)] = std::make_shared<const std::vector<char>>(std::move(cubin));
+  }
+  // Ordered, so that files are reproducible.
+  std::map<std::string, Cubin> entries() const {
+    const std::lock_guard lock(mutex_);
+    return cubins_;
+  }
+  // By this object so far.
+  int num_compiled() const {
+    const std::lock_guard lock(mutex_);
+    return num_compiled_;
+  }
 
  private:
   mutable std::mutex mutex_;
