@@ -35,6 +35,10 @@ struct PanelArgs {
   bool load_c = false;        // continue a sum of earlier K blocks
   bool plain = false;         // store the sum alone, no epilogue
   RegisterEpilogue epilogue;  // bias and residual already at this panel's first row and column
+  // What the caller reads next of B, fetched towards the second-level cache while this panel is computed: weights that stream from memory
+  // are otherwise waited for.
+  const float* next_b = nullptr;
+  int64_t next_floats = 0;
 };
 
 // Winograd F(m x m, 3x3), m = 2 or 4. A tile is (m+2)^2 input pixels and m^2 output pixels.

@@ -120,6 +120,7 @@ class WinogradEngine : public ConvEngine {
 
   void output(int64_t n, int64_t first, int64_t last, const ConvPanel& panel, const float* weights, const ConvEpilogueRun& epilogue,
               const float* v, float* s, float* y) const {
+    const bool is_last = &panel == &panels_.back();
     const float* rows[kMaxTiles];
     const KSegment segment{0, p_.c};
     const int64_t columns = panel.nv * isa_.width;
@@ -136,6 +137,9 @@ class WinogradEngine : public ConvEngine {
     for (int64_t point = 0; point < points_; ++point) {
       gemm.b = weights + (panel.vector * isa_.width * points_ + point * columns) * p_.c;
       gemm.c = s + point * s_stride_;
+      // Packed in the order of use: what follows is the next point or the next panel.
+      gemm.next_b = gemm.b + columns * p_.c;
+      gemm.next_floats = is_last && point + 1 == points_ ? 0 : columns * p_.c;
       isa_.panel(gemm);
       for (int64_t i = 0; i < gemm.m; ++i) rows[i] += v_stride_;
     }
