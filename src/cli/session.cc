@@ -8,6 +8,7 @@
 
 #include "backends/cpu/cpu_features.h"
 #include "base/file.h"
+#include "builder/device.h"
 #include "cli/console.h"
 #include "import/hf/hf.h"
 #include "quant/sample_inputs.h"
@@ -46,6 +47,10 @@ ModelKind model_kind(std::string& path) {
   return magic[0] == 8 && !path.ends_with(".engine") ? ModelKind::Onnx : ModelKind::Engine;
 }
 
+int device_ordinal(const BuildOptions& options) { return parse_device(options.device).ordinal; }
+
+std::string running_on(const Engine& engine) { return engine.is_cuda() ? engine.info().device_name : cpu_model_name(); }
+
 Opened open_model(std::string path, BuildOptions options, const NamedShapes& shapes) {
   Opened opened;
   const ModelKind kind = model_kind(path);
@@ -53,6 +58,8 @@ Opened open_model(std::string path, BuildOptions options, const NamedShapes& sha
   if (kind == ModelKind::Engine) {
     opened.engine = Engine::load(path);
     opened.load_ms = seconds_since(start) * 1e3;
+    if (parse_device(options.device).is_cuda && !opened.engine->is_cuda())
+      fail(ErrorCode::InvalidArgument, "'{}' is an engine for the CPU: build the model again with --device {}", path, options.device);
     return opened;
   }
   ProgressBar bar;

@@ -7,6 +7,7 @@
 
 #include "ir/infer.h"
 #include "ir/op.h"
+#include "quant/matrices.h"
 
 namespace tokamak::quant {
 namespace {
@@ -194,6 +195,11 @@ class Narrowing {
         dtypes.push_back(to_string(is_wide(v) && !v->is_graph_output() ? options_.dtype : v->type.dtype));
       node.attrs.set("dtypes", dtypes);
     }
+    // A product that the model gives out (logits) is rounded once, not twice.
+    const auto& specs = node.op().attrs;
+    const bool has_out_dtype = std::any_of(specs.begin(), specs.end(), [](const ir::AttrSpec& s) { return s.name == "out_dtype"; });
+    if (has_out_dtype && is_wide(node.output(0)) && node.output(0)->is_graph_output() && node.output(0)->uses().empty())
+      node.attrs.set("out_dtype", DType::F32);
     if (node.is("cast") && node.attrs.get_dtype("to") == DType::F32 && !node.output(0)->is_graph_output()) {
       if (is_half(node.input(0)) && !has_subgraphs_) {  // what was 16 bits wide already
         graph_.replace_all_uses(node.output(0), node.input(0));

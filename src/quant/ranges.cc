@@ -53,8 +53,13 @@ Ranges measure_ranges(const ir::Graph& graph, const std::vector<Shape>& shapes, 
   }
   Interpreter interpreter(pool.width(), pool);
   interpreter.set_observer([&](const ir::Node& node, std::span<const Tensor> outputs) {
-    for (size_t i = 0; i < outputs.size(); ++i)
-      if (const ir::Value* v = node.output(static_cast<int>(i))) note(v, outputs[i]);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const ir::Value* v = node.output(static_cast<int>(i));
+      if (v == nullptr) continue;
+      note(v, outputs[i]);
+      if (const auto found = ranges.largest.find(v); found != ranges.largest.end())
+        ranges.by_layer.emplace_back(node.label(), found->second);
+    }
   });
   ranges.outputs = interpreter.run(graph, ranges.inputs, symbols, nullptr);
   return ranges;
