@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/thread_pool.h"
 #ifdef TOKAMAK_CUDA
@@ -56,7 +58,13 @@ bool evaluate(const ir::Node& node, Binding& binding, int64_t max_bytes) {
     binding.values.at(node.output(0)).info.constant = inputs[0].reshaped(outputs[0].shape());
     return true;
   }
-  const ReadyKernel ready = make_kernel(make_view(node, binding, 1));
+  ReadyKernel ready;
+  try {
+    ready = make_kernel(make_view(node, binding, 1));
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::Unsupported) throw;
+    return false;  // a kernel for the GPU may take it
+  }
   for (size_t i = 0; i < inputs.size(); ++i)
     if (ready.packed[i].defined()) inputs[i] = ready.packed[i];
   const Tensor workspace = Tensor::empty(DType::U8, {ready.kernel->workspace_bytes()});
@@ -217,6 +225,11 @@ ReadyKernel make_kernel(NodeView view) {
     ReadyKernel out;
     out.kernel = std::make_unique<Nothing>();
     out.packed.resize(view.constants.size());
+    // On either side: there where its neighbours are likely to be.
+    const auto is_text = [](DType dtype) { return dtype == DType::String; };
+    if (view.cuda && std::none_of(view.input_dtypes.begin(), view.input_dtypes.end(), is_text) &&
+        std::none_of(view.output_dtypes.begin(), view.output_dtypes.end(), is_text))
+      out.place = Place::Device;
     return out;
   }
   const ir::Node& node = *view.node;
