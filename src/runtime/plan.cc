@@ -1,11 +1,10 @@
 #include "runtime/plan.h"
 
-#include <algorithm>
 #include <chrono>
-#include <unordered_set>
 
 #include "backends/cpu/thread_pool.h"
 #include "runtime/execution_context.h"
+#include "runtime/step_memory.h"
 
 namespace tokamak {
 namespace {
@@ -85,6 +84,7 @@ void Plan::build_steps(const ir::Graph& graph, int num_threads) {
     if (!ready.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + ready.fallback_reason);
     Step step;
     step.node = node.get();
+    step.kernel_name = ready.name;
     step.kernel = std::move(ready.kernel);
     for (int i = 0; i < node->num_inputs(); ++i) {
       const ir::Value* v = node->input(i);
@@ -112,60 +112,32 @@ void Plan::build_steps(const ir::Graph& graph, int num_threads) {
 }
 
 void Plan::plan_memory(const ir::Graph& graph) {
-  const int end = num_steps();
-  std::vector<int> last_use(slots_.size(), -1);
-  for (int s = 0; s < end; ++s)
-    for (int slot : steps_[s].input_slots)
-      if (slot >= 0) last_use[slot] = s;
-  for (int slot : output_slots_) last_use[slot] = end;
-
-  const auto in_arena = [&](int slot) { return slots_[slot].lifetime >= 0; };
-  for (int s = 0; s < end; ++s) {
-    Step& step = steps_[s];
-    std::unordered_set<int> taken;
+  std::vector<StepMemory> memory;
+  for (const Step& step : steps_) {
+    StepMemory& m = memory.emplace_back();
+    m.kernel = step.kernel.get();
+    m.reads = step.input_slots;
     for (size_t o = 0; o < step.output_slots.size(); ++o) {
-      const int slot = step.output_slots[o];
       const ir::Value* value = step.node->output(static_cast<int>(o));
       const ir::TensorType& type = binding_.at(value).info.type;
-      if (type.dtype == DType::String) continue;  // lives in its own tensor
-      const int64_t size = bytes_of(type.dtype, num_elements(type.static_shape()));
-      if (const auto part = parts_.find(value); part != parts_.end()) {
-        // The first part to be written begins the whole.
-        const ir::TensorType& whole_type = binding_.at(part->second.whole).info.type;
-        const int whole = slot_of(part->second.whole);
-        if (!in_arena(whole)) {
-          slots_[whole].lifetime = static_cast<int>(lifetimes_.size());
-          lifetimes_.push_back({bytes_of(whole_type.dtype, num_elements(whole_type.static_shape())), s, std::max(last_use[whole], s)});
-        }
-        memory::Lifetime& lifetime = lifetimes_[slots_[whole].lifetime];
-        lifetime.last = std::max(lifetime.last, s);
-        slots_[slot].lifetime = slots_[whole].lifetime;
-        slots_[slot].offset_bytes = bytes_of(type.dtype, part->second.offset);
-        continue;
-      }
-      const int last = std::max(last_use[slot], s);
-      // In place: the input dies here, nobody else reads its bytes, and the kernel works element by element.
-      for (size_t i = 0; i < step.input_slots.size() && slots_[slot].lifetime < 0; ++i) {
-        const int source = step.input_slots[i];
-        if (source < 0 || !in_arena(source) || last_use[source] != s || taken.contains(source)) continue;
-        if (std::count(step.input_slots.begin(), step.input_slots.end(), source) != 1) continue;
-        memory::Lifetime& lifetime = lifetimes_[slots_[source].lifetime];
-        if (lifetime.last != s || lifetime.size_bytes != size || !step.kernel->can_alias(static_cast<int>(o), static_cast<int>(i)))
-          continue;
-        slots_[slot].lifetime = slots_[source].lifetime;
-        lifetime.last = last;
-        taken.insert(source);
-      }
-      if (slots_[slot].lifetime >= 0) continue;
-      slots_[slot].lifetime = static_cast<int>(lifetimes_.size());
-      lifetimes_.push_back({size, s, last});
-    }
-    if (const int64_t bytes = step.kernel->workspace_bytes(); bytes > 0) {
-      step.workspace_lifetime = static_cast<int>(lifetimes_.size());
-      lifetimes_.push_back({bytes, s, s});
+      const bool in_arena = type.dtype != DType::String;  // strings live in their own tensor
+      const int slot = step.output_slots[o];
+      m.writes.push_back(in_arena ? slot : -1);
+      m.write_bytes.push_back(in_arena ? bytes_of(type.dtype, num_elements(type.static_shape())) : 0);
+      const auto part = parts_.find(value);
+      const bool is_part = part != parts_.end();
+      m.part_of.push_back(is_part ? slot_of(part->second.whole) : -1);
+      m.whole_bytes.push_back(is_part ? bytes_of(type.dtype, num_elements(binding_.at(part->second.whole).info.type.static_shape())) : 0);
+      if (is_part) slots_[slot].offset_bytes = bytes_of(type.dtype, part->second.offset);
     }
   }
-  layout_ = memory::plan(lifetimes_);
+  ArenaUse use;
+  use.lifetime_of.assign(slots_.size(), -1);
+  use.is_shared.assign(slots_.size(), false);
+  plan_steps(memory, output_slots_, use);
+  for (size_t s = 0; s < slots_.size(); ++s) slots_[s].lifetime = use.lifetime_of[s];
+  for (size_t s = 0; s < steps_.size(); ++s) steps_[s].workspace_lifetime = use.workspaces[s];
+  layout_ = memory::plan(use.lifetimes);
 
   // Tensors exist from here on; place() only moves their pointers.
   input_refs_.resize(graph.inputs().size());
@@ -209,6 +181,12 @@ void Plan::place(std::byte* arena) {
 
 void Plan::set_input(int index, const Tensor& tensor) {
   for (Tensor* ref : input_refs_[index]) ref->share_storage(tensor);
+}
+
+std::vector<StepInfo> Plan::step_infos() const {
+  std::vector<StepInfo> infos;
+  for (const Step& step : steps_) infos.push_back({step.node, step.node->label(), std::string(step.kernel_name), Place::Host, 0});
+  return infos;
 }
 
 void Plan::run(ThreadPool& pool, Profiler* profiler) {

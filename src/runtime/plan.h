@@ -10,6 +10,7 @@
 namespace tokamak {
 
 class Profiler;
+struct StepInfo;
 
 class Plan {
  public:
@@ -23,6 +24,7 @@ class Plan {
   int num_steps() const { return static_cast<int>(steps_.size()); }
   // Nodes whose chosen kernel declined these shapes, with the reason; empty when all went as tuned.
   const std::vector<std::string>& fallbacks() const { return fallbacks_; }
+  std::vector<StepInfo> step_infos() const;
 
   // Points every tensor into an arena of at least arena_bytes(); again whenever the arena moves.
   void place(std::byte* arena);
@@ -35,6 +37,7 @@ class Plan {
  private:
   struct Step {
     const ir::Node* node;
+    std::string_view kernel_name;
     std::unique_ptr<Kernel> kernel;
     std::vector<Tensor> inputs, outputs;
     std::vector<int> input_slots, output_slots;  // index into slots_, -1 absent or constant
@@ -69,7 +72,6 @@ class Plan {
   std::vector<Slot> slots_;
   std::unordered_map<const ir::Value*, int> slot_index_;
   std::unordered_map<const ir::Value*, Part> parts_;
-  std::vector<memory::Lifetime> lifetimes_;
   memory::Layout layout_;
   std::vector<Tensor> outputs_;
   std::vector<int> output_slots_;
