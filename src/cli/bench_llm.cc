@@ -196,7 +196,7 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   }
   bar.clear();
 
-  fmt::print(out, "{}  on {}, {}, {} thread{}\n", model.name, cpu_model_name(), info.precision, threads, threads == 1 ? "" : "s");
+  fmt::print(out, "{}  on {}, {}, {} thread{}\n", model.name, running_on(*model.engine), info.precision, threads, threads == 1 ? "" : "s");
   fmt::print(out, "  engine      {} in {:.2f} s\n", to_string(model.source), model.open_s);
   fmt::print(out, "  memory      weights {}, of them read each step {}; KV cache {} ({} blocks), activations {}, process peak {}\n",
              format_bytes(model.engine->weights_bytes()), format_bytes(step_bytes), format_bytes(memory.kv_cache_bytes()),
@@ -206,7 +206,7 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s",
              "decode t/s", "overall t/s", bandwidth > 0 ? "  of bandwidth" : "", table);
   Json json = {{"model", model.name},
-               {"device", cpu_model_name()},
+               {"device", running_on(*model.engine)},
                {"precision", info.precision},
                {"threads", threads},
                {"engine_from", to_string(model.source)},

@@ -218,18 +218,19 @@ bool names_device_kernel(std::string_view name) {
   return find_device_kernel(name) != nullptr || name.starts_with("cuda.") || name.starts_with("cublaslt.") || name.starts_with("cudnn.");
 }
 
-// The node's chosen kernel if it accepts, else the first of the op's lists that does, else none.
+// The node's chosen kernel if it accepts, else the first that does, the GPU's before the CPU's, else none.
 struct Choice {
   const KernelDef* def = nullptr;
   bool is_tuned = false;        // it is the node's own
   std::string fallback_reason;  // why the node's own was not taken
-  std::string host_reason;      // with a GPU: why none of its kernels was
+  std::string host_reason;      // why none of the GPU's was
   std::string reasons;          // of all that declined
 };
+
 Choice choose(const NodeView& view) {
+  Choice choice;
   const ir::Node& node = *view.node;
   const bool on_gpu = view.cuda != nullptr;
-  Choice choice;
   if (!node.kernel.empty() && (on_gpu || !names_device_kernel(node.kernel))) {
     const KernelDef* def = cpu::find_kernel(node.kernel);
     if (def == nullptr && on_gpu) def = find_device_kernel(node.kernel);
@@ -245,17 +246,20 @@ Choice choose(const NodeView& view) {
     }
     choice.fallback_reason = fmt::format("{}: {}", node.kernel, support.reason());
   }
-  const auto first_of = [&](const std::vector<const KernelDef*>& kernels) {
+  const auto take_first_of = [&](const std::vector<const KernelDef*>& kernels) {
     for (const KernelDef* def : kernels) {
       const Support support = accepts(*def, view);
-      if (support) return def;
+      if (support) choice.def = def;
+      if (support) return true;
       choice.reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
     }
-    return static_cast<const KernelDef*>(nullptr);
+    return false;
   };
-  if (on_gpu && (choice.def = first_of(device_kernels_for(node.op().name))) != nullptr) return choice;
-  if (on_gpu) choice.host_reason = choice.reasons.empty() ? "the CUDA backend has no kernel for this operator" : choice.reasons;
-  choice.def = first_of(cpu::kernels_for(node.op().name));
+  if (on_gpu) {
+    if (take_first_of(device_kernels_for(node.op().name))) return choice;
+    choice.host_reason = choice.reasons.empty() ? "the CUDA backend has no kernel for this operator" : choice.reasons;
+  }
+  take_first_of(cpu::kernels_for(node.op().name));
   return choice;
 }
 

@@ -140,6 +140,7 @@ void Interpreter::run_node(const ir::Node& node, Frame& frame) {
   else if (node.is("scan")) outputs = run_scan(node, inputs, frame);
   else outputs = run_kernel(node, inputs);
   if (profiler_) profiler_->on_node(node, start, now_ns());
+  if (observer_) observer_(node, outputs);
   for (int i = 0; i < node.num_outputs(); ++i)
     if (node.output(i)) frame.values[node.output(i)] = std::move(outputs[i]);
 }

@@ -1,6 +1,7 @@
 #pragma once
 // Runs a graph node by node, inferring each shape from the actual tensors: for data-dependent shapes and control flow.
 
+#include <functional>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -24,6 +25,10 @@ class Interpreter {
 
   // `inputs` in the graph's order. Throws Error naming the node that fails.
   std::vector<Tensor> run(const ir::Graph& graph, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, Profiler* profiler);
+
+  // Shown every node's outputs as they are made, of subgraphs too.
+  using Observer = std::function<void(const ir::Node& node, std::span<const Tensor> outputs)>;
+  void set_observer(Observer observer) { observer_ = std::move(observer); }
 
  private:
   // Values of the graph being run and of the graphs around it.
@@ -55,6 +60,7 @@ class Interpreter {
   DeviceExecutor* device_;
   ir::Dim::Bindings symbols_;
   Profiler* profiler_ = nullptr;
+  Observer observer_;
   std::unordered_map<const ir::Node*, Cached> cache_;
   std::vector<std::byte> workspace_;
 };

@@ -1,6 +1,5 @@
 #include "runtime/plan.h"
 
-#include <algorithm>
 #include <chrono>
 
 #include "backends/cpu/thread_pool.h"
@@ -13,8 +12,6 @@ namespace {
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-
-int64_t dense_bytes(const ir::TensorType& type) { return bytes_of(type.dtype, num_elements(type.static_shape())); }
 
 }  // namespace
 
@@ -124,14 +121,14 @@ void Plan::plan_memory(const ir::Graph& graph) {
       const ir::Value* value = step.node->output(static_cast<int>(o));
       const ir::TensorType& type = binding_.at(value).info.type;
       const bool in_arena = type.dtype != DType::String;  // strings live in their own tensor
-      m.writes.push_back(in_arena ? step.output_slots[o] : -1);
-      m.write_bytes.push_back(in_arena ? dense_bytes(type) : 0);
-      m.wholes.push_back(-1);
-      if (const auto part = parts_.find(value); part != parts_.end()) {
-        m.wholes.back() = slot_of(part->second.whole);
-        m.write_bytes.back() = dense_bytes(binding_.at(part->second.whole).info.type);
-        slots_[step.output_slots[o]].offset_bytes = bytes_of(type.dtype, part->second.offset);
-      }
+      const int slot = step.output_slots[o];
+      m.writes.push_back(in_arena ? slot : -1);
+      m.write_bytes.push_back(in_arena ? bytes_of(type.dtype, num_elements(type.static_shape())) : 0);
+      const auto part = parts_.find(value);
+      const bool is_part = part != parts_.end();
+      m.part_of.push_back(is_part ? slot_of(part->second.whole) : -1);
+      m.whole_bytes.push_back(is_part ? bytes_of(type.dtype, num_elements(binding_.at(part->second.whole).info.type.static_shape())) : 0);
+      if (is_part) slots_[slot].offset_bytes = bytes_of(type.dtype, part->second.offset);
     }
   }
   ArenaUse use;

@@ -24,14 +24,14 @@ void plan_steps(std::span<const StepMemory> steps, std::span<const int> kept, Ar
       const int slot = step.writes[o];
       if (slot < 0) continue;
       int& mine = use.lifetime_of[slot];
-      if (o < step.wholes.size() && step.wholes[o] >= 0) {  // the first part to be written begins the whole
-        const int whole = step.wholes[o];
-        if (use.lifetime_of[whole] < 0) {
-          use.lifetime_of[whole] = static_cast<int>(use.lifetimes.size());
-          use.lifetimes.push_back({step.write_bytes[o], s, std::max(last_use[whole], s)});
+      if (!step.part_of.empty() && step.part_of[o] >= 0) {  // the first part to be written begins the whole
+        int& whole = use.lifetime_of[step.part_of[o]];
+        if (whole < 0) {
+          whole = static_cast<int>(use.lifetimes.size());
+          use.lifetimes.push_back({step.whole_bytes[o], s, std::max(last_use[step.part_of[o]], s)});
         }
-        mine = use.lifetime_of[whole];
-        use.lifetimes[mine].last = std::max(use.lifetimes[mine].last, s);
+        use.lifetimes[whole].last = std::max(use.lifetimes[whole].last, s);
+        mine = whole;
         continue;
       }
       const int last = std::max(last_use[slot], s);

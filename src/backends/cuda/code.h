@@ -28,6 +28,9 @@ const std::string& device_file(const std::string& name);
 // Owned by an engine, saved with it.
 class CodeCache {
  public:
+  // What `seed` has is taken from there instead of being compiled.
+  explicit CodeCache(std::shared_ptr<const CodeCache> seed = nullptr) : seed_(std::move(seed)) {}
+
   // The cubin for `source`; compiled (and kept) when it is not there. Throws Unsupported when NVRTC is not installed, Internal with the
   // compiler's log when the text does not compile.
   struct Entry {
@@ -53,6 +56,8 @@ class CodeCache {
   }
 
  private:
+  Cubin find(const std::string& key) const;
+  std::shared_ptr<const CodeCache> seed_;
   mutable std::mutex mutex_;
   std::map<std::string, Cubin> cubins_;
   int num_compiled_ = 0;

@@ -160,11 +160,13 @@ class Event {
 // What kernels of one engine are made with: the target, the engine's code, and the device unless building for a GPU that is not here.
 class Context {
  public:
-  Context(Target target, std::shared_ptr<CodeCache> code, std::shared_ptr<Device> device)
-      : target_(std::move(target)), code_(std::move(code)), device_(std::move(device)) {}
+  Context(Target target, std::shared_ptr<CodeCache> code, std::shared_ptr<Device> device, bool allow_tf32 = false)
+      : target_(std::move(target)), code_(std::move(code)), device_(std::move(device)), allow_tf32_(allow_tf32) {}
   const Target& target() const { return target_; }
   CodeCache& code() const { return *code_; }
   const std::shared_ptr<Device>& device() const { return device_; }  // null: code is compiled, nothing runs
+  // Products and convolutions of float32 tensors may round what they multiply to TF32 (10 bits of mantissa); else they may not.
+  bool allow_tf32() const { return allow_tf32_; }
 
   // Compiles (or finds) and, with a device, loads.
   Function function(const Source& source, const std::string& entry) const;
@@ -173,6 +175,7 @@ class Context {
   Target target_;
   std::shared_ptr<CodeCache> code_;
   std::shared_ptr<Device> device_;
+  bool allow_tf32_;
 };
 
 }  // namespace tokamak::cuda

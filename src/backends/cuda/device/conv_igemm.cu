@@ -21,7 +21,7 @@ struct Tap {
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     conv_igemm(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, OUT_ELEMENT* __restrict__ y, Extras extras) {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(1024) char shared[];
   const int tile = blockIdx.x / SPLIT, group = GROUP == 1 ? 0 : tile / (kTilesOfM * kTilesOfN);
   const int first_m = tile % kTilesOfM * TILE_M, first_n = tile / kTilesOfM % kTilesOfN * TILE_N;
   x += group * kGroupC;

@@ -7,7 +7,7 @@
 extern "C" __global__ void __launch_bounds__(kThreads)
     matmul_mma(const ELEMENT* __restrict__ a, const ELEMENT* __restrict__ b, OUT_ELEMENT* __restrict__ c, int m, int n, int k, float alpha,
                Extras extras) {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(1024) char shared[];
   const int tiles_n = (n + TILE_N - 1) / TILE_N, tiles_m = (m + TILE_M - 1) / TILE_M;
   const int tile = blockIdx.x / SPLIT;
   const int64_t z = tile / (tiles_n * tiles_m);

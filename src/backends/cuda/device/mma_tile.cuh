@@ -1,18 +1,22 @@
 // One TILE_M x TILE_N tile of a product of 16-bit floats, accumulated in float: operands stream through STAGES buffers of shared memory in
-// steps of 64 along k, WARPS_M x WARPS_N warps multiply. With SPLIT > 1 the SPLIT blocks of a cluster share the tile's k and add up through
-// distributed shared memory. MmaTile (kernels/mma_tile.h) writes the defines; ELEMENT is f16 or bf16.
+// steps of 64 along k, WARPS_M x WARPS_N warps multiply: with WGMMA warpgroups of 64 rows (both operands along k), else warps by mma.sync.
+// With SPLIT > 1 the SPLIT blocks of a cluster share the tile's k and add up through distributed shared memory. MmaTile
+// (kernels/mma_tile.h) writes the defines, and `wgmma_tile` for WGMMA; ELEMENT is f16 or bf16.
 //
 // An operand's tile is `along k` (a row of shared memory has 64 elements of k for one m or n) or `across k` (a row has TILE elements of m
 // or n for one k). Chunks of 16 bytes are exchanged within a row (swizzled) so that neither copies nor ldmatrix meet bank conflicts.
 #pragma once
 #include "epilogue.cuh"
 #include "mma.cuh"
+#include "wgmma.cuh"
 
 constexpr int kTileK = 64, kThreads = WARPS_M * WARPS_N * 32;
 constexpr int kWarpM = TILE_M / WARPS_M, kWarpN = TILE_N / WARPS_N, kTilesM = kWarpM / 16, kTilesN = kWarpN / 8;
 constexpr int kStageA = TILE_M * kTileK * 2, kStage = kStageA + TILE_N * kTileK * 2;  // bytes
 constexpr int kStageRow = TILE_N + 8;                                                 // floats a row of the staged tile
-static_assert(kTilesM >= 1 && kTilesN % 2 == 0 && STAGES >= 2);
+// Steps whose copies are under way: a warpgroup's product of one step still reads its buffer during the next.
+constexpr int kAhead = WGMMA ? STAGES - 2 : STAGES - 1;
+static_assert(kTilesM >= 1 && kTilesN % 2 == 0 && kAhead >= 1);
 
 // Byte offset of a chunk in a buffer whose rows have kChunks chunks.
 template <int kChunks>
@@ -37,6 +41,18 @@ DEVICE void copy_tile(uint32_t buffer, const Address& address) {
 }
 
 // acc += the product of one stage.
+#if WGMMA
+template <bool kAAcross, bool kBAcross>
+DEVICE void multiply_stage(uint32_t a, uint32_t b, float (&acc)[kTilesM][kTilesN][4]) {
+  static_assert(!kAAcross && !kBAcross && kTilesM == 1);
+  const uint64_t left = operand_descriptor(a + threadIdx.x / 128 * (64 * kTileK * 2)), right = operand_descriptor(b);
+  products_begin();
+#pragma unroll
+  for (int k = 0; k < kTileK / 16; ++k) wgmma_tile(acc[0], left + k * (32 >> 4), right + k * (32 >> 4));
+  products_commit();
+  products_wait<1>();
+}
+#else
 template <bool kAAcross, bool kBAcross>
 DEVICE void multiply_stage(uint32_t a, uint32_t b, float (&acc)[kTilesM][kTilesN][4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -64,6 +80,7 @@ DEVICE void multiply_stage(uint32_t a, uint32_t b, float (&acc)[kTilesM][kTilesN
       for (int j = 0; j < kTilesN; ++j) mma_16x8x16(ELEMENT{}, acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
   }
 }
+#endif
 
 // The whole tile: copy_a(buffer, step) and copy_b(buffer, step) start the copies of a step of 64 along k; then
 // store(row, col, float (&x)[kVector]) gets every kVector neighbouring sums of the tile once. Calls wait_for_previous() before copy_a, and
@@ -75,11 +92,11 @@ DEVICE void multiply_tile(char* shared, int steps, const CopyA& copy_a, const Co
   const uint32_t base = shared_address(shared);
   if constexpr (!kConstantB) wait_for_previous();
 #pragma unroll
-  for (int s = 0; s < STAGES - 1; ++s)
+  for (int s = 0; s < kAhead; ++s)
     if (begin + s < end) copy_b(base + s * kStage + kStageA, begin + s);
   if constexpr (kConstantB) wait_for_previous();
 #pragma unroll
-  for (int s = 0; s < STAGES - 1; ++s) {
+  for (int s = 0; s < kAhead; ++s) {
     if (begin + s < end) copy_a(base + s * kStage, begin + s);
     copy_async_commit();
   }
@@ -91,13 +108,14 @@ DEVICE void multiply_tile(char* shared, int steps, const CopyA& copy_a, const Co
     for (int j = 0; j < kTilesN; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.f;
-  int slot = 0, next_slot = STAGES - 1;
+  int slot = 0, next_slot = kAhead;
   for (int step = begin; step < end; ++step) {
-    copy_async_wait<STAGES - 2>();
+    copy_async_wait<kAhead - 1>();
+    if (WGMMA) fence_shared_for_products();
     __syncthreads();  // the step's copies are there, and nobody reads the slot any more that is filled next
-    if (step + STAGES - 1 < end) {
-      copy_a(base + next_slot * kStage, step + STAGES - 1);
-      copy_b(base + next_slot * kStage + kStageA, step + STAGES - 1);
+    if (step + kAhead < end) {
+      copy_a(base + next_slot * kStage, step + kAhead);
+      copy_b(base + next_slot * kStage + kStageA, step + kAhead);
     }
     copy_async_commit();
     multiply_stage<kAAcross, kBAcross>(base + slot * kStage, base + slot * kStage + kStageA, acc);
@@ -105,6 +123,13 @@ DEVICE void multiply_tile(char* shared, int steps, const CopyA& copy_a, const Co
     next_slot = next_slot + 1 == STAGES ? 0 : next_slot + 1;
   }
   copy_async_wait<0>();
+#if WGMMA
+  products_wait<0>();
+#pragma unroll
+  for (int j = 0; j < kTilesN; ++j)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) keep_in_place(acc[0][j][e]);
+#endif
   __syncthreads();
 
   // Sums go through shared memory, so that the output is written (and the epilogue's inputs are read) in whole vectors.

@@ -100,14 +100,15 @@ class ConvIgemmDef final : public CudaKernelDef {
     define("OUT_ELEMENT", device_type(node.output_dtypes[0]));
     define("K_PADDED", padded_row(s));
     define("VECTOR", s.group_m() % 8 == 0 ? 8 : 1);
-    const Source source{std::string(name()), epilogue.code() + device_file("conv_igemm.cu"), std::move(defines)};
+    const Source source{std::string(name()), epilogue.code() + tile.code(device_type(node.input_dtypes[0])) + device_file("conv_igemm.cu"),
+                        std::move(defines)};
     return std::make_unique<ConvIgemm>(node.cuda->function(source, "conv_igemm"), tile, s, std::move(epilogue));
   }
 
  private:
   static std::vector<std::string> tactics_of(const NodeView& node, const ConvShape& s) {
     std::vector<std::string> tactics;
-    for (const std::string& tactic : mma_tactics(node.cuda->target(), s.n * s.out_area(), s.group_m(), row_elements(s), s.group)) {
+    for (const std::string& tactic : mma_tactics(node.cuda->target(), s.n * s.out_area(), s.group_m(), row_elements(s), s.group, true)) {
       const MmaTile tile = MmaTile::parse(tactic, node.cuda->target());
       if (tile.m % (static_cast<int>(tile.threads()) / 8) == 0) tactics.push_back(tactic);  // whole rows a thread copy
     }

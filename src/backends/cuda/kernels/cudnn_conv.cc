@@ -18,7 +18,7 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kMostConfigs = 24, kMostTactics = 8, kMostKnobs = 32;
+constexpr int kMostConfigs = 16, kMostTactics = 4, kMostKnobs = 32;
 constexpr int64_t kMostWorkspace = int64_t{256} << 20, kAlignment = 16, kWorkspaceAlignment = 256;
 constexpr std::string_view kLayout = "cudnn.krsc";  // [M, taps, C / group] (transposed: [C, taps, M / group])
 
@@ -364,12 +364,12 @@ class CudnnConvDef final : public CudaKernelDef {
     if (const Support support = Epilogue::supports(node); !support) return support;
     if (node.cuda->device() == nullptr) return Support::no("cuDNN picks its engine on the device, which is not here");
     if (find_cudnn() == nullptr) return Support::no(cudnn_problem());
-    if (candidates(node, s, 1).empty()) return Support::no("cuDNN has no engine for it");
+    if (candidates(node, s).empty()) return Support::no("cuDNN has no engine for it");
     return Support::yes();
   }
   std::vector<std::string> tactics(const NodeView& node) const override {
     std::vector<std::string> list;
-    for (const Choice& choice : candidates(node, checked_shape(node), kMostTactics)) list.push_back(choice.tactic());
+    for (const Choice& choice : candidates(node, checked_shape(node))) list.push_back(choice.tactic());
     return list;
   }
   Tensor pack(const NodeView& node, const std::string&, int input) const override {
@@ -423,24 +423,32 @@ class CudnnConvDef final : public CudaKernelDef {
     if (const Support support = conv_shape(node, s); !support) fail(ErrorCode::InvalidArgument, "{}: {}", name_, support.reason());
     return s;
   }
-  // With bias and epilogue inside where an engine has them, else behind.
-  static std::vector<Choice> candidates(const NodeView& node, const ConvShape& s, int most) {
+  // With bias and epilogue inside where an engine has them, else behind. Remembered: making the plans takes long.
+  std::vector<Choice> candidates(const NodeView& node, const ConvShape& s) const {
     CudnnHandle& handle = cudnn_handle(node.cuda->device());
     node.cuda->device()->make_current();
+    static std::mutex mutex;
+    static std::map<std::string, std::vector<Choice>> known;
+    const std::lock_guard known_lock(mutex);
     const std::lock_guard lock(handle.mutex);
+    std::string key = fmt::format("{} {} {} {} {}", op_, s.spatial_rank, node.cuda->device()->ordinal(), to_string(node.input_dtypes[0]),
+                                  Epilogue(node).code());
+    for (const std::string& define : s.defines()) key += define + " ";
+    for (const int64_t pad : s.pad_end) key += fmt::format("{} ", pad);
+    if (const auto found = known.find(key); found != known.end()) return found->second;
     const bool is_float32 = node.input_dtypes[0] == DType::F32;
     std::vector<Choice> list;
     const auto append = [&](const std::vector<PointwiseStep>& chain, bool fused) {
       try {
         const OperationGraph graph(handle.handle, node, s, chain, s.channels_last);
-        list = choices(handle, graph, fused, is_float32, most);
+        list = choices(handle, graph, fused, is_float32, kMostTactics);
       } catch (const Error&) {  // a graph that cuDNN does not take
         list.clear();
       }
     };
     if (const auto chain = pointwise_chain(node)) append(*chain, true);
     if (list.empty()) append({}, false);
-    return list;
+    return known[key] = list;
   }
   std::string name_, op_;
 };

@@ -23,7 +23,7 @@ class ElementwiseKernel final : public Kernel {
     std::vector<Access> access;
     int64_t largest = 1;
     for (const ElementwiseOperand& in : code.inputs) {
-      const Shape& own = node.input_shapes[in.index];
+      const Shape& own = in.shape ? *in.shape : node.input_shapes[in.index];
       const int64_t own_count = num_elements(own);
       access.push_back(own_count == count_ ? Access::Full : own_count == 1 ? Access::Uniform : Access::Strided);
       strides.push_back(broadcast_strides(own, shape));

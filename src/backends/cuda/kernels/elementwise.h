@@ -3,6 +3,7 @@
 // operands cross alike are joined; sizes and strides are arguments, so that shapes of one kind share code; full operands move in 16-byte
 // vectors; an operand that repeats costs index arithmetic once a vector where the joined inner axis allows it, else once an element.
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,10 @@
 namespace tokamak::cuda {
 
 struct ElementwiseOperand {
-  int index = 0;        // of the node's input or output
-  std::string storage;  // its type in memory: "bf16"
-  std::string compute;  // its type in the body: "float"
+  int index = 0;                    // of the node's input or output
+  std::string storage;              // its type in memory: "bf16"
+  std::string compute;              // its type in the body: "float"
+  std::optional<Shape> shape = {};  // an input's, when it is seen under another: [c] as [c,1,1]
 };
 
 struct ElementwiseCode {

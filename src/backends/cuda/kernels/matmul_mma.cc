@@ -1,5 +1,7 @@
-// matmul of 16-bit floats on the tensor cores through mma.sync, with any epilogue in the same kernel. Floor: 2 m n k operations at the
-// tensor cores' rate, or one read of a and b and one write of the output, whichever takes longer.
+// matmul of 16-bit floats on the tensor cores through mma.sync or wgmma, with any epilogue in the same kernel. Floor: 2 m n k operations at
+// the tensor cores' rate, or one read of a and b and one write of the output, whichever takes longer.
+
+#include <algorithm>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -8,6 +10,8 @@
 
 namespace tokamak::cuda {
 namespace {
+
+constexpr std::string_view kLayout = "cuda.nk";  // b [..., K, N] as [..., N, K]
 
 class MatmulMma final : public Kernel {
  public:
@@ -56,18 +60,45 @@ class MatmulMmaDef final : public CudaKernelDef {
     if (b_row % 8 != 0) return Support::no(fmt::format("rows of b have {} elements, need a multiple of 8", b_row));
     if (p.k == 0) return Support::no("k is 0");
     if (p.m * p.batch_count() > INT32_MAX || p.n > INT32_MAX || p.k > INT32_MAX) return Support::no("a size is over 2^31");
-    if (mma_tactics(node.cuda->target(), p.m, p.n, p.k, p.batch_count()).empty()) return Support::no("more tiles than a grid has blocks");
+    if (mma_tactics(node.cuda->target(), p.m, p.n, p.k, p.batch_count(), false).empty())
+      return Support::no("more tiles than a grid has blocks");
     return Epilogue::supports(node);
   }
   std::vector<std::string> tactics(const NodeView& node) const override {
     Product p(node);
     p.flatten();
-    return mma_tactics(node.cuda->target(), p.m, p.n, p.k, p.batch_count());
+    const bool along_k = !p.trans_a && p.k % 8 == 0 && (p.trans_b || node.constants[1] != nullptr);
+    return mma_tactics(node.cuda->target(), p.m, p.n, p.k, p.batch_count(), along_k);
   }
+  // Warpgroups read b along k.
+  Tensor pack(const NodeView& node, const std::string& tactic, int input) const override {
+    const Product p(node);
+    if (input != 1 || p.trans_b || !MmaTile::parse(tactic, node.cuda->target()).wgmma) return {};
+    const Tensor& b = *node.constants[1];
+    if (b.layout() == kLayout) return b;
+    Tensor packed = Tensor::packed(b.dtype(), b.shape(), std::string(kLayout), b.size_bytes());
+    const auto* from = b.data<uint16_t>();
+    auto* to = static_cast<uint16_t*>(packed.raw());
+    constexpr int64_t kBlock = 32;
+    for (int64_t at = 0; at < b.count(); at += p.k * p.n)
+      for (int64_t k0 = 0; k0 < p.k; k0 += kBlock)
+        for (int64_t n = 0; n < p.n; ++n)
+          for (int64_t k = k0; k < std::min(p.k, k0 + kBlock); ++k) to[at + n * p.k + k] = from[at + k * p.n + n];
+    return packed;
+  }
+  bool reads_layout(std::string_view layout) const override { return layout == kLayout; }
+
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
     const MmaTile tile = MmaTile::parse(tactic, node.cuda->target());
     Product p(node);
     p.flatten();
+    const Tensor* constant = node.constants[1];
+    const bool packed = constant != nullptr && constant->layout() == kLayout;
+    if (packed && constant->size_bytes() != num_elements(node.input_shapes[1]) * 2)
+      fail(ErrorCode::Corrupt, "{}: b is not packed for shape {}; rebuild the engine", name(), to_string(node.input_shapes[1]));
+    const bool along_k = p.trans_b || packed;
+    if (tile.wgmma && (p.trans_a || !along_k || p.k % 8 != 0))
+      fail(ErrorCode::Corrupt, "{}: tactic \"{}\" needs operands along k; rebuild the engine", name(), tactic);
     Epilogue epilogue(node);
     std::vector<std::string> defines = tile.defines();
     const std::vector<std::string> offsets = p.offset_defines();
@@ -76,10 +107,11 @@ class MatmulMmaDef final : public CudaKernelDef {
     define("ELEMENT", device_type(node.input_dtypes[0]));
     define("OUT_ELEMENT", device_type(node.output_dtypes[0]));
     define("A_ACROSS", p.trans_a ? "true" : "false");
-    define("B_ACROSS", p.trans_b ? "false" : "true");
+    define("B_ACROSS", along_k ? "false" : "true");
     define("CONSTANT_B", node.constants[1] != nullptr ? "true" : "false");
     define("VECTOR", p.n % 8 == 0 ? 8 : 1);
-    const Source source{std::string(name()), epilogue.code() + device_file("matmul_mma.cu"), std::move(defines)};
+    const Source source{std::string(name()), epilogue.code() + tile.code(device_type(node.input_dtypes[0])) + device_file("matmul_mma.cu"),
+                        std::move(defines)};
     return std::make_unique<MatmulMma>(node.cuda->function(source, "matmul_mma"), tile, p, std::move(epilogue),
                                        static_cast<float>(node.attrs().get_float("alpha", 1)));
   }

@@ -19,12 +19,14 @@ struct RowPlan {
     vector = widest_vector;
     while (cols % vector != 0) vector /= 2;
     const int64_t vectors = cols / vector;
-    // Short rows: a warp each, as many to a block as fill it. Long ones: a block of up to 1024 threads.
-    if (vectors <= 32 * 4) {
+    // Short rows: a warp each, as many to a block as fill it. Long ones: a block of up to 1024 threads. Few rows do not fill the GPU: the
+    // least time is then that of one row, and more threads share it.
+    const int64_t per_thread = rows >= 1024 ? 4 : 1;
+    if (vectors <= 32 * per_thread) {
       threads = 32;
       rows_per_block = rows >= 4 ? 4 : 1;
     } else {
-      threads = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ceil_div(vectors, 4))));
+      threads = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ceil_div(vectors, per_thread))));
       threads = threads < 64 ? 64 : threads > 1024 ? 1024 : threads;
     }
     items = ceil_div(vectors, threads);
