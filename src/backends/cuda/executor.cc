@@ -70,7 +70,7 @@ Executor::Executor(std::shared_ptr<const Engine> engine, const ContextOptions& o
       options_(options),
       pool_(std::move(pool)),
       device_(device_for(*engine_, options.device)),
-      context_(device_->target(), engine_->code(), device_),
+      context_(device_->target(), engine_->code(), device_, engine_->info().precision == "tf32"),
       constants_(engine_->device_constants(options.device, [this] { return std::make_shared<DeviceConstants>(device_); })),
       stream_(device_) {
   if (device_->target().name() != engine_->info().target)
@@ -110,7 +110,7 @@ bool Executor::prepare(std::span<const Tensor> inputs, std::span<const Place> pl
       Binding binding = bind_shapes(engine_->graph(), shapes, pool_->width());
       if (!binding.is_static) return false;
       auto planned = std::make_unique<Planned>();
-      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), pool_->width(), context_,
+      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), *pool_, context_,
                                                    std::vector<Place>(places.begin(), places.end()), options_.output_place);
       make_room(*planned);
       if (plans_.size() == static_cast<size_t>(options_.max_plans)) {
