@@ -218,7 +218,58 @@ bool names_device_kernel(std::string_view name) {
   return find_device_kernel(name) != nullptr || name.starts_with("cuda.") || name.starts_with("cublaslt.") || name.starts_with("cudnn.");
 }
 
+// The node's chosen kernel if it accepts, else the first that does, the GPU's before the CPU's, else none.
+struct Choice {
+  const KernelDef* def = nullptr;
+  bool is_tuned = false;        // it is the node's own
+  std::string fallback_reason;  // why the node's own was not taken
+  std::string host_reason;      // why none of the GPU's was
+  std::string reasons;          // of all that declined
+};
+
+Choice choose(const NodeView& view) {
+  Choice choice;
+  const ir::Node& node = *view.node;
+  const bool on_gpu = view.cuda != nullptr;
+  if (!node.kernel.empty() && (on_gpu || !names_device_kernel(node.kernel))) {
+    const KernelDef* def = cpu::find_kernel(node.kernel);
+    if (def == nullptr && on_gpu) def = find_device_kernel(node.kernel);
+    if (def == nullptr)
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
+           node.op().name, node.label(), node.kernel);
+    const Support support = accepts(*def, view);
+    if (support) {
+      choice.def = def;
+      choice.is_tuned = true;
+      if (on_gpu && def->place() == Place::Host) choice.host_reason = "chosen when the engine was built";
+      return choice;
+    }
+    choice.fallback_reason = fmt::format("{}: {}", node.kernel, support.reason());
+  }
+  const auto take_first_of = [&](const std::vector<const KernelDef*>& kernels) {
+    for (const KernelDef* def : kernels) {
+      const Support support = accepts(*def, view);
+      if (support) choice.def = def;
+      if (support) return true;
+      choice.reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+    }
+    return false;
+  };
+  if (on_gpu) {
+    if (take_first_of(device_kernels_for(node.op().name))) return choice;
+    choice.host_reason = choice.reasons.empty() ? "the CUDA backend has no kernel for this operator" : choice.reasons;
+  }
+  take_first_of(cpu::kernels_for(node.op().name));
+  return choice;
+}
+
 }  // namespace
+
+bool can_pitch_output(const NodeView& view) {
+  if (computes_nothing(view)) return false;
+  const Choice choice = choose(view);
+  return choice.def != nullptr && choice.def->pitches_output(view);
+}
 
 ReadyKernel make_kernel(NodeView view) {
   if (computes_nothing(view)) {
@@ -232,49 +283,18 @@ ReadyKernel make_kernel(NodeView view) {
       out.place = Place::Device;
     return out;
   }
-  const ir::Node& node = *view.node;
-  const bool on_gpu = view.cuda != nullptr;
-  std::string fallback_reason, reasons;
-  if (!node.kernel.empty() && (on_gpu || !names_device_kernel(node.kernel))) {
-    const KernelDef* def = cpu::find_kernel(node.kernel);
-    if (def == nullptr && on_gpu) def = find_device_kernel(node.kernel);
-    if (def == nullptr)
-      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
-           node.op().name, node.label(), node.kernel);
-    const Support support = accepts(*def, view);
-    if (support) {
-      ReadyKernel out = ready(*def, view, node.tactic);
-      if (on_gpu && out.place == Place::Host) out.host_reason = "chosen when the engine was built";
-      return out;
-    }
-    fallback_reason = fmt::format("{}: {}", node.kernel, support.reason());
-  }
-  // The first of a list that accepts the node.
-  const auto first_of = [&](const std::vector<const KernelDef*>& kernels) -> std::optional<ReadyKernel> {
-    for (const KernelDef* def : kernels) {
-      const Support support = accepts(*def, view);
-      if (support) {
-        ReadyKernel out = ready(*def, view, def->tactics(view).front());
-        out.fallback_reason = std::move(fallback_reason);
-        return out;
-      }
-      reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
-    }
-    return std::nullopt;
-  };
-  if (on_gpu) {
-    if (auto found = first_of(device_kernels_for(node.op().name))) return std::move(*found);
-  }
-  std::string host_reason = on_gpu ? reasons.empty() ? "the CUDA backend has no kernel for this operator" : reasons : "";
-  if (auto found = first_of(cpu::kernels_for(node.op().name))) {
-    found->host_reason = std::move(host_reason);
-    return std::move(*found);
+  Choice choice = choose(view);
+  if (choice.def != nullptr) {
+    ReadyKernel out = ready(*choice.def, view, choice.is_tuned ? view.node->tactic : choice.def->tactics(view).front());
+    out.fallback_reason = std::move(choice.fallback_reason);
+    out.host_reason = std::move(choice.host_reason);
+    return out;
   }
   std::string types;
   for (size_t i = 0; i < view.input_shapes.size(); ++i)
     types += fmt::format("{}{}{}", i ? ", " : "", to_string(view.input_dtypes[i]), to_string(view.input_shapes[i]));
-  fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", node.op().name, node.label(), types,
-       reasons.empty() ? " the CPU backend has none for this operator" : reasons);
+  fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", view.node->op().name, view.node->label(), types,
+       choice.reasons.empty() ? " the CPU backend has none for this operator" : choice.reasons);
 }
 
 Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shapes, int num_threads, int64_t max_evaluated_bytes) {

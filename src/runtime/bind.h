@@ -52,5 +52,7 @@ struct ReadyKernel {
 // node already has). With `view.cuda` the GPU's kernels come first and the CPU's after them; without, a choice among the GPU's kernels is
 // passed over (values computed once on the host). Throws Unsupported with every kernel's reason.
 ReadyKernel make_kernel(NodeView view);
+// Whether the kernel that make_kernel() takes can write output 0 with another pitch. False when none accepts.
+bool can_pitch_output(const NodeView& view);
 
 }  // namespace tokamak

@@ -24,6 +24,16 @@ void plan_steps(std::span<const StepMemory> steps, std::span<const int> kept, Ar
       const int slot = step.writes[o];
       if (slot < 0) continue;
       int& mine = use.lifetime_of[slot];
+      if (!step.part_of.empty() && step.part_of[o] >= 0) {  // the first part to be written begins the whole
+        int& whole = use.lifetime_of[step.part_of[o]];
+        if (whole < 0) {
+          whole = static_cast<int>(use.lifetimes.size());
+          use.lifetimes.push_back({step.whole_bytes[o], s, std::max(last_use[step.part_of[o]], s)});
+        }
+        use.lifetimes[whole].last = std::max(use.lifetimes[whole].last, s);
+        mine = whole;
+        continue;
+      }
       const int last = std::max(last_use[slot], s);
       for (size_t i = 0; step.kernel && i < step.reads.size() && mine < 0; ++i) {
         const int source = step.reads[i];

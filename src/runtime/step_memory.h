@@ -14,6 +14,9 @@ struct StepMemory {
   const Kernel* kernel = nullptr;  // null: a copy, which needs no workspace and never works in place
   std::vector<int> reads, writes;  // one an input and one an output; -1: not in this arena
   std::vector<int64_t> write_bytes;
+  // Outputs written into their place in a larger value: by output, its slot (-1: none) and size. Empty: there are none.
+  std::vector<int> part_of;
+  std::vector<int64_t> whole_bytes;
   bool wants_workspace = true;  // in this arena
 };
 

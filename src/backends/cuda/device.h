@@ -14,11 +14,15 @@ namespace tokamak::cuda {
 
 class Device;
 
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
 // Kernel launch shape. `overlap`: programmatic dependent launch, the kernel may start while the one before it on the stream still runs;
 // its code must then call wait_for_previous() (device/prelude.cuh) before it touches anything but weights. Ignored below sm_90.
 struct Launch {
-  unsigned grid[3] = {1, 1, 1};
-  unsigned block[3] = {1, 1, 1};
+  Dim3 grid;             // blocks
+  Dim3 block;            // threads in a block
   unsigned cluster = 1;  // blocks along x in one cluster; sm_90 and newer
   int shared_bytes = 0;  // dynamic
   bool overlap = false;

@@ -136,14 +136,14 @@ class IgemmEngine : public ConvEngine {
       const int64_t first = passes_[pass].first, end = first + passes_[pass].count;
       for (int64_t q = panel_begin; q < panel_end; ++q) {
         const ConvPanel& panel = panels_[q];
-        const int64_t column = g * mg_ + panel.column, corner = row0 * p_.m + column;
+        const int64_t column = g * mg_ + panel.column, corner = row0 * p_.ldy + column;
         PanelArgs args;
         args.rows = rows;
         args.m = count;
         args.nv = panel.nv;
         args.n = panel.columns;
         args.c = y + corner;
-        args.ldc = p_.m;
+        args.ldc = p_.ldy;
         args.epilogue = epilogue.registers;
         args.epilogue.bias += column;
         if (args.epilogue.residual) args.epilogue.residual += corner;
@@ -178,6 +178,7 @@ class IgemmEngine : public ConvEngine {
 class IgemmMethod : public ConvMethod {
  public:
   std::string_view name() const override { return "igemm"; }
+  bool pitches_output() const override { return true; }
   Support supports(const ConvProblem& p, const ConvIsa&) const override {
     if (p.group == p.c && p.group == p.m && p.group > 1)
       return Support::no("it is depthwise: one column a group would waste whole vectors");

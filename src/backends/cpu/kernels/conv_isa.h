@@ -80,8 +80,8 @@ struct DepthwiseArgs {
 struct PoolArgs {
   const float* x = nullptr;  // image [H][W][C]
   int64_t h = 0, w = 0, c = 0;
-  float* y = nullptr;  // image [OH][OW][C]
-  int64_t ow = 0;
+  float* y = nullptr;  // image [OH][OW][C], ldy floats from pixel to pixel
+  int64_t ow = 0, ldy = 0;
   int64_t kh = 0, kw = 0, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
   int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   bool is_max = false;

@@ -143,12 +143,12 @@ class WinogradEngine : public ConvEngine {
       isa_.panel(gemm);
       for (int64_t i = 0; i < gemm.m; ++i) rows[i] += v_stride_;
     }
-    const int64_t at = n * p_.oh * p_.ow * p_.m + panel.column;
+    const int64_t at = n * p_.oh * p_.ow * p_.ldy + panel.column;
     WinogradOutput args;
     args.s = s;
     args.s_stride = s_stride_, args.lds = lds_;
     args.y = y + at;
-    args.oh = p_.oh, args.ow = p_.ow, args.ldc = p_.m, args.n = panel.columns;
+    args.oh = p_.oh, args.ow = p_.ow, args.ldc = p_.ldy, args.n = panel.columns;
     args.tiles_w = tiles_w_;
     args.tile_begin = first, args.tile_end = last;
     args.epilogue = epilogue.registers;
@@ -168,6 +168,7 @@ class WinogradEngine : public ConvEngine {
 class WinogradMethod : public ConvMethod {
  public:
   std::string_view name() const override { return "winograd"; }
+  bool pitches_output() const override { return true; }
   Support supports(const ConvProblem& p, const ConvIsa&) const override {
     if (p.kh != 3 || p.kw != 3) return Support::no(fmt::format("the kernel is {}x{}, needs 3x3", p.kh, p.kw));
     if (p.stride_h != 1 || p.stride_w != 1) return Support::no("needs stride 1");
