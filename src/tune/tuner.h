@@ -15,6 +15,9 @@ struct TunerOptions {
   int opt_level =
       3;  // 0: first candidate; 1: one tactic a kernel; 2 to 5: every tactic, with more time each (4: oneDNN kernels too; 5: `ref` too)
   std::vector<std::string> disabled_kernels;
+  // Of an engine for a GPU: its kernels are the candidates, the host's where it has none. Timed on its device; without one nothing is
+  // timed, the order of the lists decides.
+  const cuda::Context* cuda = nullptr;
   std::function<void(double fraction)> progress;
 };
 

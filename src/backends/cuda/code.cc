@@ -119,29 +119,19 @@ CodeCache::Entry CodeCache::get(const Source& source, const Target& target) {
   std::vector<std::string> seen;
   append_expanded(source.code, text, seen);
   const std::string key = hash(target.compiler_arch() + "\n" + text);
-  {
-    const std::lock_guard lock(mutex_);
-    if (const auto found = cubins_.find(key); found != cubins_.end()) return {key, found->second};
-  }
-  auto cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
+  if (Cubin known = find(key)) return {key, std::move(known)};
+  Cubin cubin = seed_ ? seed_->find(key) : nullptr;
+  const bool compiled = cubin == nullptr;
+  if (compiled) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
   const std::lock_guard lock(mutex_);
-  ++num_compiled_;
+  num_compiled_ += compiled;
   return {key, cubins_.emplace(key, std::move(cubin)).first->second};
 }
 
-void CodeCache::insert(std::string key, std::vector<char> cubin) {
+Cubin CodeCache::find(const std::string& key) const {
   const std::lock_guard lock(mutex_);
-  cubins_[std::move(key)] = std::make_shared<const std::vector<char>>(std::move(cubin));
-}
-
-std::map<std::string, Cubin> CodeCache::entries() const {
-  const std::lock_guard lock(mutex_);
-  return cubins_;
-}
-
-int CodeCache::num_compiled() const {
-  const std::lock_guard lock(mutex_);
-  return num_compiled_;
+  const auto found = cubins_.find(key);
+  return found == cubins_.end() ? nullptr : found->second;
 }
 
 }  // namespace tokamak::cuda

@@ -1,5 +1,7 @@
 // The paged KV cache of language models (PagedAttention, arXiv:2309.06180): writing a step's keys and values, and attending over them.
 
+#include <cmath>
+
 #include "ir/ops/helpers.h"
 
 namespace tokamak::ir::ops {
@@ -23,17 +25,32 @@ void require_dtype(const InferContext& ctx, int input, std::string_view what, DT
   if (ctx.dtype(input) != dtype) ctx.fail("{} must be {}, found {}", what, to_string(dtype), to_string(ctx.dtype(input)));
 }
 
-// An i32 or f32 input of a known rank.
+bool is_activation(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
+
+// An i32 input of a known rank.
 void require_input(const InferContext& ctx, int input, std::string_view what, DType dtype, int64_t rank) {
   if (!ctx.has_input(input)) ctx.fail("{} is absent", what);
   require_dtype(ctx, input, what, dtype);
   require_rank(ctx, input, what, rank, rank);
 }
 
+void require_float_input(const InferContext& ctx, int input, std::string_view what, int64_t rank) {
+  if (!ctx.has_input(input)) ctx.fail("{} is absent", what);
+  if (!is_activation(ctx.dtype(input))) ctx.fail("{} must be f32, f16 or bf16, found {}", what, to_string(ctx.dtype(input)));
+  require_rank(ctx, input, what, rank, rank);
+}
+
 void require_cache(const InferContext& ctx, int input, const Heads& h) {
   if (!ctx.has_input(input)) ctx.fail("cache is absent");
-  if (ctx.dtype(input) != DType::F32 && ctx.dtype(input) != DType::BF16)
-    ctx.fail("cache must be f32 or bf16, found {}", to_string(ctx.dtype(input)));
+  const bool is_f8 = ctx.dtype(input) == DType::F8E4M3FN;
+  if (!is_activation(ctx.dtype(input)) && !is_f8)
+    ctx.fail("cache must be f32, f16, bf16 or f8e4m3fn, found {}", to_string(ctx.dtype(input)));
+  for (const char* name : {"k_scale", "v_scale"}) {
+    const double scale = ctx.attrs().get_float(name, 1);
+    if (!(scale > 0) || std::isinf(scale)) ctx.fail("`{}` must be above 0, found {}", name, scale);
+    if (!is_f8 && scale != 1)
+      ctx.fail("`{}` is {}; only a cache of f8e4m3fn is scaled, found {}", name, scale, to_string(ctx.dtype(input)));
+  }
   require_rank(ctx, input, "cache", 5, 5);
   if (!ctx.ranked(input)) return;
   require_equal(ctx, ctx.dim(input, 1), 2, "dimension 1 of the cache (keys and values)");
@@ -47,7 +64,7 @@ void require_cache(const InferContext& ctx, int input, const Heads& h) {
 
 // The number of tokens as input `input` (of `width` columns) and `other` tell it.
 Dim tokens_of(InferContext& ctx, int input, std::string_view what, int64_t width, int other = -1) {
-  require_input(ctx, input, what, DType::F32, 2);
+  require_float_input(ctx, input, what, 2);
   const bool other_known = other >= 0 && ctx.ranked(other);
   if (!ctx.ranked(input)) return other_known ? ctx.dim(other, 0) : ctx.fresh_symbol();
   require_equal(ctx, ctx.dim(input, 1), width, fmt::format("the width of {} and what the heads need", what));
@@ -64,7 +81,7 @@ void infer_kv_cache_write(InferContext& ctx) {
   if (ctx.has_input(3) != ctx.has_input(4)) ctx.fail("cos and sin come together: one of them is absent");
   for (int i : {3, 4}) {
     if (!ctx.has_input(i)) continue;
-    require_input(ctx, i, i == 3 ? "cos" : "sin", DType::F32, 2);
+    require_float_input(ctx, i, i == 3 ? "cos" : "sin", 2);
     if (!ctx.ranked(i)) continue;
     require_equal(ctx, ctx.dim(i, 0), tokens, "the number of tokens of cos and sin");
     const Dim& half = ctx.dim(i, 1);
@@ -76,10 +93,10 @@ void infer_kv_cache_write(InferContext& ctx) {
   for (int i : {5, 6}) {
     if (!ctx.has_input(i)) continue;
     const std::string_view what = i == 5 ? "q_norm" : "k_norm";
-    require_input(ctx, i, what, DType::F32, 1);
+    require_float_input(ctx, i, what, 1);
     if (ctx.ranked(i)) require_equal(ctx, ctx.dim(i, 0), h.dim, fmt::format("the length of {} and head_dim", what));
   }
-  ctx.set_type(0, DType::F32, {tokens, h.query * h.dim});
+  ctx.set_type(0, ctx.dtype(0), {tokens, h.query * h.dim});
 }
 
 void infer_paged_attention(InferContext& ctx) {
@@ -93,7 +110,8 @@ void infer_paged_attention(InferContext& ctx) {
       ctx.dim(4, 0).value() - 1 != ctx.dim(3, 0).value())
     ctx.fail("query_starts must have one entry more than seq_lens: {} vs {}", ctx.dim(4, 0).value(), ctx.dim(3, 0).value());
   if (ctx.attrs().get_int("window", 0) < 0) ctx.fail("window must not be negative, found {}", ctx.attrs().get_int("window", 0));
-  ctx.set_type(0, DType::F32, {tokens_of(ctx, 0, "q", h.query * h.dim), h.query * h.dim});
+  const Dim tokens = tokens_of(ctx, 0, "q", h.query * h.dim);
+  ctx.set_type(0, ctx.dtype(0), {tokens, h.query * h.dim});
 }
 
 }  // namespace
@@ -102,21 +120,35 @@ std::span<const OpDef> kv_cache() {
   constexpr AttrKind I = AttrKind::Int, F = AttrKind::Float;
   static const std::vector<OpDef> table = {
       {.name = "kv_cache_write",
-       .doc = "(qkv, cache, slot_mapping, cos?, sin?, q_norm?, k_norm?){num_heads, num_kv_heads, head_dim, epsilon=1e-6, interleaved=0}: "
-              "norm and rope of q and k heads; k and v into the cache, q out",
+       .doc = "(qkv, cache, slot_mapping, cos?, sin?, q_norm?, k_norm?){num_heads, num_kv_heads, head_dim, epsilon=1e-6, interleaved=0, "
+              "k_scale=1, v_scale=1}: norm and rope of q and k heads; k and v (divided by their scale, for a cache of f8e4m3fn) into the "
+              "cache, q out",
        .min_inputs = 3,
        .max_inputs = 7,
        .traits = kDataDependentWork,
-       .attrs = {{"num_heads", I, true}, {"num_kv_heads", I, true}, {"head_dim", I, true}, {"epsilon", F}, {"interleaved", I}},
+       .attrs = {{"num_heads", I, true},
+                 {"num_kv_heads", I, true},
+                 {"head_dim", I, true},
+                 {"epsilon", F},
+                 {"interleaved", I},
+                 {"k_scale", F},
+                 {"v_scale", F}},
        .infer = infer_kv_cache_write,
        .written_input = 1},
       {.name = "paged_attention",
-       .doc = "(q, cache, block_tables, seq_lens, query_starts){num_heads, num_kv_heads, head_dim, scale, softcap=0, window=0}: causal "
-              "attention of each sequence's new tokens over its cached ones",
+       .doc = "(q, cache, block_tables, seq_lens, query_starts){num_heads, num_kv_heads, head_dim, scale, softcap=0, window=0, k_scale=1, "
+              "v_scale=1}: causal attention of each sequence's new tokens over its cached ones",
        .min_inputs = 5,
        .max_inputs = 5,
        .traits = kDataDependentWork,
-       .attrs = {{"num_heads", I, true}, {"num_kv_heads", I, true}, {"head_dim", I, true}, {"scale", F}, {"softcap", F}, {"window", I}},
+       .attrs = {{"num_heads", I, true},
+                 {"num_kv_heads", I, true},
+                 {"head_dim", I, true},
+                 {"scale", F},
+                 {"softcap", F},
+                 {"window", I},
+                 {"k_scale", F},
+                 {"v_scale", F}},
        .infer = infer_paged_attention},
   };
   return table;

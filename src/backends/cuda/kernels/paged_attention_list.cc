@@ -1,0 +1,11 @@
+// paged_attention's kernels, fastest first.
+
+#include "backends/cuda/kernels/paged_attention.h"
+
+namespace tokamak::cuda {
+
+const KernelDef& paged_attention_rows();
+
+std::vector<const KernelDef*> paged_attention_kernels() { return {&paged_attention_rows()}; }
+
+}  // namespace tokamak::cuda
