@@ -160,7 +160,7 @@ std::shared_ptr<cuda::CodeCache> plan_for_gpu(const ir::Graph& graph, const Buil
     compile_kernels(graph, binding, *context, pool);
     is_static &= binding.is_static;
     if (!binding.is_static) continue;
-    const DevicePlan plan(graph, std::move(binding), pool.width(), *context, input_places(graph), Place::Host);
+    const DevicePlan plan(graph, std::move(binding), pool, *context, input_places(graph), Place::Host);
     report.planned_bytes = std::max(report.planned_bytes, plan.device_arena_bytes());
     copies = plan.num_copies();
   }

@@ -110,7 +110,7 @@ bool Executor::prepare(std::span<const Tensor> inputs, std::span<const Place> pl
       Binding binding = bind_shapes(engine_->graph(), shapes, pool_->width());
       if (!binding.is_static) return false;
       auto planned = std::make_unique<Planned>();
-      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), pool_->width(), context_,
+      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), *pool_, context_,
                                                    std::vector<Place>(places.begin(), places.end()), options_.output_place);
       make_room(*planned);
       if (plans_.size() == static_cast<size_t>(options_.max_plans)) {
