@@ -15,6 +15,7 @@
 #include "import/onnx/import.h"
 #include "ir/infer.h"
 #include "passes/pipeline.h"
+#include "runtime/device_plan.h"
 #include "runtime/execution_context.h"
 #include "runtime/plan.h"
 #include "tune/tuner.h"
@@ -132,16 +133,41 @@ void check_workspace(const ir::Graph& graph, const BuildOptions& options, const 
   hold_against_limit(needed, options);
 }
 
-// The code of every kernel that the tuned and the largest shapes take; what an engine for a GPU carries.
-std::shared_ptr<cuda::CodeCache> compile_for_gpu(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned,
-                                                 const BuildDevice& device, ThreadPool& pool, BuildReport& report) {
+// Where a GPU's plan is to find the inputs: in its memory what nodes write in place (KV caches), else on the host.
+std::vector<Place> input_places(const ir::Graph& graph) {
+  std::vector<Place> places;
+  for (const ir::Value* v : graph.inputs()) {
+    const bool written =
+        std::any_of(v->uses().begin(), v->uses().end(), [](const ir::Use& use) { return use.node->op().written_input == use.index; });
+    places.push_back(written ? Place::Device : Place::Host);
+  }
+  return places;
+}
+
+// Plans the tuned and the largest shapes for a GPU, which makes the code of every kernel that they take: what the engine carries. Holds
+// the memory against the limit.
+std::shared_ptr<cuda::CodeCache> plan_for_gpu(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned,
+                                              const BuildDevice& device, ThreadPool& pool, BuildReport& report) {
   const auto context = engine_context(device);
   std::vector<std::vector<Shape>> all = largest_shapes(graph, options, tuned);
-  if (!tuned.empty()) all.push_back(tuned);
-  for (const auto& shapes : all) compile_kernels(graph, bind_shapes(graph, shapes, pool.width()), *context, pool);
+  if (!options.profiles.empty() && !tuned.empty()) all.push_back(tuned);
+  int copies = 0;
+  bool is_static = true;
+  for (const auto& shapes : all) {
+    Binding binding = bind_shapes(graph, shapes, pool.width());
+    compile_kernels(graph, binding, *context, pool);
+    is_static &= binding.is_static;
+    if (!binding.is_static) continue;
+    const DevicePlan plan(graph, std::move(binding), pool.width(), *context, input_places(graph), Place::Host);
+    report.planned_bytes = std::max(report.planned_bytes, plan.device_arena_bytes());
+    copies = plan.num_copies();
+  }
+  hold_against_limit(report.planned_bytes, options);
+  if (!is_static) report.notes.push_back("this model has data-dependent shapes: it runs node by node, and its memory is not planned ahead");
   if (const int on_host = report.num_host_nodes(); on_host > 0)
     report.notes.push_back(
-        fmt::format("{} node{} run on the CPU: no CUDA kernel takes them (inspect says why)", on_host, on_host == 1 ? "" : "s"));
+        fmt::format("{} node{} on the CPU, where no CUDA kernel takes {} (inspect says why); {} copies a run, inputs and outputs included",
+                    on_host, on_host == 1 ? " runs" : "s run", on_host == 1 ? "it" : "them", copies));
   if (!device.is_present)
     report.notes.push_back(fmt::format("built for {} without the GPU: kernels are compiled, nothing was timed", device.target));
   return code_of(*context);
@@ -243,7 +269,7 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   r.tune_s = tuning.seconds();
   ir::verify(*graph);
   std::shared_ptr<cuda::CodeCache> code;
-  if (device.name.is_cuda) code = compile_for_gpu(*graph, options, shapes, device, pool, r);
+  if (device.name.is_cuda) code = plan_for_gpu(*graph, options, shapes, device, pool, r);
   else check_workspace(*graph, options, shapes, num_threads, r);
 
   EngineInfo info;

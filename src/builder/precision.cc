@@ -134,8 +134,14 @@ std::optional<quant::Ranges> ranges_of(const ir::Graph& graph, const std::vector
                                        options.range_gflop));
     return std::nullopt;
   }
-  report.notes.push_back("fp16: how large values get was measured on random inputs, in fp32 on the CPU");
-  return quant::measure_ranges(graph, shapes, pool);
+  try {
+    quant::Ranges ranges = quant::measure_ranges(graph, shapes, pool);
+    report.notes.push_back("fp16: how large values get was measured on random inputs, in fp32 on the CPU");
+    return ranges;
+  } catch (const Error& e) {  // made-up inputs may be none that the model takes
+    report.notes.push_back(fmt::format("{}the model does not run on random inputs: {}", unmeasured, e.what()));
+    return std::nullopt;
+  }
 }
 
 std::string first_of(const std::vector<std::string>& names) {

@@ -52,6 +52,7 @@ class Narrowing {
 
   HalfReport run() {
     for (const auto& node : graph_.nodes()) has_subgraphs_ |= !node->subgraphs.empty();
+    find_coordinates();
     for (Node* node : graph_.nodes_snapshot()) visit(*node);
     restore_outputs();
     for (Node* node : dead_)
@@ -125,7 +126,7 @@ class Narrowing {
   // Why the node stays float32, "" when it does not.
   enum class Keep { No, Nature, Range };
   Keep keeps(Node& node) {
-    if (is_exact(node)) return Keep::Nature;
+    if (is_exact(node) || coordinates_.contains(&node)) return Keep::Nature;
     for (const Value* v : node.outputs())
       if (is_large(v)) return Keep::Range;
     bool any_half = false, any_exact = false;
@@ -142,6 +143,18 @@ class Narrowing {
       any_exact |= exact_.contains(v) || is_integer(v->type.dtype);
     }
     return passes_on(node) && any_exact && !any_half ? Keep::Nature : Keep::No;
+  }
+
+  // What boxes are computed by: in 16 bits a coordinate of a few hundred pixels is off by a good part of one.
+  void find_coordinates() {
+    const std::vector<Node*> nodes = graph_.nodes_snapshot();
+    for (auto at = nodes.rbegin(); at != nodes.rend(); ++at) {
+      const Node& node = **at;
+      if (!passes_on(node) && !node.is("concat") && !node.is("split")) continue;
+      for (const Value* v : node.outputs())
+        for (const ir::Use& use : v->uses())
+          if (use.node->is("nms") || coordinates_.contains(use.node)) coordinates_.insert(&node);
+    }
   }
 
   void visit(Node& node) {
@@ -262,6 +275,7 @@ class Narrowing {
   std::unordered_map<Value*, Value*> constants_, narrow_, wide_, masks_;
   std::unordered_set<const Value*> narrowed_;  // were float32 and are 16 bits wide now
   std::unordered_set<const Value*> exact_;     // come from integers and stay float32
+  std::unordered_set<const Node*> coordinates_;
   bool has_subgraphs_ = false;
   std::vector<Node*> dead_;
 };

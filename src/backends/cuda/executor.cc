@@ -70,7 +70,7 @@ Executor::Executor(std::shared_ptr<const Engine> engine, const ContextOptions& o
       options_(options),
       pool_(std::move(pool)),
       device_(device_for(*engine_, options.device)),
-      context_(device_->target(), engine_->code(), device_),
+      context_(device_->target(), engine_->code(), device_, engine_->info().precision == "tf32"),
       constants_(engine_->device_constants(options.device, [this] { return std::make_shared<DeviceConstants>(device_); })),
       stream_(device_) {
   if (device_->target().name() != engine_->info().target)

@@ -204,7 +204,7 @@ class ReduceKernel final : public Kernel {
                                         fmt::format("NUM_OUTPUTS={}", axes.num_outputs),
                                         fmt::format("NUM_TERMS={}", axes.num_terms)};
     Launch launch{.overlap = true};
-    launch.grid[1] = static_cast<unsigned>(parts);
+    launch.grid.y = static_cast<unsigned>(parts);
     if (axes.inner_is_reduced || axes.kept.empty()) {
       const int64_t vectors = ceil_div(std::min(part, std::max<int64_t>(axes.num_terms, 1)), width);
       int64_t threads = 32, rows = 4;
@@ -215,8 +215,8 @@ class ReduceKernel final : public Kernel {
       }
       defines.push_back(fmt::format("ROW_THREADS={}", threads));
       defines.push_back(fmt::format("BLOCK_ROWS={}", rows));
-      launch.grid[0] = static_cast<unsigned>(ceil_div(axes.num_outputs, rows));
-      launch.block[0] = static_cast<unsigned>(threads * rows);
+      launch.grid.x = static_cast<unsigned>(ceil_div(axes.num_outputs, rows));
+      launch.block.x = static_cast<unsigned>(threads * rows);
       code += kRows;
     } else {
       const int64_t columns = axes.num_outputs / width;
@@ -224,8 +224,8 @@ class ReduceKernel final : public Kernel {
       const int64_t y = std::clamp<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ceil_div(part, 4)))), 1, 256 / x);
       defines.push_back(fmt::format("X_THREADS={}", x));
       defines.push_back(fmt::format("Y_THREADS={}", y));
-      launch.grid[0] = static_cast<unsigned>(ceil_div(columns, x));
-      launch.block[0] = static_cast<unsigned>(x), launch.block[1] = static_cast<unsigned>(y);
+      launch.grid.x = static_cast<unsigned>(ceil_div(columns, x));
+      launch.block.x = static_cast<unsigned>(x), launch.block.y = static_cast<unsigned>(y);
       code += kColumns;
     }
     return {node.cuda->function({"cuda." + op, code, defines}, "reduce"), launch};
