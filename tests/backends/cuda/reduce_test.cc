@@ -45,7 +45,7 @@ TEST(CudaReduce, EveryKindAndType) {
   const Tensor x = Tensor::of<float>({3, 4}, {1, NAN, 3, 4, NAN, INFINITY, 0, 1, -INFINITY, 2, 2, 2});
   for (const char* op : {"reduce_max", "reduce_min", "reduce_sum"})
     check_cuda_kernels({.text = fmt::format("graph main(%x: f32[3,4]) {{ %y = {}(%x) {{axes=[1]}} return %y }}", op), .inputs = {x}});
-                      .inputs = {{}, Tensor::of<int64_t>({1}, {-2})}});
+  check_cuda_kernels({"graph main(%x: f32[3,4]) { %a = const i64[1] {-2} %y = reduce_sum(%x, %a) return %y }"});
 }
 
 }  // namespace
