@@ -1,6 +1,9 @@
 #include "runtime/device_plan.h"
 
 #include <algorithm>
+#include <exception>
+
+#include "backends/cpu/thread_pool.h"
 
 namespace tokamak {
 namespace {
@@ -17,12 +20,12 @@ const char* name_of(Place place) { return place == Place::Host ? "host" : "GPU";
 
 }  // namespace
 
-DevicePlan::DevicePlan(const ir::Graph& graph, Binding binding, int num_threads, const cuda::Context& cuda, std::vector<Place> input_places,
-                       Place output_place)
+DevicePlan::DevicePlan(const ir::Graph& graph, Binding binding, ThreadPool& pool, const cuda::Context& cuda,
+                       std::vector<Place> input_places, Place output_place)
     : graph_(graph), binding_(std::move(binding)), input_places_(std::move(input_places)), output_place_(output_place) {
   CHECK(binding_.is_static && input_places_.size() == graph.inputs().size());
   for (const ir::Value* v : graph.inputs()) input_shapes_.push_back(type_of(v).static_shape());
-  build_steps(graph, num_threads, cuda);
+  build_steps(make_kernels(pool, cuda));
   plan_memory();
 }
 
@@ -68,7 +71,34 @@ void DevicePlan::need(int slot, Place place, const ir::Node* who) {
   step.input_slots = step.output_slots = {slot};
 }
 
-void DevicePlan::build_steps(const ir::Graph& graph, int num_threads, const cuda::Context& cuda) {
+// Everything the node computes depended on shapes alone.
+bool DevicePlan::is_known(const ir::Node& node) const {
+  return std::all_of(node.outputs().begin(), node.outputs().end(),
+                     [&](const ir::Value* v) { return binding_.at(v).info.constant.defined(); });
+}
+
+std::unordered_map<const ir::Node*, ReadyKernel> DevicePlan::make_kernels(ThreadPool& pool, const cuda::Context& cuda) const {
+  std::vector<const ir::Node*> nodes;
+  for (const auto& node : graph_.nodes())
+    if (!is_known(*node) && !node->op().has(ir::kView)) nodes.push_back(node.get());
+  std::vector<ReadyKernel> kernels(nodes.size());
+  std::vector<std::exception_ptr> errors(nodes.size());
+  pool.parallel_for(std::ssize(nodes), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) try {
+        kernels[i] = make_kernel(make_view(*nodes[i], binding_, pool.width(), &cuda));
+      } catch (...) {
+        errors[i] = std::current_exception();
+      }
+  });
+  for (const std::exception_ptr& error : errors)
+    if (error) std::rethrow_exception(error);
+  std::unordered_map<const ir::Node*, ReadyKernel> by_node;
+  for (size_t i = 0; i < nodes.size(); ++i) by_node.emplace(nodes[i], std::move(kernels[i]));
+  return by_node;
+}
+
+void DevicePlan::build_steps(std::unordered_map<const ir::Node*, ReadyKernel> kernels) {
+  const ir::Graph& graph = graph_;
   for (size_t i = 0; i < graph.inputs().size(); ++i) {
     Slot& slot = slots_[slot_of(graph.inputs()[i])];
     slot.graph_input = static_cast<int>(i);
@@ -78,9 +108,7 @@ void DevicePlan::build_steps(const ir::Graph& graph, int num_threads, const cuda
     if (const int written = node->op().written_input; written >= 0) slots_[slot_of(node->input(written))].is_written = true;
 
   for (const auto& node : graph.nodes()) {
-    bool known = true;
-    for (const ir::Value* v : node->outputs()) known &= binding_.at(v).info.constant.defined();
-    if (known) {
+    if (is_known(*node)) {
       for (const ir::Value* v : node->outputs())
         if (!v->uses().empty() && !node->op().has(ir::kView)) shape_constant_bytes_ += binding_.at(v).info.constant.size_bytes();
       continue;
@@ -89,7 +117,7 @@ void DevicePlan::build_steps(const ir::Graph& graph, int num_threads, const cuda
       slot_index_[node->output(0)] = slot_of(node->input(0));
       continue;
     }
-    ReadyKernel ready = make_kernel(make_view(*node, binding_, num_threads, &cuda));
+    ReadyKernel& ready = kernels.at(node.get());
     if (!ready.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + ready.fallback_reason);
     if (!ready.host_reason.empty())
       fallbacks_.push_back(fmt::format("{}: runs on the host ({}): {}", node->label(), ready.name, ready.host_reason));

@@ -48,8 +48,9 @@ class DevicePlan {
   };
 
   // `binding` must be static; graph and `cuda` must outlive the plan. `input_places`: where each input's tensor will be. Throws Unsupported
-  // when a node has no kernel, or writes an input in place that is on the other side.
-  DevicePlan(const ir::Graph& graph, Binding binding, int num_threads, const cuda::Context& cuda, std::vector<Place> input_places,
+  // when a node has no kernel, or writes an input in place that is on the other side. Kernels are made by all of `pool`: those whose code
+  // the engine does not carry are compiled.
+  DevicePlan(const ir::Graph& graph, Binding binding, ThreadPool& pool, const cuda::Context& cuda, std::vector<Place> input_places,
              Place output_place);
 
   const std::vector<Shape>& input_shapes() const { return input_shapes_; }
@@ -99,7 +100,9 @@ class DevicePlan {
   int constant_slot(Tensor constant);
   void need(int slot, Place place, const ir::Node* who);
   const ir::TensorType& type_of(const ir::Value* value) const { return binding_.at(value).info.type; }
-  void build_steps(const ir::Graph& graph, int num_threads, const cuda::Context& cuda);
+  bool is_known(const ir::Node& node) const;
+  std::unordered_map<const ir::Node*, ReadyKernel> make_kernels(ThreadPool& pool, const cuda::Context& cuda) const;
+  void build_steps(std::unordered_map<const ir::Node*, ReadyKernel> kernels);
   void plan_input_copies(ArenaUse& use);
   void plan_memory();
   Tensor tensor_at(int slot, Place place, DType dtype, const Shape& shape) const;

@@ -39,7 +39,7 @@ TEST(Half, CastsStandAtTheEdgesOnly) {
   const auto graph = narrowed(
       "graph g(%x: f32[n,4]) {\n %w = const f32[4,4] {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}\n %b = const f32[4] {1,2,3,4}\n"
       " %y = matmul(%x, %w, %b) {epilogue=\"t0 = add(i0, i1); ret t0\", epilogue_input=2}\n"
-      " %z = fused(%y) {expr=\"t0 = relu(i0); t1 = row_sum(t0); t2 = div(t0, t1); ret t2\", dtypes=[\"f32\"]}\n"
+      " %z = fused(%y) {expr=\"t0 = relu(i0); t1 = row_sum(t0); t2 = div(t0, t1); ret t2\"}\n"
       " %s = softmax(%z) {axis=-1}\n return %s\n}",
       &report);
   EXPECT_EQ(ops(*graph)["cast"], 2) << ir::print(*graph);
@@ -55,7 +55,7 @@ TEST(Half, CastsStandAtTheEdgesOnly) {
 }
 
 TEST(Half, AFusedRegionWritesAnOutputInItsOwnType) {
-  const auto graph = narrowed("graph g(%x: f32[n,4]) { %y = fused(%x) {expr=\"t0 = exp(i0); ret t0\", dtypes=[\"f32\"]} return %y }");
+  const auto graph = narrowed("graph g(%x: f32[n,4]) { %y = fused(%x) {expr=\"t0 = exp(i0); ret t0\"} return %y }");
   EXPECT_EQ(graph->num_nodes(), 1) << ir::print(*graph);  // reads float32, writes float32: no cast
 }
 
@@ -63,7 +63,7 @@ TEST(Half, WhatComesFromIntegersStaysExact) {
   HalfReport report;
   const auto graph = narrowed(
       "graph g(%positions: i64[n], %x: f32[n,4]) {\n %inverse = const f32[1,2] {1, 0.01}\n"
-      " %p = cast(%positions) {to=f32}\n %c = reshape(%p) {shape=[n,1]}\n %a = mul(%c, %inverse)\n %s = sin(%a)\n"
+      " %p = cast(%positions) {to=f32}\n %c = reshape(%p) {shape=<n,1>}\n %a = mul(%c, %inverse)\n %s = sin(%a)\n"
       " %w = const f32[4,2] {1,2,3,4,5,6,7,8}\n %y = matmul(%x, %w)\n %z = add(%y, %s)\n return %z\n}",
       &report);
   EXPECT_EQ(find(*graph, "cast")->output(0)->type.dtype, DType::F32) << ir::print(*graph);
@@ -125,7 +125,7 @@ TEST(Half, ResultsAgreeWithFloat32) {
       "1,-2,3,4,5,-6,7,8, "
       "9,1,1,1,1,-1,1,1, 1,2,3,4,5,6,7,8, 2,2,2,2,-2,2,2,2}\n %s = const f32[8] {1,2,1,2,1,2,1,2}\n"
       " %y = matmul(%x, %w)\n %n = rms_norm(%y, %s) {axis=-1, epsilon=1e-5}\n"
-      " %z = fused(%n, %y) {expr=\"t0 = silu(i0); t1 = mul(t0, i1); ret t1\", dtypes=[\"f32\"]}\n return %z\n}";
+      " %z = fused(%n, %y) {expr=\"t0 = silu(i0); t1 = mul(t0, i1); ret t1\"}\n return %z\n}";
   auto wide = ir::parse(text), half = ir::parse(text);
   ThreadPool pool(2);
   floats_to_half(*half, {.dtype = DType::F16}, pool);

@@ -7,6 +7,7 @@
 #include <map>
 #include <random>
 
+#include "backends/cpu/thread_pool.h"
 #include "backends/cuda/device.h"
 #include "ir/text.h"
 
@@ -26,7 +27,8 @@ Planned plan_of(const std::string& text, const std::vector<Shape>& shapes, std::
   p.graph = ir::parse(text);
   p.cuda = std::make_unique<cuda::Context>(cuda::Target::named("sm_90"), std::make_shared<cuda::CodeCache>(), nullptr);
   places.resize(shapes.size(), Place::Host);
-  p.plan = std::make_unique<DevicePlan>(*p.graph, bind_shapes(*p.graph, shapes, 1), 1, *p.cuda, std::move(places), output);
+  ThreadPool pool(2);
+  p.plan = std::make_unique<DevicePlan>(*p.graph, bind_shapes(*p.graph, shapes, 1), pool, *p.cuda, std::move(places), output);
   return p;
 }
 

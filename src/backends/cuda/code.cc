@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "backends/cuda/device_files.h"
 #include "base/error.h"
@@ -119,13 +120,32 @@ CodeCache::Entry CodeCache::get(const Source& source, const Target& target) {
   std::vector<std::string> seen;
   append_expanded(source.code, text, seen);
   const std::string key = hash(target.compiler_arch() + "\n" + text);
-  if (Cubin known = find(key)) return {key, std::move(known)};
+  {
+    // What another thread is compiling is waited for: the layers of a model share most of their code.
+    std::unique_lock lock(mutex_);
+    compiled_.wait(lock, [&] { return !compiling_.contains(key); });
+    if (const auto found = cubins_.find(key); found != cubins_.end()) return {key, found->second};
+    compiling_.insert(key);
+  }
   Cubin cubin = seed_ ? seed_->find(key) : nullptr;
-  const bool compiled = cubin == nullptr;
-  if (compiled) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
-  const std::lock_guard lock(mutex_);
-  num_compiled_ += compiled;
-  return {key, cubins_.emplace(key, std::move(cubin)).first->second};
+  const bool is_new = cubin == nullptr;
+  std::exception_ptr error;
+  try {
+    if (is_new) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
+  } catch (...) {
+    error = std::current_exception();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    compiling_.erase(key);
+    if (!error) {
+      cubins_.emplace(key, cubin);
+      num_compiled_ += is_new;
+    }
+  }
+  compiled_.notify_all();
+  if (error) std::rethrow_exception(error);
+  return {key, std::move(cubin)};
 }
 
 Cubin CodeCache::find(const std::string& key) const {

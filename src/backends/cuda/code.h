@@ -1,9 +1,11 @@
 #pragma once
 // Device code: CUDA C++ text to cubin with NVRTC, and the cache of cubins that an engine carries.
 
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,7 +61,9 @@ class CodeCache {
   Cubin find(const std::string& key) const;
   std::shared_ptr<const CodeCache> seed_;
   mutable std::mutex mutex_;
+  std::condition_variable compiled_;
   std::map<std::string, Cubin> cubins_;
+  std::set<std::string> compiling_;  // by some thread right now
   int num_compiled_ = 0;
 };
 

@@ -110,7 +110,7 @@ bool Executor::prepare(std::span<const Tensor> inputs, std::span<const Place> pl
       Binding binding = bind_shapes(engine_->graph(), shapes, pool_->width());
       if (!binding.is_static) return false;
       auto planned = std::make_unique<Planned>();
-      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), pool_->width(), context_,
+      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), *pool_, context_,
                                                    std::vector<Place>(places.begin(), places.end()), options_.output_place);
       make_room(*planned);
       if (plans_.size() == static_cast<size_t>(options_.max_plans)) {
@@ -166,7 +166,7 @@ void Executor::make_room(Planned& planned) {
          "values made for these shapes are missing, {} are free",
          device_->target().device_name, weights, growth > 0 ? arena : 0, plan.largest_workspace_bytes(), own, free + kept);
 
-  constants_->upload(of_graph);
+  constants_->upload(of_graph, *pool_);
   if (!has_constants) {
     if (own_bytes > 0) planned.constants = device_->allocate(own_bytes, "values made for these shapes");
     std::byte* next = planned.constants.data();
@@ -426,7 +426,7 @@ Tensor Executor::to_device(const Tensor& tensor) {
 
 Tensor Executor::constant(const Tensor& tensor) {
   device_->make_current();
-  constants_->upload({&tensor, 1});
+  constants_->upload({&tensor, 1}, *pool_);
   return Tensor::packed_view(tensor.dtype(), tensor.shape(), tensor.layout(), constants_->find(tensor), tensor.size_bytes(), nullptr);
 }
 

@@ -37,6 +37,14 @@ PagedShape PagedShape::of(const NodeView& node) {
   return s;
 }
 
+Support PagedShape::for_tensor_cores() const {
+  if (activation == DType::F32) return Support::no("f32: tensor cores would round it");
+  if (cache != activation && cache != DType::F8E4M3FN)
+    return Support::no(fmt::format("q of {} and a cache of {}", to_string(activation), to_string(cache)));
+  if (head_dim % 8 != 0 || head_dim > 256) return Support::no(fmt::format("a head size of {}: no multiple of 8 up to 256", head_dim));
+  return Support::yes();
+}
+
 std::vector<std::string> PagedShape::defines() const {
   return {fmt::format("HEADS={}", heads),           fmt::format("KV_HEADS={}", kv_heads),    fmt::format("HEAD_DIM={}", head_dim),
           fmt::format("BLOCK_SIZE={}", block_size), "ACTIVATION=" + device_type(activation), "CACHE=" + cache_type(cache)};

@@ -22,6 +22,8 @@ struct PagedShape {
 
   static PagedShape of(const NodeView& node);  // of either op
   int64_t group() const { return heads / kv_heads; }
+  // Whether q and the cache are what tensor cores multiply without rounding anything more.
+  Support for_tensor_cores() const;
   std::vector<std::string> defines() const;  // HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, ACTIVATION, CACHE
 };
 
