@@ -2,19 +2,21 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "base/version.h"
 #include "builder/default_shapes.h"
+#include "builder/device.h"
+#include "builder/precision.h"
 #include "builder/report_json.h"
 #include "import/hf/hf.h"
 #include "import/onnx/import.h"
 #include "ir/infer.h"
 #include "passes/pipeline.h"
-#include "quant/bf16.h"
-#include "quant/f32.h"
-#include "quant/int4.h"
+#include "runtime/device_plan.h"
+#include "runtime/execution_context.h"
 #include "runtime/plan.h"
 #include "tune/tuner.h"
 
@@ -46,6 +48,17 @@ class Progress {
 };
 
 enum class Corner { Min, Opt, Max };
+
+// The layers with the largest values, for a message.
+std::string largest_values(const quant::Ranges& ranges) {
+  std::vector<std::pair<double, std::string>> order;
+  for (const auto& [name, most] : ranges.by_layer) order.emplace_back(most, name);
+  std::sort(order.rbegin(), order.rend());
+  std::string text;
+  for (size_t i = 0; i < std::min<size_t>(order.size(), 3); ++i)
+    text += fmt::format("{}\"{}\" ({:.3g})", i ? ", " : "", order[i].second, order[i].first);
+  return text;
+}
 
 // The graph's input shapes at one corner of a profile; inputs that the profile leaves out must be static.
 std::vector<Shape> shapes_of(const ir::Graph& graph, const OptimizationProfile& profile, Corner corner) {
@@ -89,14 +102,26 @@ std::vector<Shape> shapes_of(const ir::Graph& graph, const OptimizationProfile& 
   return shapes;
 }
 
+// The largest shapes that are planned for: every profile's, else those that were tuned for.
+std::vector<std::vector<Shape>> largest_shapes(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned) {
+  std::vector<std::vector<Shape>> corners;
+  for (const OptimizationProfile& profile : options.profiles) corners.push_back(shapes_of(graph, profile, Corner::Max));
+  if (corners.empty() && (!tuned.empty() || graph.inputs().empty())) corners.push_back(tuned);
+  return corners;
+}
+
+void hold_against_limit(int64_t needed, const BuildOptions& options) {
+  if (options.workspace_limit_bytes > 0 && needed > options.workspace_limit_bytes)
+    fail(ErrorCode::ResourceExhausted,
+         "the workspace limit is {} bytes, but the largest profile needs {} bytes of activations and workspace; --workspace={}M would do",
+         options.workspace_limit_bytes, needed, (needed + (1 << 20) - 1) >> 20);
+}
+
 // Builds the plans that the profiles allow for and holds the largest against the limit.
 void check_workspace(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned, int num_threads,
                      BuildReport& report) {
-  std::vector<std::vector<Shape>> corners;
-  for (const OptimizationProfile& profile : options.profiles) corners.push_back(shapes_of(graph, profile, Corner::Max));
-  if (corners.empty() && !tuned.empty()) corners.push_back(tuned);
   int64_t needed = 0;
-  for (const auto& shapes : corners) {
+  for (const auto& shapes : largest_shapes(graph, options, tuned)) {
     Binding binding = bind_shapes(graph, shapes, num_threads);
     if (!binding.is_static) {
       report.notes.push_back(
@@ -105,86 +130,72 @@ void check_workspace(const ir::Graph& graph, const BuildOptions& options, const 
     }
     needed = std::max(needed, Plan(graph, std::move(binding), num_threads).arena_bytes());
   }
-  if (options.workspace_limit_bytes > 0 && needed > options.workspace_limit_bytes)
-    fail(ErrorCode::ResourceExhausted,
-         "the workspace limit is {} bytes, but the largest profile needs {} bytes of activations and workspace; --workspace={}M would do",
-         options.workspace_limit_bytes, needed, (needed + (1 << 20) - 1) >> 20);
+  hold_against_limit(needed, options);
 }
 
-// Multiplications and additions of calibrating an int4 build: the passes over the text, then the rounding.
-double calibration_gflop(ir::Graph& graph, const quant::MomentOptions& options) {
-  double work = 0;
-  for (const quant::ConstantMatrix& m : quant::constant_matrices(graph)) {
-    const double n = static_cast<double>(m.n), k = static_cast<double>(m.k);
-    work += 2 * n * k * options.sequences * options.length * (options.rounds + 1) + n * k * k + k * k * k / 3;
+// Where a GPU's plan is to find the inputs: in its memory what nodes write in place (KV caches), else on the host.
+std::vector<Place> input_places(const ir::Graph& graph) {
+  std::vector<Place> places;
+  for (const ir::Value* v : graph.inputs()) {
+    const bool written =
+        std::any_of(v->uses().begin(), v->uses().end(), [](const ir::Use& use) { return use.node->op().written_input == use.index; });
+    places.push_back(written ? Place::Device : Place::Host);
   }
-  return work * 1e-9;
+  return places;
 }
 
-int weights_to_int4(ir::Graph& graph, const BuildOptions& options, ThreadPool& pool, BuildReport& report) {
-  const quant::MomentOptions text;
-  if (!quant::is_step_graph(graph) || options.int4_calibration_gflop <= 0)
-    return quant::weights_to_int4(graph, options.int4_group_size, nullptr, pool);
-  const double needed = calibration_gflop(graph, text);
-  if (needed > options.int4_calibration_gflop) {
+// Plans the tuned and the largest shapes for a GPU, which makes the code of every kernel that they take: what the engine carries. Holds
+// the memory against the limit.
+std::shared_ptr<cuda::CodeCache> plan_for_gpu(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned,
+                                              const std::vector<std::vector<Shape>>& others, const BuildDevice& device, ThreadPool& pool,
+                                              BuildReport& report) {
+  const auto context = engine_context(device);
+  std::vector<std::vector<Shape>> all = largest_shapes(graph, options, tuned);
+  if (!options.profiles.empty() && !tuned.empty()) all.push_back(tuned);
+  all.insert(all.end(), others.begin(), others.end());
+  int copies = 0;
+  bool is_static = true;
+  for (const auto& shapes : all) {
+    Binding binding = bind_shapes(graph, shapes, pool.width());
+    compile_kernels(graph, binding, *context, pool);
+    is_static &= binding.is_static;
+    if (!binding.is_static) continue;
+    const DevicePlan plan(graph, std::move(binding), pool, *context, input_places(graph), Place::Host);
+    report.planned_bytes = std::max(report.planned_bytes, plan.device_arena_bytes());
+    copies = plan.num_copies();
+  }
+  hold_against_limit(report.planned_bytes, options);
+  if (!is_static) report.notes.push_back("this model has data-dependent shapes: it runs node by node, and its memory is not planned ahead");
+  if (const int on_host = report.num_host_nodes(); on_host > 0)
     report.notes.push_back(
-        fmt::format("4-bit weights are rounded one by one: rounding them for the model's own text would take {:.0f} GFLOP, "
-                    "more than int4_calibration_gflop ({:.0f})",
-                    needed, options.int4_calibration_gflop));
-    return quant::weights_to_int4(graph, options.int4_group_size, nullptr, pool);
-  }
-  const quant::MeasuredMoments moments = quant::measure_moments(graph, text, pool);
-  report.notes.push_back(fmt::format("4-bit weights are rounded for {} tokens of the model's own text", text.sequences * text.length));
-  return quant::weights_to_int4(graph, options.int4_group_size, &moments, pool);
+        fmt::format("{} node{} on the CPU, where no CUDA kernel takes {} (inspect says why); {} copies a run, inputs and outputs included",
+                    on_host, on_host == 1 ? " runs" : "s run", on_host == 1 ? "it" : "them", copies));
+  if (!device.is_present)
+    report.notes.push_back(fmt::format("built for {} without the GPU: kernels are compiled, nothing was timed", device.target));
+  return code_of(*context);
 }
 
-// Products whose weights are in integers of a dtype.
-int count_quantized(const ir::Graph& graph, DType dtype) {
-  int count = 0;
-  ir::for_each_graph(graph, [&](const ir::Graph& g) {
-    for (const auto& node : g.nodes()) count += node->is("quantized_matmul") && node->input(1)->type.dtype == dtype;
-  });
-  return count;
-}
-
-// Puts the weights of matrix products into the asked precision; returns the name of what it came to.
-// After the passes: they fold and fuse float weights only. (Products that a GGUF file brings quantized get their epilogues as matmuls do.)
-const char* choose_weights(ir::Graph& graph, const BuildOptions& options, ThreadPool& pool, BuildReport& report) {
-  const auto note = [&](int count, const char* text) {
-    if (count > 0) report.notes.push_back(fmt::format("{} matrix products {}", count, text));
-  };
-  const int kept8 = count_quantized(graph, DType::I8), kept4 = count_quantized(graph, DType::I4);
-  note(kept8 + kept4, "keep the quantized weights of the file");
-  const char* kept = kept4 > 0 ? "int4" : kept8 > 0 ? "int8" : "fp32";
-  switch (options.precision) {
-    case Precision::Int8: {
-      const int count = quant::weights_to_int8(graph, options.int8_group_size, pool);
-      note(count, "have 8-bit weights; everything else stays fp32");
-      return count > 0 && kept4 == 0 ? "int8" : kept;
-    }
-    case Precision::Int4: {
-      const int count = weights_to_int4(graph, options, pool, report);
-      note(count_quantized(graph, DType::I4) - kept4, "have 4-bit weights, one scale a group; everything else stays fp32");
-      note(count_quantized(graph, DType::I8) - kept8, "have 8-bit weights");
-      return count > 0 ? "int4" : kept;
-    }
-    case Precision::BF16:
-    case Precision::Best:
-      if (!cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
-        report.notes.push_back("this CPU has no bf16 instructions: built in fp32");
-      } else if (const int count = quant::weights_to_bf16(graph, pool); count > 0) {
-        note(count, "multiply in bf16 with fp32 accumulation; everything else stays fp32");
-        return kept4 + kept8 > 0 ? kept : "bf16";
-      } else if (kept4 + kept8 == 0) {
-        report.notes.push_back("no matrix product has constant weights to hold in bf16: built in fp32");
-      }
-      [[fallthrough]];
-    case Precision::F32: quant::weights_to_f32(graph, pool); return kept;
+// Outputs of a 16-bit engine on the inputs that its ranges were measured on: what is finite in fp32 must be finite.
+void check_finite(const std::shared_ptr<const Engine>& engine, const quant::Ranges& ranges, int ordinal) {
+  ExecutionContext context(engine, {.device = ordinal});
+  for (size_t i = 0; i < ranges.inputs.size(); ++i) context.set_input(engine->inputs()[i].name, ranges.inputs[i]);
+  context.run();
+  for (size_t i = 0; i < ranges.outputs.size(); ++i) {
+    const Tensor &wide = ranges.outputs[i], &narrow = context.output(static_cast<int>(i));
+    if (wide.dtype() != DType::F32 || narrow.shape() != wide.shape()) continue;
+    for (int64_t k = 0; k < wide.count(); ++k)
+      if (std::isfinite(wide.data<float>()[k]) && !std::isfinite(narrow.float_at(k)))
+        fail(ErrorCode::Unsupported,
+             "output \"{}\" is not finite in fp16 where it is {} in fp32; the largest values are those of {}; build with --bf16",
+             engine->outputs()[i].name, wide.data<float>()[k], largest_values(ranges));
   }
-  return kept;
 }
 
 }  // namespace
+
+int BuildReport::num_host_nodes() const {
+  return static_cast<int>(std::count_if(tactics.begin(), tactics.end(), [](const TacticReport& t) { return !t.host_reason.empty(); }));
+}
 
 std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOptions& options, BuildReport* report) {
   const Clock clock;
@@ -193,11 +204,12 @@ std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOpti
   if (hf::is_checkpoint(path)) {
     hf::HfOptions checkpoint;
     checkpoint.block_size = options.kv_block_size;
-    checkpoint.kv_dtype = options.kv_dtype.value_or(options.precision == Precision::F32 ? DType::F32 : DType::BF16);
+    checkpoint.kv_dtype = kv_dtype_of(options);
     checkpoint.max_context = options.max_context;
     checkpoint.rope_dtype = options.rope_dtype;
-    checkpoint.keep_quantized = options.precision != Precision::F32 && options.precision != Precision::BF16;
-    checkpoint.dequantized = options.precision == Precision::F32 ? DType::F32 : DType::F16;
+    const bool is_fp32 = options.precision == Precision::F32 || options.precision == Precision::TF32;
+    checkpoint.keep_quantized = !is_fp32 && options.precision != Precision::BF16 && options.precision != Precision::F16;
+    checkpoint.dequantized = is_fp32 ? DType::F32 : DType::F16;
     if (report) checkpoint.notes = &report->notes;
     graph = hf::import_checkpoint(path, checkpoint);
   } else {
@@ -226,6 +238,7 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   const int num_threads = options.num_threads > 0 ? options.num_threads : available_threads();
   r.nodes_before = graph->num_nodes_deep();
   ir::verify(*graph);
+  const BuildDevice device = open_device(options.device, options.precision == Precision::TF32);
 
   const Clock optimizing;
   progress.report("optimize", 0.02, 0.15, 0);
@@ -236,31 +249,44 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   pipeline.precision = options.precision;
   passes::run_pipeline(*graph, pipeline, r);
   ThreadPool pool(num_threads);
-  const char* precision = choose_weights(*graph, options, pool, r);
+  const std::vector<Shape> shapes =
+      options.profiles.empty() ? default_shapes(*graph, num_threads) : shapes_of(*graph, options.profiles[0], Corner::Opt);
+  // On a GPU one product has different best kernels for few rows and for many.
+  std::vector<std::vector<Shape>> other_shapes;
+  if (device.name.is_cuda) {
+    for (size_t i = 1; i < options.profiles.size(); ++i) other_shapes.push_back(shapes_of(*graph, options.profiles[i], Corner::Opt));
+    if (options.profiles.empty()) other_shapes = step_shapes(*graph);
+  }
+  std::optional<quant::Ranges> ranges;
+  const char* precision =
+      device.name.is_cuda ? choose_precision_for_gpu(*graph, options, shapes, pool, ranges, r) : choose_weights(*graph, options, pool, r);
   r.optimize_s = optimizing.seconds();
 
   const Clock tuning;
-  const std::vector<Shape> shapes =
-      options.profiles.empty() ? default_shapes(*graph, num_threads) : shapes_of(*graph, options.profiles[0], Corner::Opt);
   for (const OptimizationProfile& profile : options.profiles) bind_shapes(*graph, shapes_of(*graph, profile, Corner::Min), num_threads);
   if (shapes.empty() && !graph->inputs().empty()) {
     r.notes.push_back("no input shapes were found that the model accepts, so nothing was tuned; give --profile input:min,opt,max");
   } else {
     tune::TimingCache cache;
     if (!options.timing_cache.empty()) cache.merge_file(options.timing_cache);
-    tune::TunerOptions tuner{options.opt_level, options.disabled_kernels,
+    tune::TunerOptions tuner{options.opt_level, options.disabled_kernels, device.tuning.get(),
                              [&](double fraction) { progress.report("tune", 0.15, 0.98, fraction); }};
-    tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r);
+    std::vector<Binding> more;
+    for (const auto& other : other_shapes) more.push_back(bind_shapes(*graph, other, num_threads));
+    tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r, more);
     if (!options.timing_cache.empty()) cache.save(options.timing_cache);
   }
   r.tune_s = tuning.seconds();
   ir::verify(*graph);
-  check_workspace(*graph, options, shapes, num_threads, r);
+  std::shared_ptr<cuda::CodeCache> code;
+  if (device.name.is_cuda) code = plan_for_gpu(*graph, options, shapes, other_shapes, device, pool, r);
+  else check_workspace(*graph, options, shapes, num_threads, r);
 
   EngineInfo info;
   if (const auto name = graph->metadata.find("model_name"); name != graph->metadata.end()) info.model_name = name->second;
-  info.target = cpu_features().to_string();
-  info.device_name = cpu_model_name();
+  info.device = device.name.is_cuda ? "cuda" : "cpu";
+  info.target = device.target;
+  info.device_name = device.device_name;
   info.precision = precision;
   info.tokamak_version = kVersion;
   info.opt_level = options.opt_level;
@@ -268,8 +294,9 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   info.workspace_limit_bytes = options.workspace_limit_bytes;
   info.nodes_before = r.nodes_before;
   info.profiles = options.profiles;
-  auto engine = std::make_shared<Engine>(std::move(graph), std::move(info));
+  auto engine = std::make_shared<Engine>(std::move(graph), std::move(info), std::move(code));
   r.kernels_after = engine->num_kernels();
+  if (ranges && device.is_present) check_finite(engine, *ranges, device.name.ordinal);
   r.total_s = r.import_s + total.seconds();
   progress.report("done", 1, 1, 0);
   engine->set_report(report_json(r));

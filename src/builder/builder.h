@@ -11,10 +11,13 @@
 
 namespace tokamak {
 
-// What matrix products with constant weights multiply by; everything else stays fp32. Int8, Int4: integers with one scale for a group of
-// BuildOptions::int8_group_size or int4_group_size weights of a channel; with Int4 the last product (a language model's head) is in int8.
-// Best: the fastest that changes results by no more than bf16 does.
-enum class Precision { F32, BF16, Best, Int8, Int4 };
+// What matrix products with constant weights multiply by. Int8, Int4: integers with one scale for a group of BuildOptions::int8_group_size
+// or int4_group_size weights of a channel; with Int4 the last product (a language model's head) is in int8. FP8: E4M3 with a scale a
+// channel. Best: the fastest that changes results by no more than bf16 does. On the CPU everything else stays fp32; F16, TF32 and FP8 are
+// not there. On a GPU F16 and BF16 hold for all values (quant/half.h says what stays fp32), Int8, Int4 and FP8 take
+// BuildOptions::activations for everything else, and TF32 is fp32 whose products may round what they multiply to TF32. Sums are fp32
+// everywhere.
+enum class Precision { F32, TF32, F16, BF16, Best, Int8, Int4, FP8 };
 
 struct BuildProgress {
   std::string step;         // "import", "optimize", "tune", "write"
@@ -23,9 +26,14 @@ struct BuildProgress {
 };
 
 struct BuildOptions {
+  // "cpu"; "cuda", "cuda:1": a GPU of this machine; "cuda:sm_90": one that is only named: nothing is timed, the engine carries compiled
+  // code.
+  std::string device = "cpu";
   Precision precision = Precision::F32;
-  int int8_group_size = 128;  // a multiple of 32; 0: a channel
-  int int4_group_size = 32;   // 32, 64 or 128
+  DType activations = DType::BF16;  // F16 or BF16: what Int8, Int4 and FP8 builds for a GPU compute with
+  double range_gflop = 2000;        // F16: arithmetic to spend on measuring how large values get (one run on the CPU); 0: none
+  int int8_group_size = 128;        // a multiple of 32; 0: a channel
+  int int4_group_size = 32;         // 32, 64 or 128
   // Int4 of a language model: arithmetic to spend on rounding weights for the inputs that they meet, which the model's own text shows
   // (quant/moments.h). Where one pass over it would take more, weights are rounded one by one. 0: never; a 1.1 B model needs 20,000.
   double int4_calibration_gflop = 4000;
@@ -43,7 +51,7 @@ struct BuildOptions {
 
   // Of language models.
   int kv_block_size = 32;         // tokens in a block of the KV cache
-  std::optional<DType> kv_dtype;  // of the KV cache, F32 or BF16; default: F32 in an fp32 build, else BF16
+  std::optional<DType> kv_dtype;  // of the KV cache: F32, BF16, on a GPU F16 or F8E4M3FN; default: F32 in an fp32 build, else 16 bits
   int64_t max_context = 0;        // tokens of a sequence; 0: what the checkpoint says
   DType rope_dtype = DType::F32;  // checkpoints: what rotary frequencies are rounded to (import/hf/hf.h)
 };
@@ -60,6 +68,7 @@ struct TacticReport {
   double us = 0;                                              // measured; 0 when not timed
   std::vector<std::pair<std::string, double>> candidates;     // "kernel tactic", microseconds
   std::vector<std::pair<std::string, std::string>> declined;  // kernel, reason
+  std::string host_reason;  // of an engine for a GPU: why the node runs on the host; empty when it does not
 };
 
 struct BuildReport {
@@ -67,9 +76,14 @@ struct BuildReport {
   std::vector<PassReport> passes;
   std::vector<TacticReport> tactics;
   double import_s = 0, optimize_s = 0, tune_s = 0, total_s = 0;
+  int64_t planned_bytes = 0;       // activations and workspace of the largest shapes that were planned; 0: not planned
+  int num_host_nodes() const;      // of an engine for a GPU: nodes that run on the host
   int timed = 0, cached = 0;       // candidates measured, and taken from the timing cache
   std::vector<std::string> notes;  // things a user should read, one line each
 };
+
+// The KV cache's dtype that the options come to.
+DType kv_dtype_of(const BuildOptions& options);
 
 // The graph of an ONNX file, a Hugging Face folder or a GGUF file, as build_engine takes it; adds to `report` how long it took and notes.
 // Throws Error; unsupported nodes of an ONNX file are listed all at once.

@@ -31,10 +31,11 @@ std::string report_json(const BuildReport& report) {
                        p.rewrites);
   });
   out += ",\n\"tactics\":" + array(report.tactics, [](const TacticReport& t) {
-           return fmt::format(R"({{"node":{},"op":{},"origin":{},"kernel":{},"tactic":{},"us":{:.3f},"candidates":{},"declined":{}}})",
-                              quoted(t.node), quoted(t.op), quoted(t.origin), quoted(t.kernel), quoted(t.tactic), t.us,
-                              array(t.candidates, [](const auto& c) { return fmt::format("[{},{:.3f}]", quoted(c.first), c.second); }),
-                              array(t.declined, [](const auto& d) { return fmt::format("[{},{}]", quoted(d.first), quoted(d.second)); }));
+           return fmt::format(
+               R"({{"node":{},"op":{},"origin":{},"kernel":{},"tactic":{},"us":{:.3f},"host_reason":{},"candidates":{},"declined":{}}})",
+               quoted(t.node), quoted(t.op), quoted(t.origin), quoted(t.kernel), quoted(t.tactic), t.us, quoted(t.host_reason),
+               array(t.candidates, [](const auto& c) { return fmt::format("[{},{:.3f}]", quoted(c.first), c.second); }),
+               array(t.declined, [](const auto& d) { return fmt::format("[{},{}]", quoted(d.first), quoted(d.second)); }));
          });
   out += ",\n\"notes\":" + array(report.notes, [](const std::string& n) { return quoted(n); }) + "}\n";
   return out;

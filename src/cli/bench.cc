@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "cli/args.h"
 #include "cli/bench_llm.h"
@@ -28,6 +27,7 @@ Examples:
   tokamak bench model.engine --shapes ids:8x128,mask:8x128 --duration 10
   tokamak bench model.engine --streams 2 --threads 2 --json result.json
   tokamak bench model.onnx --threads 1 --profile-layers
+  tokamak bench model.onnx --device cuda --fp16 --shapes data:32x3x224x224
   tokamak bench llama-3.2-1b --int8 --batch 1,8,32 --prompt-tokens 512 --new-tokens 128
   tokamak bench --synthetic llama-2-7b --int4 --bandwidth --json bench.json
   tokamak bench --synthetic tinyllama-1.1b --batch 8 --profile-layers
@@ -79,7 +79,8 @@ int run_tensor_bench(const std::string& model, const Opened& opened, const std::
   const Measurement measured = measure(opened.engine, inputs, options);
   bar.clear();
   std::vector<LayerTime> layers;
-  if (show_layers) layers = profile_layers(opened.engine, inputs, options.threads, std::min(options.duration_s, 2.0), options.profile);
+  if (show_layers)
+    layers = profile_layers(opened.engine, inputs, options.threads, std::min(options.duration_s, 2.0), options.profile, options.device);
 
   std::vector<double> latency;
   for (const Query& q : measured.queries) latency.push_back(q.latency());
@@ -94,7 +95,7 @@ int run_tensor_bench(const std::string& model, const Opened& opened, const std::
     shapes_json[name] = shape;
     shapes_text += fmt::format("{}{}:{}", shapes_text.empty() ? "" : ",", name, format_shape(shape));
   }
-  fmt::print(out, "{}  on {}, {}, {} thread{}, {} stream{}\n", model, cpu_model_name(), engine.info().precision, options.threads,
+  fmt::print(out, "{}  on {}, {}, {} thread{}, {} stream{}\n", model, running_on(engine), engine.info().precision, options.threads,
              options.threads == 1 ? "" : "s", options.streams, options.streams == 1 ? "" : "s");
   fmt::print(out, "  shapes      {}\n", shapes_text);
   if (opened.built) fmt::print(out, "  built       {:.2f} s, {} nodes -> {} kernels\n", opened.build_s, nodes, engine.num_kernels());
@@ -102,13 +103,14 @@ int run_tensor_bench(const std::string& model, const Opened& opened, const std::
   fmt::print(out, "  throughput  {:.2f} qps ({} queries in {:.2f} s)\n", qps, latency.size(), measured.wall_s);
   fmt::print(out, "  latency ms  min {:.4f}  median {:.4f}  mean {:.4f}  p90 {:.4f}  p95 {:.4f}  p99 {:.4f}  max {:.4f}\n", s.min, s.median,
              s.mean, s.percentiles[0], s.percentiles[1], s.percentiles[2], s.max);
+  if (measured.device_ms > 0) fmt::print(out, "  device ms   {:.4f} a run when runs are queued back to back\n", measured.device_ms);
   fmt::print(out, "  memory      activations {} (lower bound {}), weights {}, process peak {}\n", format_bytes(measured.memory.arena_bytes),
              format_bytes(measured.memory.lower_bound_bytes), format_bytes(engine.weights_bytes()), format_bytes(peak_memory_bytes()));
   if (show_layers) print_layers(out, layers);
 
   if (!json_file.empty()) {
     Json json = {{"model", model},
-                 {"device", cpu_model_name()},
+                 {"device", running_on(engine)},
                  {"precision", engine.info().precision},
                  {"threads", options.threads},
                  {"streams", options.streams},
@@ -131,6 +133,7 @@ int run_tensor_bench(const std::string& model, const Opened& opened, const std::
                    {"p90", s.percentiles[0]},
                    {"p95", s.percentiles[1]},
                    {"p99", s.percentiles[2]}}}};
+    if (measured.device_ms > 0) json["device_ms"] = measured.device_ms;
     for (const LayerTime& layer : layers)
       json["layers"].push_back({{"name", layer.name},
                                 {"origin", layer.origin},
@@ -161,6 +164,7 @@ int run_bench(const Words& args) {
   app.add_option("--seed", seed, "of the random inputs")->capture_default_str();
   app.add_option("--json", json_file, "write the figures as JSON ('-': standard output)");
   const std::vector<CLI::Option*> of_tensors = {
+      app.add_flag("--transfers", tensors.transfers, "copy inputs in and outputs out for every query, and count it (on a GPU: over PCIe)"),
       app.add_option("--shapes", shapes, "input shapes, NAME:1x128,...; default: the profile's optimum"),
       app.add_option("--warmup", tensors.warmup_ms, "milliseconds before timing")->capture_default_str()->check(CLI::NonNegativeNumber),
       app.add_option("--duration", tensors.duration_s, "seconds of timing")->capture_default_str()->check(CLI::NonNegativeNumber),
@@ -208,6 +212,7 @@ int run_bench(const Words& args) {
   std::vector<std::string> notes;
   const BuildOptions build_options = flags.build.options(notes);
   for (const std::string& note : notes) fmt::print(text_stream(json_file), "note: {}\n", note);
+  tensors.device = device_ordinal(build_options);
   const Opened opened = open_model(model, build_options, parse_shapes(shapes));
   if (is_language_model(*opened.engine)) {
     refuse(of_tensors, "models of tensors", model);

@@ -15,7 +15,7 @@
 #include "cli/session.h"
 #include "cli/stats.h"
 #include "ir/op.h"
-#include "llm/engine_step_model.h"
+#include "llm/step_model.h"
 #include "tokamak/llm.h"
 
 namespace tokamak::cli {
@@ -156,11 +156,11 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   llm.max_context_length = step.max_context_length;
   llm.prefix_cache = false;  // every prompt is computed
   llm.num_threads = threads;
-  auto step_model = std::make_unique<llm::EngineStepModel>(model.engine, step);
+  auto step_model = llm::make_step_model(model.engine, step);
   if (step.max_context_length > step_model->config().context_length)
     fail(ErrorCode::OutOfRange, "{} prompt and {} new tokens: the model's context is {} tokens", options.prompt_tokens, options.new_tokens,
          step_model->config().context_length);
-  const llm::EngineStepModel& memory = *step_model;  // lives as long as `engine`
+  const llm::StepModel& running = *step_model;  // lives as long as `engine`
   llm::LlmEngine engine(std::move(step_model), llm);
 
   const EngineInfo& info = model.engine->info();
@@ -196,17 +196,17 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   }
   bar.clear();
 
-  fmt::print(out, "{}  on {}, {}, {} thread{}\n", model.name, cpu_model_name(), info.precision, threads, threads == 1 ? "" : "s");
+  fmt::print(out, "{}  on {}, {}, {} thread{}\n", model.name, running_on(*model.engine), info.precision, threads, threads == 1 ? "" : "s");
   fmt::print(out, "  engine      {} in {:.2f} s\n", to_string(model.source), model.open_s);
   fmt::print(out, "  memory      weights {}, of them read each step {}; KV cache {} ({} blocks), activations {}, process peak {}\n",
-             format_bytes(model.engine->weights_bytes()), format_bytes(step_bytes), format_bytes(memory.kv_cache_bytes()),
-             memory.num_blocks(), format_bytes(memory.arena_bytes()), format_bytes(peak_memory_bytes()));
+             format_bytes(model.engine->weights_bytes()), format_bytes(step_bytes), format_bytes(running.memory().kv_cache_bytes),
+             running.num_blocks(), format_bytes(running.memory().arena_bytes), format_bytes(peak_memory_bytes()));
   if (bandwidth > 0) fmt::print(out, "  bandwidth   {:.1f} GB/s of reading\n", bandwidth / 1e9);
   fmt::print(out, "  requests    {} prompt tokens, {} new tokens\n\n", options.prompt_tokens, options.new_tokens);
   fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s",
              "decode t/s", "overall t/s", bandwidth > 0 ? "  of bandwidth" : "", table);
   Json json = {{"model", model.name},
-               {"device", cpu_model_name()},
+               {"device", running_on(*model.engine)},
                {"precision", info.precision},
                {"threads", threads},
                {"engine_from", to_string(model.source)},
@@ -215,7 +215,7 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
                {"runs", std::move(runs)},
                {"weights_bytes", model.engine->weights_bytes()},
                {"step_weights_bytes", step_bytes},
-               {"kv_cache_bytes", memory.kv_cache_bytes()},
+               {"kv_cache_bytes", running.memory().kv_cache_bytes},
                {"peak_memory_bytes", peak_memory_bytes()}};
   if (bandwidth > 0) json["read_bandwidth_bytes_per_s"] = bandwidth;
   if (options.profile_layers) {

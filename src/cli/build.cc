@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "builder/device.h"
 #include "cli/args.h"
 #include "cli/command.h"
 #include "cli/session.h"
@@ -17,12 +18,15 @@ Examples:
   tokamak build model.onnx -o model.engine
   tokamak build bert.onnx -o bert.engine --profile ids:1x1,1x128,8x512 --profile mask:1x1,1x128,8x512
   tokamak build resnet50.onnx -o resnet50.engine --bf16 --workspace 256M --timing-cache cpu.cache -v
+  tokamak build vit.onnx -o vit.engine --device cuda:sm_90 --fp16
   tokamak build model.onnx -o model.engine --dump-ir after:fold_constants --opt-level 0
 )";
 
-// Arena of the first profile's optimum; -1 when shapes depend on data or nothing is known.
-int64_t planned_memory_bytes(const std::shared_ptr<const Engine>& engine) {
-  ExecutionContext context(engine);
+// Arena of the first profile's optimum; 0 when shapes depend on data or nothing is known.
+int64_t planned_memory_bytes(const std::shared_ptr<const Engine>& engine, int device) {
+  ContextOptions options;
+  options.device = device;
+  ExecutionContext context(engine, options);
   for (const auto& [name, shape] : resolve_shapes(*engine, {}))
     for (const TensorInfo& input : engine->inputs())
       if (input.name == name) context.set_input(name, random_input(*engine, input, shape));
@@ -63,8 +67,10 @@ int run_build(const Words& args) {
 
   struct stat info {};
   stat(output.c_str(), &info);
-  const int64_t arena_bytes = planned_memory_bytes(opened.engine);
   const BuildReport& report = opened.report;
+  // A GPU that is only named cannot be planned on from here; the builder has done it.
+  const bool is_here = !opened.engine->is_cuda() || parse_device(options.device).architecture.empty();
+  const int64_t arena_bytes = is_here ? planned_memory_bytes(opened.engine, device_ordinal(options)) : report.planned_bytes;
   if (verbose) print_passes(out, report);
   for (const std::string& note : report.notes) fmt::print(out, "note: {}\n", note);
   fmt::print(out, "{} -> {}\n", model, output);
@@ -79,10 +85,12 @@ int run_build(const Words& args) {
     Json json = {{"model", model},
                  {"engine", output},
                  {"device", opened.engine->info().device_name},
+                 {"target", opened.engine->info().target},
                  {"precision", opened.engine->info().precision},
                  {"threads", opened.engine->info().num_threads},
                  {"nodes", report.nodes_before},
                  {"kernels", report.kernels_after},
+                 {"host_nodes", report.num_host_nodes()},
                  {"build_s", opened.build_s},
                  {"import_s", report.import_s},
                  {"optimize_s", report.optimize_s},

@@ -43,13 +43,14 @@ inline FILE* text_stream(const std::string& json_file) { return json_file == "-"
 
 // The flags of everything that builds.
 struct BuildFlags {
-  bool fp16 = false, bf16 = false, int8 = false, fp8 = false, int4 = false, best = false;
-  std::string precision, device = "cpu", workspace, timing_cache, dump_ir, kv_dtype, rope_dtype = "fp32";
+  bool fp16 = false, bf16 = false, tf32 = false, int8 = false, fp8 = false, int4 = false, best = false;
+  std::string precision, device, workspace, timing_cache, dump_ir, kv_dtype, rope_dtype = "fp32";
   std::vector<std::string> profiles, disabled_passes, disabled_kernels;
   int opt_level = 3, threads = 0, int4_group_size = 32, kv_block_size = 32;
 
   void add_to(CLI::App& app);
-  // Throws InvalidArgument, or Unsupported for what this version cannot do. Notes are lines a user should read.
+  // Throws InvalidArgument, or Unsupported for what this version or machine cannot do (no GPU for --device cuda). Notes are lines a user
+  // should read.
   BuildOptions options(std::vector<std::string>& notes) const;
 };
 

@@ -14,6 +14,7 @@
 #include "backends/cpu/thread_pool.h"
 #include "base/file.h"
 #include "base/version.h"
+#include "builder/device.h"
 #include "engine/engine_file.h"
 
 namespace tokamak::cli {
@@ -93,6 +94,12 @@ CacheKey::CacheKey(std::string name, const std::string& model) : name_(std::move
 void CacheKey::add(std::string_view key, std::string_view value) { text_ += fmt::format("{} {}\n", key, value); }
 
 void CacheKey::add(const BuildOptions& options) {
+  add("device", options.device);
+  if (parse_device(options.device).is_cuda) {
+    const BuildDevice device = open_device(options.device, false);
+    add("gpu", device.device_name + " " + device.target);
+    add("activations", to_string(options.activations));
+  }
   add("precision", std::to_string(static_cast<int>(options.precision)));
   add("opt_level", std::to_string(options.opt_level));
   add("threads", std::to_string(options.num_threads > 0 ? options.num_threads : available_threads()));

@@ -66,6 +66,7 @@ Json report_json(const BuildReport& report) {
                                {"kernel", t.kernel},
                                {"tactic", t.tactic},
                                {"us", t.us},
+                               {"host_reason", t.host_reason},
                                {"candidates", t.candidates},
                                {"declined", t.declined}});
   return json;
@@ -86,7 +87,7 @@ Json layers_json(const Engine& engine, const Json& report) {
       for (const ir::Value* v : node->outputs()) layer["outputs"].push_back(v ? ir::to_string(v->type) : "");
       const auto known = by_node.find(node->label());
       if (known != by_node.end())
-        for (const char* key : {"us", "candidates", "declined"})
+        for (const char* key : {"us", "host_reason", "candidates", "declined"})
           if (known->second->contains(key)) layer[key] = (*known->second)[key];
       layers.push_back(std::move(layer));
     }
@@ -94,13 +95,17 @@ Json layers_json(const Engine& engine, const Json& report) {
   return layers;
 }
 
-// Engine memory at the first profile's optimum.
-Json memory_json(const std::shared_ptr<const Engine>& engine) {
-  ExecutionContext context(engine);
+// Engine memory at the first profile's optimum; of an engine for a GPU the copies between it and the host too.
+Json memory_json(const std::shared_ptr<const Engine>& engine, int device, Json& copies) {
+  ContextOptions options;
+  options.device = device;
+  ExecutionContext context(engine, options);
   const NamedShapes shapes = resolve_shapes(*engine, {});
   for (size_t i = 0; i < shapes.size(); ++i)
     context.set_input(shapes[i].first, random_input(*engine, engine->inputs()[i], shapes[i].second));
   context.prepare();
+  for (const StepInfo& step : context.steps())
+    if (step.node == nullptr) copies.push_back({{"name", step.name}, {"bytes", step.bytes}});
   const MemoryStats m = context.memory();
   Json json = {{"shapes", Json::object()},
                {"arena_bytes", m.arena_bytes},
@@ -150,6 +155,12 @@ void print_text(FILE* out, const Json& info) {
     fmt::print(out, "{:18}{:40}{:>10}  {}{}\n", l["op"].get<std::string>(), tactic.empty() ? kernel : kernel + " " + tactic,
                us > 0 ? fmt::format("{:.1f}", us) : "", name, origin.empty() || origin == name ? "" : "  <- " + origin);
   }
+  for (const Json& l : info["layers"])
+    if (const std::string reason = l.value("host_reason", ""); !reason.empty())
+      fmt::print(out, "on the CPU: {} ({}): {}\n", l["name"].get<std::string>(), l["op"].get<std::string>(), reason);
+  if (info.contains("copies"))
+    for (const Json& copy : info["copies"])
+      fmt::print(out, "copy: {}, {}\n", copy["name"].get<std::string>(), format_bytes(copy["bytes"].get<int64_t>()));
   if (report.contains("notes"))
     for (const Json& note : report["notes"]) fmt::print(out, "note: {}\n", note.get<std::string>());
 }
@@ -210,10 +221,9 @@ int run_inspect(const Words& args) {
   else if (!engine.info().report.empty()) report = Json::parse(engine.info().report, nullptr, false);
   if (!report.is_object()) report = Json::object();
   const EngineInfo& e = engine.info();
-  info["engine"] = {{"model", e.model_name},        {"target", e.target},
-                    {"device", e.device_name},      {"precision", e.precision},
-                    {"version", e.tokamak_version}, {"opt_level", e.opt_level},
-                    {"threads", e.num_threads},     {"workspace_limit_bytes", e.workspace_limit_bytes}};
+  info["engine"] = {{"model", e.model_name},    {"kind", e.device},         {"target", e.target},
+                    {"device", e.device_name},  {"precision", e.precision}, {"version", e.tokamak_version},
+                    {"opt_level", e.opt_level}, {"threads", e.num_threads}, {"workspace_limit_bytes", e.workspace_limit_bytes}};
   info["nodes"] = opened.built ? opened.report.nodes_before : e.nodes_before;
   info["kernels"] = engine.num_kernels();
   info["inputs"] = tensors_json(engine.inputs());
@@ -221,7 +231,9 @@ int run_inspect(const Words& args) {
   info["profiles"] = profiles_json(e.profiles);
   info["ops"] = ops_json(engine.graph());
   try {
-    info["memory"] = memory_json(opened.engine);
+    Json copies = Json::array();
+    info["memory"] = memory_json(opened.engine, device_ordinal(options), copies);
+    if (engine.is_cuda()) info["copies"] = std::move(copies);
   } catch (const Error& error) {
     fmt::print(stderr, "note: memory is not shown: {}\n", error.what());
   }

@@ -20,7 +20,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 std::unique_ptr<ir::Graph> synthetic_model(const std::string& name, const BuildOptions& options, BuildReport& report) {
   hf::HfOptions shape;
   shape.block_size = options.kv_block_size;
-  shape.kv_dtype = options.kv_dtype.value_or(options.precision == Precision::F32 ? DType::F32 : DType::BF16);
+  shape.kv_dtype = kv_dtype_of(options);
   shape.max_context = options.max_context;
   shape.rope_dtype = options.rope_dtype;
   shape.notes = &report.notes;

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "backends/cpu/thread_pool.h"
+#include "cli/device_tensors.h"
 #include "ir/op.h"
 
 namespace tokamak::cli {
@@ -32,28 +33,36 @@ void sleep_for_ms(double ms) {
 // One context with its own copies of the inputs and host buffers for the outputs.
 class Stream {
  public:
-  Stream(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, std::shared_ptr<ThreadPool> pool, int profile)
-      : context_(engine, ContextOptions{std::move(pool), profile, 0}), host_inputs_(inputs) {
+  Stream(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, std::shared_ptr<ThreadPool> pool, int profile,
+         int device)
+      : host_inputs_(inputs) {
+    ContextOptions options;
+    options.pool = std::move(pool);
+    options.profile = profile;
+    options.device = device;
+    if (engine->is_cuda()) open_on_gpu(engine, options);
+    if (context_) return;
+    options.output_place = Place::Host;
+    context_ = std::make_unique<ExecutionContext>(engine, options);
     for (size_t i = 0; i < inputs.size(); ++i) {
       bound_.push_back(inputs[i].clone());
-      context_.set_input(engine->inputs()[i].name, bound_[i]);
+      context_->set_input(engine->inputs()[i].name, bound_[i]);
     }
-    context_.prepare();
+    context_->prepare();
   }
 
-  ExecutionContext& context() { return context_; }
+  ExecutionContext& context() { return *context_; }
   const std::vector<Tensor>& host_outputs() const { return host_outputs_; }
 
   Query run(Clock::time_point origin, const MeasureOptions& options) {
     Query q;
     const auto now = [&] { return ms_between(origin, Clock::now()); };
     q.start_h2d = now();
-    if (options.transfers)
-      for (size_t i = 0; i < bound_.size(); ++i) copy_bytes(bound_[i], host_inputs_[i]);
+    if (options.transfers) copy_inputs();
     q.end_h2d = options.transfers ? now() : q.start_h2d;
     sleep_for_ms(options.sleep_ms);
     q.start_compute = options.transfers || options.sleep_ms > 0 ? now() : q.end_h2d;
-    context_.run();
+    context_->run();
     q.end_compute = q.start_d2h = q.end_d2h = now();
     if (options.transfers) {
       copy_outputs();
@@ -62,21 +71,74 @@ class Stream {
     return q;
   }
 
+  // The median over rounds of runs that are queued one behind the other; 0 where runs cannot be queued.
+  double queued_ms() {
+    if (!gpu_) return 0;
+    constexpr int kRounds = 7;
+    constexpr double kRoundMs = 60;
+    const auto round = [&](int runs) {
+      const auto start = Clock::now();
+      for (int i = 0; i < runs; ++i) context_->run_async();
+      context_->synchronize();
+      return ms_between(start, Clock::now()) / runs;
+    };
+    round(3);
+    const int runs = static_cast<int>(std::clamp(kRoundMs / round(3), 5.0, 1000.0));
+    std::vector<double> ms;
+    for (int i = 0; i < kRounds; ++i) ms.push_back(round(runs));
+    std::nth_element(ms.begin(), ms.begin() + kRounds / 2, ms.end());
+    return ms[kRounds / 2];
+  }
+
   void copy_outputs() {
-    const size_t count = context_.engine().outputs().size();
+    const size_t count = context_->engine().outputs().size();
     host_outputs_.resize(count);
     for (size_t i = 0; i < count; ++i) {
-      const Tensor& output = context_.output(static_cast<int>(i));
+      const Tensor& output = context_->output(static_cast<int>(i));
       const bool fits =
           host_outputs_[i].defined() && host_outputs_[i].shape() == output.shape() && host_outputs_[i].dtype() == output.dtype();
-      if (fits) copy_bytes(host_outputs_[i], output);
-      else host_outputs_[i] = output.clone();
+      if (gpu_) {
+        if (!fits) host_outputs_[i] = Tensor::empty(output.dtype(), output.shape());
+        gpu_->download(output, host_outputs_[i], context_->stream());
+      } else if (fits) {
+        copy_bytes(host_outputs_[i], output);
+      } else {
+        host_outputs_[i] = output.clone();
+      }
     }
   }
 
  private:
-  ExecutionContext context_;
+  // Leaves context_ null where inputs cannot stay on the GPU: strings, and graphs that run node by node.
+  void open_on_gpu(const std::shared_ptr<const Engine>& engine, ContextOptions options) {
+    for (const Tensor& input : host_inputs_)
+      if (input.dtype() == DType::String) return;
+    options.output_place = Place::Device;
+    auto context = std::make_unique<ExecutionContext>(engine, options);
+    gpu_ = std::make_unique<DeviceTensors>(options.device);
+    for (size_t i = 0; i < host_inputs_.size(); ++i) {
+      bound_.push_back(gpu_->add(host_inputs_[i]));
+      context->set_input(engine->inputs()[i].name, bound_[i], Place::Device);
+    }
+    context->prepare();
+    if (context->steps().empty() && engine->num_kernels() > 0) {
+      gpu_.reset();
+      bound_.clear();
+      return;
+    }
+    context_ = std::move(context);
+  }
+
+  void copy_inputs() {
+    for (size_t i = 0; i < bound_.size(); ++i)
+      if (gpu_) gpu_->upload(static_cast<int>(i), host_inputs_[i], context_->stream());
+      else copy_bytes(bound_[i], host_inputs_[i]);
+    if (gpu_) DeviceTensors::wait(context_->stream());
+  }
+
   const std::vector<Tensor>& host_inputs_;
+  std::unique_ptr<DeviceTensors> gpu_;
+  std::unique_ptr<ExecutionContext> context_;
   std::vector<Tensor> bound_, host_outputs_;
 };
 
@@ -85,15 +147,24 @@ class LayerCollector final : public Profiler {
   void on_node(const ir::Node& node, int64_t start_ns, int64_t end_ns) override {
     const auto [at, fresh] = index_.try_emplace(&node, layers.size());
     if (fresh) layers.push_back({node.label(), node.origin, std::string(node.op().name), node.kernel, node.tactic, {}});
-    std::vector<double>& ms = layers[at->second].ms;
-    ms.resize(iteration + 1, 0.0);
-    ms[iteration] += static_cast<double>(end_ns - start_ns) * 1e-6;
+    add(at->second, start_ns, end_ns);
+  }
+  void on_copy(std::string_view name, int64_t, int64_t start_ns, int64_t end_ns) override {
+    const auto [at, fresh] = copies_.try_emplace(std::string(name), layers.size());
+    if (fresh) layers.push_back({at->first, "", "copy", "", "", {}});
+    add(at->second, start_ns, end_ns);
   }
   std::vector<LayerTime> layers;
   size_t iteration = 0;
 
  private:
+  void add(size_t layer, int64_t start_ns, int64_t end_ns) {
+    std::vector<double>& ms = layers[layer].ms;
+    ms.resize(iteration + 1, 0.0);
+    ms[iteration] += static_cast<double>(end_ns - start_ns) * 1e-6;
+  }
   std::unordered_map<const ir::Node*, size_t> index_;
+  std::unordered_map<std::string, size_t> copies_;
 };
 
 }  // namespace
@@ -114,7 +185,7 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
     bool waiting = true;  // has yet to arrive at the barrier
     try {
       const auto create = Clock::now();
-      Stream stream(engine, inputs, std::make_shared<ThreadPool>(width), options.profile);
+      Stream stream(engine, inputs, std::make_shared<ThreadPool>(width), options.profile, options.device);
       if (id == 0) result.context_ms = ms_between(create, Clock::now());
       const auto warm = Clock::now();
       do {
@@ -141,6 +212,7 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
       }
       if (id == 0) {
         result.memory = stream.context().memory();
+        if (streams == 1 && !options.transfers) result.device_ms = stream.queued_ms();
         if (options.keep_outputs) {
           stream.copy_outputs();
           result.outputs = stream.host_outputs();
@@ -168,8 +240,8 @@ Measurement measure(const std::shared_ptr<const Engine>& engine, const std::vect
 }
 
 std::vector<LayerTime> profile_layers(const std::shared_ptr<const Engine>& engine, const std::vector<Tensor>& inputs, int threads,
-                                      double duration_s, int profile) {
-  Stream stream(engine, inputs, std::make_shared<ThreadPool>(threads > 0 ? threads : available_threads()), profile);
+                                      double duration_s, int profile, int device) {
+  Stream stream(engine, inputs, std::make_shared<ThreadPool>(threads > 0 ? threads : available_threads()), profile, device);
   MeasureOptions options;
   const auto start = Clock::now();
   for (int i = 0; i < 2; ++i) stream.run(start, options);

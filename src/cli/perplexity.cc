@@ -9,8 +9,8 @@
 #include "cli/console.h"
 #include "cli/language_model.h"
 #include "cli/text_file.h"
-#include "llm/engine_step_model.h"
 #include "llm/logits.h"
+#include "llm/step_model.h"
 
 namespace tokamak::cli {
 
@@ -49,17 +49,17 @@ std::vector<int32_t> tokens_of(const std::string& file, bool documents, const ll
 class Scorer {
  public:
   Scorer(const std::shared_ptr<const Engine>& engine, int window, int num_threads)
-      : model_(engine,
-               {.max_num_seqs = 1, .max_num_batched_tokens = kStepTokens, .max_context_length = window, .num_threads = num_threads}),
+      : model_(llm::make_step_model(
+            engine, {.max_num_seqs = 1, .max_num_batched_tokens = kStepTokens, .max_context_length = window, .num_threads = num_threads})),
         pool_(num_threads > 0 ? num_threads : available_threads()),
         nats_(kStepTokens) {
-    const llm::ModelConfig& config = model_.config();
+    const llm::ModelConfig& config = model_->config();
     const int64_t rows = kLogitsBytes / (int64_t{4} * config.vocab_size);
     chunk_ = static_cast<int>(std::clamp<int64_t>(rows / 16 * 16, 16, kStepTokens));
     num_blocks_ = (window + config.block_size - 1) / config.block_size;
-    if (num_blocks_ > model_.num_blocks())
+    if (num_blocks_ > model_->num_blocks())
       fail(ErrorCode::ResourceExhausted, "a window of {} tokens needs {} blocks of the KV cache, which has {}", window, num_blocks_,
-           model_.num_blocks());
+           model_->num_blocks());
   }
 
   // Sum of -ln(probability) of all of `tokens` but the first: a window, and behind it the token that it predicts last.
@@ -73,7 +73,7 @@ class Scorer {
 
  private:
   double chunk(std::span<const int32_t> tokens, int32_t begin, int32_t end) {
-    const int32_t block_size = model_.config().block_size;
+    const int32_t block_size = model_->config().block_size;
     batch_.clear();
     for (int32_t i = begin; i < end; ++i) {
       batch_.token_ids.push_back(tokens[i]);
@@ -86,13 +86,13 @@ class Scorer {
     for (int32_t b = 0; b < batch_.blocks_per_seq; ++b) batch_.block_tables.push_back(b);
     batch_.seq_lens = {end};
     batch_.query_starts = {0, end - begin};
-    model_.run(batch_);
+    model_->run(batch_);
 
     const auto rows = static_cast<int64_t>(batch_.logit_rows.size());
     const llm::LogitsFunctions& functions = llm::logits_functions();
     pool_.parallel_for(rows, 4, [&](int64_t first, int64_t last, int) {
       for (int64_t r = first; r < last; ++r) {
-        const std::span<const float> logits = model_.logits(static_cast<int>(r));
+        const std::span<const float> logits = model_->logits(static_cast<int>(r));
         const float largest = *std::max_element(logits.begin(), logits.end());
         const double sum = functions.exp_sum(logits.data(), static_cast<int64_t>(logits.size()), largest);
         nats_[r] = std::log(sum) + largest - logits[tokens[begin + r + 1]];
@@ -103,7 +103,7 @@ class Scorer {
     return sum;
   }
 
-  llm::EngineStepModel model_;
+  std::unique_ptr<llm::StepModel> model_;
   ThreadPool pool_;
   llm::StepBatch batch_;
   std::vector<double> nats_;  // of one chunk

@@ -72,7 +72,8 @@ void report(const char* what, int batch, int tokens, const KindCollector& collec
 void profile_llm(const std::shared_ptr<const Engine>& engine, const llm::StepModelOptions& options, int batch, int prompt_tokens, FILE* out,
                  Json& json) {
   using Clock = std::chrono::steady_clock;
-  llm::EngineStepModel model(engine, options);
+  const auto step_model = llm::make_step_model(engine, options);
+  llm::StepModel& model = *step_model;
   const llm::ModelConfig& config = model.config();
   const int blocks_per_seq = (options.max_context_length + config.block_size - 1) / config.block_size;
   if (batch * blocks_per_seq > model.num_blocks())

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "cli/command.h"
-#include "llm/engine_step_model.h"
+#include "llm/step_model.h"
 
 namespace tokamak::cli {
 

@@ -18,6 +18,9 @@ enum class ModelKind { Onnx, Engine, Checkpoint };  // Checkpoint: a Hugging Fac
 // A folder that holds model.onnx stands for that file; `path` is changed to it.
 ModelKind model_kind(std::string& path);
 
+// What to open a context with for these options: the GPU that was named, 0 otherwise.
+int device_ordinal(const BuildOptions& options);
+
 struct Opened {
   std::shared_ptr<const Engine> engine;
   BuildReport report;  // empty for a loaded engine
@@ -26,8 +29,8 @@ struct Opened {
   double load_ms = 0;  // of the engine file; 0 when built in this process
 };
 
-// Builds or loads, with a progress bar. `shapes` gives the only profile when the options have none and the model has symbolic inputs
-// among them. Throws Error.
+// Builds or loads, with a progress bar. An engine file is for one kind of device: another one in the options is an error. `shapes` gives
+// the only profile when the options have none and the model has symbolic inputs among them. Throws Error.
 Opened open_model(std::string path, BuildOptions options, const NamedShapes& shapes = {});
 
 // A concrete shape for every input: what was asked, else the profile's optimum, else symbols that another input's shape fixes, else 1 for
@@ -40,6 +43,9 @@ Tensor random_input(const Engine& engine, const TensorInfo& input, const Shape& 
 
 // Raw little-endian bytes of exactly the shape's size. Throws InvalidArgument when the file has another size.
 Tensor raw_file_input(const TensorInfo& input, const Shape& shape, const std::string& path);
+
+// "NVIDIA H100 80GB HBM3" or the CPU's name: what the engine runs on here.
+std::string running_on(const Engine& engine);
 
 int64_t peak_memory_bytes();  // VmHWM of this process; 0 where /proc is absent
 

@@ -10,6 +10,7 @@
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "base/file.h"
+#include "builder/device.h"
 #include "cli/command.h"
 #include "cli/compare.h"
 #include "cli/console.h"
@@ -49,13 +50,23 @@ std::string shapes_text(const NamedShapes& shapes) {
 std::string or_none(const std::string& text) { return text.empty() ? "none" : text; }
 std::string yes_no(bool value) { return value ? "Enabled" : "Disabled"; }
 
+const char* precision_text(Precision precision) {
+  switch (precision) {
+    case Precision::F32: return "FP32";
+    case Precision::TF32: return "FP32+TF32";
+    case Precision::F16: return "FP32+FP16";
+    case Precision::BF16: return "FP32+BF16";
+    default: return "best";
+  }
+}
+
 void echo_options(const TrtOptions& o) {
   section("Model Options", {{"Format", o.onnx.empty() ? "Engine" : "ONNX"}, {"Model", o.onnx.empty() ? o.load_engine : o.onnx}});
   std::string profiles;
   for (const TrtProfileShapes& p : o.profiles)
     if (!p.opt.empty() || !p.min.empty() || !p.max.empty())
       profiles += fmt::format("{}{} + {} + {}", profiles.empty() ? "" : "; ", shapes_text(p.min), shapes_text(p.opt), shapes_text(p.max));
-  const char* precision = o.build.precision == Precision::F32 ? "FP32" : o.build.precision == Precision::BF16 ? "FP32+BF16" : "best";
+  const char* precision = precision_text(o.build.precision);
   section("Build Options", {{"Memory Pools", o.build.workspace_limit_bytes > 0 ? "workspace: " + format_bytes(o.build.workspace_limit_bytes)
                                                                                : "workspace: default"},
                             {"Precision", precision},
@@ -67,8 +78,8 @@ void echo_options(const TrtOptions& o) {
                             {"Save engine", o.save_engine},
                             {"Load engine", o.load_engine},
                             {"Input build shapes", profiles.empty() ? "model" : profiles}});
-  section("System Options",
-          {{"Device", "CPU"}, {"Threads", fmt::format("{}", o.measure.threads > 0 ? o.measure.threads : available_threads())}});
+  section("System Options", {{"Device", o.build.device == "cpu" ? "CPU" : o.build.device},
+                             {"Threads", fmt::format("{}", o.measure.threads > 0 ? o.measure.threads : available_threads())}});
   std::string inputs;
   for (const auto& [name, file] : o.load_inputs) inputs += fmt::format("{}{}<-{}", inputs.empty() ? "" : ", ", name, file);
   section("Inference Options", {{"Batch", "Explicit"},
@@ -92,9 +103,10 @@ void echo_options(const TrtOptions& o) {
                                 {"Export layer information to JSON file", o.export_layers}});
 }
 
-void device_information() {
-  section("Device Information", {{"Selected Device", cpu_model_name()},
-                                 {"Instruction sets", cpu_features().to_string()},
+void device_information(const TrtOptions& o) {
+  const BuildDevice device = open_device(o.build.device, false);
+  section("Device Information", {{"Selected Device", device.device_name},
+                                 {device.name.is_cuda ? "Architecture" : "Instruction sets", device.target},
                                  {"Threads available", fmt::format("{}", available_threads())}});
   info(fmt::format("TensorRT version: none; Tokamak {} builds and runs the engine", TOKAMAK_VERSION));
 }
@@ -241,7 +253,8 @@ bool infer(const TrtOptions& o, const std::shared_ptr<const Engine>& engine) {
   }
   if (o.dump_profile || !o.export_profile.empty()) {
     const double duration_s = std::min(3.0, std::max(0.1, o.measure.duration_s));
-    const std::vector<LayerTime> layers = profile_layers(engine, inputs, o.measure.threads, duration_s, o.measure.profile);
+    const std::vector<LayerTime> layers =
+        profile_layers(engine, inputs, o.measure.threads, duration_s, o.measure.profile, o.measure.device);
     if (o.dump_profile)
       for (const std::string& line : profile_lines(layers)) info(line);
     if (!o.export_profile.empty()) write_json(o.export_profile, profile_json(layers));
@@ -255,7 +268,7 @@ bool run(const Words& args) {
   echo_options(o);
   for (const std::string& warning : words.warnings) log('W', warning);
   for (const std::string& note : o.notes) info(note);
-  device_information();
+  device_information(o);
   if (o.version_only) {
     info(fmt::format("Engine was created by Tokamak {}", Engine::load(o.load_engine)->info().tokamak_version));
     return true;

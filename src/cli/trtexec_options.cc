@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/device.h"
+#endif
+#include "builder/device.h"
 #include "cli/session.h"
 
 namespace tokamak::cli {
@@ -33,6 +37,20 @@ void read_pools(const std::string& text, BuildOptions& build, std::vector<std::s
     if (pool == "workspace") build.workspace_limit_bytes = bytes;
     else notes.push_back(fmt::format("--memPoolSize={}: this device has no such memory", pool));
   }
+}
+
+// TensorRT counts GPUs; `cpu` and `cuda:sm_90` are ours.
+std::string number_or_name(const std::string& value) {
+  const bool is_number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
+  return is_number ? "cuda:" + value : value;
+}
+
+// Scripts written for TensorRT expect a GPU; where there is none they still run.
+std::string default_device() {
+#ifdef TOKAMAK_CUDA
+  if (cuda::Device::is_available()) return "cuda";
+#endif
+  return "cpu";
 }
 
 const Shape* first_of(std::initializer_list<const NamedShapes*> lists, const std::string& name) {
@@ -111,16 +129,24 @@ TrtOptions trt_options(const TrtWords& words) {
     else if (flag == "loadRefOutputs") o.reference_outputs = named_files(value, "loadRefOutputs");
     else if (flag == "rtol") o.rtol = number(flag, value);
     else if (flag == "atol") o.atol = number(flag, value);
-    // noTF32, stronglyTyped, separateProfileRun and includeDataTransfers describe what happens anyway.
+    else if (flag == "device") o.build.device = number_or_name(value);
+    // stronglyTyped, separateProfileRun and includeDataTransfers describe what happens anyway.
   }
   o.measure.transfers = !words.has("noDataTransfers");
   o.build.num_threads = o.measure.threads;
+  if (!words.has("device")) o.build.device = default_device();
+  const DeviceName device = parse_device(o.build.device);
+  o.measure.device = device.ordinal;
+  if (device.is_cuda) open_device(o.build.device, false);  // says at once when there is none
+  if (device.is_cuda && !words.has("noTF32")) o.build.precision = Precision::TF32;
   if (precision.find("int8") != std::string::npos || precision.find("fp8") != std::string::npos ||
       precision.find("int4") != std::string::npos || precision.find("best") != std::string::npos) {
     o.build.precision = Precision::Best;
     o.notes.push_back(fmt::format(
-        "--{}: the fastest precision this CPU has is chosen for each layer; layers are quantized only where the model has Q/DQ nodes",
+        "--{}: the fastest precision of the device is chosen for each layer; layers are quantized only where the model has Q/DQ nodes",
         precision));
+  } else if (device.is_cuda && !precision.empty()) {
+    o.build.precision = precision.find("fp16") != std::string::npos ? Precision::F16 : Precision::BF16;
   } else if (!precision.empty()) {
     std::string message;
     o.build.precision = lower_precision("--" + precision, message);

@@ -12,6 +12,7 @@
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "base/file.h"
+#include "engine/code_section.h"
 #include "engine/info_text.h"
 #include "ir/op.h"
 #include "ir/text.h"
@@ -21,8 +22,9 @@ namespace {
 
 constexpr char kMagic[8] = {'T', 'O', 'K', 'A', 'M', 'A', 'K', '\n'};
 constexpr int64_t kAlign = 64, kChunk = int64_t{4} << 20;
-enum Kind : uint32_t { kInfo = 1, kReport, kGraph, kTable, kConstants };
-constexpr uint32_t kNumSections = 5;
+enum Kind : uint32_t { kInfo = 1, kReport, kGraph, kTable, kConstants, kCode };
+constexpr const char* kNames[] = {"info", "report", "graph", "table", "constants", "code"};
+constexpr uint32_t kMaxSections = 6;
 
 struct Header {
   char magic[8];
@@ -38,9 +40,12 @@ struct Entry {
   uint64_t offset, size;
 };
 static_assert(sizeof(Header) == 32 && sizeof(Section) == 32);
-constexpr int64_t kFirstSection = (sizeof(Header) + kNumSections * sizeof(Section) + kAlign - 1) / kAlign * kAlign;
 
 int64_t padded(int64_t size) { return (size + kAlign - 1) / kAlign * kAlign; }
+
+// Engines for the CPU are of version 1, so that older versions of Tokamak read them; a code section makes it version 2.
+uint32_t num_sections_of(uint32_t version) { return version == 1 ? 5 : 6; }
+int64_t first_section(uint32_t num_sections) { return padded(static_cast<int64_t>(sizeof(Header) + num_sections * sizeof(Section))); }
 
 uint64_t hash_chunks(const std::byte* data, int64_t size, int threads) {
   const int64_t chunks = (size + kChunk - 1) / kChunk;
@@ -58,8 +63,8 @@ uint64_t hash_chunks(const std::byte* data, int64_t size, int threads) {
   return XXH3_64bits(hashes.data(), hashes.size() * sizeof(uint64_t));
 }
 
-uint64_t header_hash(const std::byte* start) {
-  std::vector<std::byte> bytes(start, start + kFirstSection);
+uint64_t header_hash(const std::byte* start, uint32_t num_sections) {
+  std::vector<std::byte> bytes(start, start + first_section(num_sections));
   std::memset(bytes.data() + offsetof(Header, hash), 0, sizeof(uint64_t));
   return XXH3_64bits(bytes.data(), bytes.size());
 }
@@ -94,7 +99,7 @@ bool stored_in_table(const ir::Value& v) {
 
 }  // namespace
 
-void write(const std::string& path, const ir::Graph& graph, const EngineInfo& info) {
+void write(const std::string& path, const ir::Graph& graph, const EngineInfo& info, const cuda::CodeCache* code) {
   // Equal constants (same storage) are stored once.
   std::vector<const Tensor*> tensors;
   std::unordered_map<const void*, int64_t> by_storage;
@@ -126,30 +131,35 @@ void write(const std::string& path, const ir::Graph& graph, const EngineInfo& in
   pad(report, ' ');
   pad(graph_text, '\n');
   pad(table_text, '\0');
-  const std::pair<Kind, const std::string*> parts[kNumSections] = {
-      {kInfo, &info_text}, {kReport, &report}, {kGraph, &graph_text}, {kTable, &table_text}, {kConstants, &constants}};
-  std::string head(kFirstSection, '\0');
+  std::string code_bytes;
+  std::vector<const std::string*> parts = {&info_text, &report, &graph_text, &table_text, &constants};  // in the order of Kind
+  if (code != nullptr) {
+    code_bytes = to_bytes(*code);
+    parts.push_back(&code_bytes);
+  }
+  const auto num_sections = static_cast<uint32_t>(parts.size());
+  std::string head(static_cast<size_t>(first_section(num_sections)), '\0');
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
-  header.version = kFormatVersion;
-  header.num_sections = kNumSections;
-  int64_t offset = kFirstSection;
-  for (uint32_t i = 0; i < kNumSections; ++i) {
-    const std::string& bytes = *parts[i].second;
+  header.version = code ? 2 : 1;
+  header.num_sections = num_sections;
+  int64_t offset = first_section(num_sections);
+  for (uint32_t i = 0; i < num_sections; ++i) {
+    const std::string& bytes = *parts[i];
     const Section section{
-        parts[i].first, 0, static_cast<uint64_t>(offset), bytes.size(),
+        i + 1, 0, static_cast<uint64_t>(offset), bytes.size(),
         hash_chunks(reinterpret_cast<const std::byte*>(bytes.data()), static_cast<int64_t>(bytes.size()), available_threads())};
     std::memcpy(head.data() + sizeof(Header) + i * sizeof(Section), &section, sizeof(section));
     offset += static_cast<int64_t>(bytes.size());
   }
   header.file_size = static_cast<uint64_t>(offset);
   std::memcpy(head.data(), &header, sizeof(header));
-  header.hash = header_hash(reinterpret_cast<const std::byte*>(head.data()));
+  header.hash = header_hash(reinterpret_cast<const std::byte*>(head.data()), num_sections);
   std::memcpy(head.data(), &header, sizeof(header));
 
   std::vector<std::span<const std::byte>> pieces;
-  for (const std::string* text : {&head, &info_text, &report, &graph_text, &table_text, &constants})
-    pieces.emplace_back(reinterpret_cast<const std::byte*>(text->data()), text->size());
+  parts.insert(parts.begin(), &head);
+  for (const std::string* text : parts) pieces.emplace_back(reinterpret_cast<const std::byte*>(text->data()), text->size());
   write_file_atomic(path, pieces);
 }
 
@@ -170,27 +180,28 @@ Contents read(std::span<const std::byte> bytes, std::shared_ptr<const void> owne
   };
   if (bytes.size() < sizeof(kMagic) || std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0)
     fail(ErrorCode::Corrupt, "{}: not a Tokamak engine (the file does not start with TOKAMAK)", what);
-  if (bytes.size() < static_cast<size_t>(kFirstSection))
-    corrupt(fmt::format("truncated: {} bytes, the header alone has {}", bytes.size(), kFirstSection));
+  if (bytes.size() < sizeof(Header)) corrupt(fmt::format("truncated: {} bytes, the header alone has more", bytes.size()));
   Header header;
   std::memcpy(&header, bytes.data(), sizeof(header));
   if (header.version > kFormatVersion)
     fail(ErrorCode::Unsupported,
          "{}: engine format {} is newer than this version of Tokamak reads ({}); update Tokamak, or build the engine again", what,
          header.version, kFormatVersion);
-  if (header.version != kFormatVersion || header.num_sections != kNumSections) corrupt("the header is altered");
+  const uint32_t num_sections = num_sections_of(header.version);
+  if (header.version == 0 || header.num_sections != num_sections) corrupt("the header is altered");
+  if (bytes.size() < static_cast<size_t>(first_section(num_sections)))
+    corrupt(fmt::format("truncated: {} bytes, the header alone has {}", bytes.size(), first_section(num_sections)));
   if (header.file_size != bytes.size())
     corrupt(fmt::format("truncated or extended: {} bytes, the header says {}", bytes.size(), header.file_size));
-  if (header.hash != header_hash(bytes.data())) corrupt("the header's checksum does not match");
-  Section sections[kNumSections];
-  std::memcpy(sections, bytes.data() + sizeof(Header), sizeof(sections));
-  uint64_t expected = kFirstSection;
-  for (uint32_t i = 0; i < kNumSections; ++i) {
+  if (header.hash != header_hash(bytes.data(), num_sections)) corrupt("the header's checksum does not match");
+  Section sections[kMaxSections];
+  std::memcpy(sections, bytes.data() + sizeof(Header), num_sections * sizeof(Section));
+  uint64_t expected = static_cast<uint64_t>(first_section(num_sections));
+  for (uint32_t i = 0; i < num_sections; ++i) {
     const Section& s = sections[i];
     if (s.kind != i + 1 || s.offset != expected || s.size > bytes.size() - s.offset || s.size % kAlign != 0)
       corrupt(fmt::format("section {} is misplaced", i));
     expected += s.size;
-    static const char* const kNames[] = {"info", "report", "graph", "table", "constants"};
     if (s.hash != hash_chunks(bytes.data() + s.offset, static_cast<int64_t>(s.size), available_threads()))
       corrupt(fmt::format("the checksum of the {} section does not match: the file was altered or damaged", kNames[i]));
   }
@@ -204,8 +215,10 @@ Contents read(std::span<const std::byte> bytes, std::shared_ptr<const void> owne
   Contents contents;
   contents.info = info_from_text(text_of(kInfo), what);
   contents.info.report = std::string(text_of(kReport).substr(0, text_of(kReport).find_last_not_of(' ') + 1));
-  const CpuFeatures needed = CpuFeatures::parse(contents.info.target);
-  if (!cpu_features().covers(needed))
+  const bool is_cuda = contents.info.device == "cuda";
+  if (is_cuda != (num_sections == kMaxSections)) corrupt("an engine for a GPU has a code section, others have none");
+  if (is_cuda) contents.code = code_from_bytes(bytes.subspan(sections[kCode - 1].offset, sections[kCode - 1].size), what);
+  else if (!cpu_features().covers(CpuFeatures::parse(contents.info.target)))
     fail(ErrorCode::Unsupported, "{}: built for a CPU with {}, this one ({}) has {}; build the engine again on this machine", what,
          contents.info.target, cpu_model_name(), cpu_features().to_string());
   const Section &table = sections[kTable - 1], &constants = sections[kConstants - 1];

@@ -9,6 +9,7 @@ namespace {
 template <class Info, class F>
 void visit_fields(Info& info, const F& f) {
   f("model_name", info.model_name);
+  f("device", info.device);
   f("target", info.target);
   f("device_name", info.device_name);
   f("precision", info.precision);

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "backends/cpu/thread_pool.h"
+#include "llm/step_signature.h"
 #include "runtime/execution_context.h"
 
 namespace tokamak::llm {
@@ -30,44 +31,6 @@ int row_bucket_of(int rows, int tokens, int token_bucket) {
 // The buckets above in the usual range, with room for the mixed steps that come up.
 constexpr int kMaxPlans = 192;
 
-[[noreturn]] void not_a_model(std::string what) {
-  fail(ErrorCode::Unsupported, "this engine is not a language model that can generate: {}", what);
-}
-
-// Dims are sizes or, where -1, symbols.
-void check_tensor(const std::vector<TensorInfo>& infos, size_t index, const std::string& name, DType dtype, const Shape& dims) {
-  if (index >= infos.size()) not_a_model(fmt::format("\"{}\" is missing", name));
-  const TensorInfo& info = infos[index];
-  bool same = info.name == name && info.dtype == dtype && info.type.ranked && info.type.rank() == std::ssize(dims);
-  for (size_t d = 0; same && d < dims.size(); ++d) same = dims[d] < 0 ? !info.type.dims[d].is_const() : info.type.dims[d].is(dims[d]);
-  if (!same)
-    not_a_model(fmt::format("expected \"{}\" of {}{} (-1: any size), found \"{}\" of {}", name, to_string(dtype), to_string(dims),
-                            info.name, to_string(info.type)));
-}
-
-std::string cache_name(int layer) { return "kv_cache." + std::to_string(layer); }
-
-constexpr int kNumIndexInputs = 7;
-
-void check_signature(const Engine& engine, const ModelConfig& config) {
-  const auto& in = engine.inputs();
-  static constexpr const char* kNames[] = {"token_ids", "positions",    "slot_mapping", "block_tables",
-                                           "seq_lens",  "query_starts", "logit_rows"};
-  for (size_t i = 0; i < kNumIndexInputs; ++i) check_tensor(in, i, kNames[i], DType::I32, Shape(i == 3 ? 2 : 1, -1));
-  for (int layer = 0; layer < config.num_layers; ++layer)
-    check_tensor(in, kNumIndexInputs + layer, cache_name(layer), config.kv_dtype,
-                 {-1, 2, config.num_kv_heads, config.block_size, config.head_dim});
-  if (std::ssize(in) != kNumIndexInputs + config.num_layers)
-    not_a_model(fmt::format("\"{}\" is an input too many", in[kNumIndexInputs + config.num_layers].name));
-  check_tensor(engine.outputs(), 0, "logits", DType::F32, {-1, config.vocab_size});
-}
-
-ModelConfig config_of(const Engine& engine) {
-  ModelConfig config = ModelConfig::from_metadata(engine.graph().metadata);
-  check_signature(engine, config);
-  return config;
-}
-
 // Zeroed memory that takes physical pages as they are first written.
 std::shared_ptr<std::byte> map_memory(int64_t bytes) {
   void* p = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -82,7 +45,7 @@ int64_t physical_memory() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_S
 
 struct EngineStepModel::Impl {
   Impl(std::shared_ptr<const Engine> e, const StepModelOptions& o)
-      : config(config_of(*e)), options(o), context(std::move(e), context_options(o)) {
+      : config(step_config(*e)), options(o), context(std::move(e), context_options(o)) {
     if (o.max_num_seqs < 1 || o.max_num_batched_tokens < 1 || o.max_context_length < 0 || o.kv_cache_bytes < 0)
       fail(ErrorCode::InvalidArgument,
            "max_num_seqs ({}) and max_num_batched_tokens ({}) must be positive, max_context_length ({}) and kv_cache_bytes ({}) not "
@@ -121,7 +84,7 @@ struct EngineStepModel::Impl {
     layer_bytes = (num_blocks * layer_block_bytes + 4095) / 4096 * 4096;
     memory = map_memory(layer_bytes * config.num_layers);
     for (int layer = 0; layer < config.num_layers; ++layer)
-      context.set_input(cache_name(layer),
+      context.set_input(cache_input_name(layer),
                         Tensor::view(config.kv_dtype, {num_blocks, 2, config.num_kv_heads, config.block_size, config.head_dim},
                                      memory.get() + layer * layer_bytes, memory));
   }
@@ -208,8 +171,6 @@ void EngineStepModel::copy_block(int src, int dst) {
 
 void EngineStepModel::set_profiler(Profiler* profiler) { impl_->context.set_profiler(profiler); }
 
-int64_t EngineStepModel::kv_cache_bytes() const { return impl_->layer_bytes * impl_->config.num_layers; }
-
-int64_t EngineStepModel::arena_bytes() const { return impl_->context.memory().arena_bytes; }
+StepMemory EngineStepModel::memory() const { return {impl_->layer_bytes * impl_->config.num_layers, impl_->context.memory().arena_bytes}; }
 
 }  // namespace tokamak::llm

@@ -239,11 +239,9 @@ void LlmCore::generate(Answer& answer, int num_computed) {
   int num_accepted = 0;
   try {
     for (int i = 0;; ++i) {
-      const auto logits = parts_.model->logits(answer.first_row + i);
-      const bool is_proposed = i < std::ssize(answer.proposal.tokens);
-      const Verdict verdict = is_proposed ? verifier_.verify(logits, answer.sampling, answer.proposal, i)
-                                          : Verdict{sampler_.sample(logits, answer.sampling), false};
-      if (params.logprobs >= 0) event.logprobs.push_back(sampler_.logprobs(logits, verdict.token, params.logprobs));
+      const Verdict verdict = choose(answer, i);
+      if (params.logprobs >= 0)
+        event.logprobs.push_back(sampler_.logprobs(parts_.model->logits(answer.first_row + i), verdict.token, params.logprobs));
       num_accepted += verdict.accepted;
       reason = answer.append(verdict.token, context_length_, event);
       if (!verdict.accepted || reason != FinishReason::None) break;
@@ -261,6 +259,17 @@ void LlmCore::generate(Answer& answer, int num_computed) {
   event.finish_reason = reason;
   if (reason != FinishReason::None) retire(answer);
   emit(request, std::move(event));
+}
+
+// The token behind proposal `i` of this step's row. Logits stay on the model's device when their argmax is all that matters.
+Verdict LlmCore::choose(const Answer& answer, int i) {
+  const int row = answer.first_row + i;
+  const bool is_proposed = i < std::ssize(answer.proposal.tokens);
+  if (answer.sampling.is_plain_greedy())
+    if (const int32_t token = parts_.model->argmax(row); token >= 0) return {token, is_proposed && token == answer.proposal.tokens[i]};
+  const auto logits = parts_.model->logits(row);
+  if (is_proposed) return verifier_.verify(logits, answer.sampling, answer.proposal, i);
+  return {sampler_.sample(logits, answer.sampling), false};
 }
 
 void LlmCore::limit_lookahead(Answer& answer) const {

@@ -45,6 +45,7 @@ class LlmCore {
 
  private:
   std::unique_ptr<Answer> make_answer(ActiveRequest& request, int index);
+  Verdict choose(const Answer& answer, int i);
   void limit_lookahead(Answer& answer) const;
   void propose();
   void run();

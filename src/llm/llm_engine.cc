@@ -4,8 +4,8 @@
 #include <thread>
 #include <unordered_set>
 
-#include "llm/engine_step_model.h"
 #include "llm/llm_core.h"
+#include "llm/step_model.h"
 #include "llm/tokenizer/tokenizer.h"
 
 namespace tokamak::llm {
@@ -29,16 +29,16 @@ class TokenizerDecoder final : public TextDecoder {
   StreamDecoder stream_;
 };
 
-std::unique_ptr<EngineStepModel> target_model(std::shared_ptr<const Engine> engine, const LlmOptions& options) {
-  return std::make_unique<EngineStepModel>(std::move(engine), StepModelOptions{.max_num_seqs = options.max_num_seqs,
-                                                                               .max_num_batched_tokens = options.max_num_batched_tokens,
-                                                                               .max_context_length = options.max_context_length,
-                                                                               .kv_cache_bytes = options.kv_cache_bytes,
-                                                                               .num_threads = options.num_threads});
+std::unique_ptr<StepModel> target_model(std::shared_ptr<const Engine> engine, const LlmOptions& options) {
+  return make_step_model(std::move(engine), StepModelOptions{.max_num_seqs = options.max_num_seqs,
+                                                             .max_num_batched_tokens = options.max_num_batched_tokens,
+                                                             .max_context_length = options.max_context_length,
+                                                             .kv_cache_bytes = options.kv_cache_bytes,
+                                                             .num_threads = options.num_threads});
 }
 
 // With room for as many tokens as the target has.
-std::unique_ptr<StepModel> draft_model(const EngineStepModel& target, const LlmOptions& options) {
+std::unique_ptr<StepModel> draft_model(const StepModel& target, const LlmOptions& options) {
   const auto& engine = options.speculative.draft;
   if (options.speculative.method != SpeculativeOptions::Method::Draft || !engine) return nullptr;
   const ModelConfig config = ModelConfig::from_metadata(engine->graph().metadata);
@@ -46,11 +46,11 @@ std::unique_ptr<StepModel> draft_model(const EngineStepModel& target, const LlmO
   const int64_t tokens = int64_t{target.num_blocks()} * target.config().block_size;
   if (bytes == 0) bytes = (tokens + config.block_size - 1) / config.block_size * config.kv_block_bytes();
   const int context_length = options.max_context_length > 0 ? options.max_context_length : target.config().context_length;
-  return std::make_unique<EngineStepModel>(engine, StepModelOptions{.max_num_seqs = options.max_num_seqs,
-                                                                    .max_num_batched_tokens = options.max_num_batched_tokens,
-                                                                    .max_context_length = context_length,
-                                                                    .kv_cache_bytes = bytes,
-                                                                    .num_threads = options.num_threads});
+  return make_step_model(engine, StepModelOptions{.max_num_seqs = options.max_num_seqs,
+                                                  .max_num_batched_tokens = options.max_num_batched_tokens,
+                                                  .max_context_length = context_length,
+                                                  .kv_cache_bytes = bytes,
+                                                  .num_threads = options.num_threads});
 }
 
 std::shared_ptr<const Tokenizer> tokenizer_of(const Engine& engine) {

@@ -47,8 +47,8 @@ ModelConfig ModelConfig::from_metadata(const Metadata& metadata) {
   config.block_size = int_of(metadata, "llm.block_size", 1 << 12);
   const std::string& dtype = text_of(metadata, "llm.kv_dtype");
   const auto parsed = parse_dtype(dtype);
-  if (parsed != DType::F32 && parsed != DType::BF16)
-    fail(ErrorCode::Corrupt, "metadata \"llm.kv_dtype\" is \"{}\", expected f32 or bf16", dtype.substr(0, 64));
+  if (parsed != DType::F32 && parsed != DType::BF16 && parsed != DType::F16 && parsed != DType::F8E4M3FN)
+    fail(ErrorCode::Corrupt, "metadata \"llm.kv_dtype\" is \"{}\", expected f32, bf16, f16 or f8e4m3fn", dtype.substr(0, 64));
   config.kv_dtype = *parsed;
   std::string_view rest = text_of(metadata, "llm.eos_token_ids");
   while (!rest.empty()) {

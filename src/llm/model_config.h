@@ -20,7 +20,7 @@ struct ModelConfig {
   int head_dim = 0;
   int hidden_size = 0;
   int block_size = 0;           // tokens in one block of the KV cache
-  DType kv_dtype = DType::F32;  // f32 or bf16
+  DType kv_dtype = DType::F32;  // f32 or bf16; on a GPU f16 and f8e4m3fn too
   std::vector<int32_t> eos_token_ids;
   int32_t bos_token_id = -1;  // -1: none
 

@@ -65,6 +65,12 @@ void SamplingState::accept(int32_t token) {
   if (mask_) mask_->accept(token);
 }
 
+bool SamplingState::is_plain_greedy() const {
+  const SamplingParams& p = *params_;
+  const bool withholds_end = num_generated_ < p.min_tokens && !end_ids_.empty();
+  return is_greedy() && !withholds_end && !mask_ && p.logit_bias.empty() && !has_penalties(p);
+}
+
 bool SamplingState::ends(int32_t token) const { return std::ranges::find(end_ids_, token) != end_ids_.end(); }
 
 double Distribution::probability(int32_t token) const {

@@ -25,6 +25,8 @@ class SamplingState {
 
   const SamplingParams& params() const { return *params_; }
   bool is_greedy() const { return params_->temperature == 0; }
+  // The next token is the one with the largest logit, whatever the logits are.
+  bool is_plain_greedy() const;
   int num_generated() const { return num_generated_; }
   bool has_mask() const { return mask_ != nullptr; }
   bool ends(int32_t token) const;  // eos (unless ignored) or one of stop_token_ids

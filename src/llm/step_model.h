@@ -2,10 +2,16 @@
 // One step of a language model over a paged KV cache: the seam between LlmEngine (device-free) and whatever runs the model.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "llm/model_config.h"
+
+namespace tokamak {
+class Engine;
+class Profiler;
+}  // namespace tokamak
 
 namespace tokamak::llm {
 
@@ -25,6 +31,21 @@ struct StepBatch {
   void clear();  // keeps the memory
 };
 
+struct StepModelOptions {
+  int max_num_seqs = 64;             // most sequences in a batch
+  int max_num_batched_tokens = 512;  // tokens a step usually has at most; longer batches work, each with a plan of its own
+  int max_context_length = 0;        // tokens of one sequence; 0: the model's context_length
+  // 0: what max_num_seqs full sequences need, but at most a quarter of the machine's memory, or of a GPU nine tenths of what is free
+  int64_t kv_cache_bytes = 0;
+  int num_threads = 0;  // 0: the engine's own width
+};
+
+// In bytes, on the device that the model runs on.
+struct StepMemory {
+  int64_t kv_cache_bytes = 0;  // reserved; on the host, physical pages are taken as blocks are first written
+  int64_t arena_bytes = 0;     // activations of the last step's plan
+};
+
 class StepModel {
  public:
   virtual ~StepModel() = default;
@@ -36,8 +57,22 @@ class StepModel {
   virtual void run(const StepBatch& batch) = 0;
   // f32[vocab_size] for entry `row` of the last batch's logit_rows; valid until the next run().
   virtual std::span<const float> logits(int row) const = 0;
+  // The token of the largest of those logits (the lowest id among equals) where the model finds it on its device; -1: look at logits(row).
+  // All of them are then finite.
+  virtual int32_t argmax(int row) const {
+    (void)row;
+    return -1;
+  }
   // Copies block `src` over block `dst` in every layer.
   virtual void copy_block(int src, int dst) = 0;
+
+  virtual StepMemory memory() const { return {}; }
+  virtual void set_profiler(Profiler* profiler) { (void)profiler; }  // called for every node while set; null to stop
 };
+
+// The model of an engine, on the device that the engine is for. Throws Unsupported when the engine is not a language model (inputs, dtypes
+// or metadata are not those of docs/architecture.md; the message names the first that differs), ResourceExhausted when kv_cache_bytes
+// cannot hold one sequence (it names what would do).
+std::unique_ptr<StepModel> make_step_model(std::shared_ptr<const Engine> engine, const StepModelOptions& options = {});
 
 }  // namespace tokamak::llm

@@ -6,10 +6,11 @@
 namespace tokamak::memory {
 namespace {
 
-int64_t aligned(int64_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+int64_t round_up(int64_t size, int64_t alignment) { return (size + alignment - 1) / alignment * alignment; }
 
 // Places the buffers in `order`; returns the arena size.
-int64_t place(const std::vector<Lifetime>& lifetimes, const std::vector<int>& order, std::vector<int64_t>& offsets) {
+int64_t place(const std::vector<Lifetime>& lifetimes, int64_t alignment, const std::vector<int>& order, std::vector<int64_t>& offsets) {
+  const auto aligned = [alignment](int64_t size) { return round_up(size, alignment); };
   offsets.assign(lifetimes.size(), 0);
   std::vector<int> placed;  // kept sorted by offset
   int64_t arena = 0;
@@ -32,7 +33,8 @@ int64_t place(const std::vector<Lifetime>& lifetimes, const std::vector<int>& or
 
 }  // namespace
 
-Layout plan(const std::vector<Lifetime>& lifetimes) {
+Layout plan(const std::vector<Lifetime>& lifetimes, int64_t alignment) {
+  const auto aligned = [alignment](int64_t size) { return round_up(size, alignment); };
   Layout layout;
   int steps = 0;
   for (const Lifetime& l : lifetimes) steps = std::max(steps, l.last + 1);
@@ -47,7 +49,7 @@ Layout plan(const std::vector<Lifetime>& lifetimes) {
   std::vector<int> order(lifetimes.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return lifetimes[a].size_bytes > lifetimes[b].size_bytes; });
-  layout.arena_bytes = place(lifetimes, order, layout.offsets);
+  layout.arena_bytes = place(lifetimes, alignment, order, layout.offsets);
   if (layout.arena_bytes == layout.lower_bound_bytes) return layout;
 
   // By breadth: the buffers of the fullest step first, so that the peak itself packs tightly.
@@ -56,7 +58,7 @@ Layout plan(const std::vector<Lifetime>& lifetimes) {
     for (int s = lifetimes[i].first; s <= lifetimes[i].last; ++s) widest[i] = std::max(widest[i], breadth[s]);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return widest[a] > widest[b]; });
   std::vector<int64_t> offsets;
-  const int64_t arena = place(lifetimes, order, offsets);
+  const int64_t arena = place(lifetimes, alignment, order, offsets);
   if (arena < layout.arena_bytes) {
     layout.arena_bytes = arena;
     layout.offsets = std::move(offsets);

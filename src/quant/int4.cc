@@ -105,7 +105,8 @@ int weights_to_int4(ir::Graph& graph, int64_t group_size, const MeasuredMoments*
       made_for = moments->of_matrix[i];
       feedback = make_feedback(moments->inputs[made_for], pool);
     }
-    const Quantized q = is_int8 ? quantize_int8(m, kInt8GroupSize, pool) : quantize_int4(m, group_size, moments != nullptr ? &feedback : nullptr, pool);
+    const Quantized q =
+        is_int8 ? quantize_int8(m, kInt8GroupSize, pool) : quantize_int4(m, group_size, moments != nullptr ? &feedback : nullptr, pool);
     if (!q.values.defined()) continue;
     count += static_cast<int>(m.products.size());
     replace_products(m, q.values, q.scale, q.group_size);

@@ -70,12 +70,13 @@ Tensor converted(const Tensor& from, DType dtype, ThreadPool& pool) {
         for (int64_t i = begin; i < end; ++i) out.data<float>()[i] = load(i);
         return;
       }
+      const uint16_t infinity = dtype == DType::F16 ? 0x7c00 : 0x7f80;
       bool bad = false;
       for (int64_t i = begin; i < end; ++i) {
         const float x = load(i);
-        const uint16_t narrow = float_to_bfloat16(x);
+        const uint16_t narrow = dtype == DType::F16 ? float_to_half(x) : float_to_bfloat16(x);
         out.data<uint16_t>()[i] = narrow;
-        bad |= (narrow & 0x7fff) == 0x7f80 && std::isfinite(x);
+        bad |= (narrow & 0x7fff) == infinity && std::isfinite(x);
       }
       if (bad) overflow = true;
     });

@@ -22,7 +22,7 @@ std::vector<ConstantMatrix> constant_matrices(ir::Graph& graph);
 // Rows [begin, end) of the matrix as [N,K], in f32: out[(row - begin) * k + i].
 void read_rows(const ConstantMatrix& m, int64_t begin, int64_t end, float* out);
 
-// The matrix with every element in another float dtype. Undefined when a finite value would become infinite.
+// A dense f32, f16 or bf16 tensor with every element in another dtype of these. Undefined when a finite value would become infinite.
 Tensor converted(const Tensor& from, DType dtype, ThreadPool& pool);
 
 // The product is the last before an output of the main graph, with nothing but one-input work behind it: a classifier, a language model's

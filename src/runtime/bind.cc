@@ -2,8 +2,14 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/thread_pool.h"
+#include "runtime/size_choices.h"
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/cuda_backend.h"
+#endif
 
 namespace tokamak {
 namespace {
@@ -53,7 +59,13 @@ bool evaluate(const ir::Node& node, Binding& binding, int64_t max_bytes) {
     binding.values.at(node.output(0)).info.constant = inputs[0].reshaped(outputs[0].shape());
     return true;
   }
-  const ReadyKernel ready = make_kernel(make_view(node, binding, 1));
+  ReadyKernel ready;
+  try {
+    ready = make_kernel(make_view(node, binding, 1));
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::Unsupported) throw;
+    return false;  // a kernel for the GPU may take it
+  }
   for (size_t i = 0; i < inputs.size(); ++i)
     if (ready.packed[i].defined()) inputs[i] = ready.packed[i];
   const Tensor workspace = Tensor::empty(DType::U8, {ready.kernel->workspace_bytes()});
@@ -85,8 +97,9 @@ void bind_symbols(const std::string& name, const ir::TensorType& type, const Sha
   }
 }
 
-NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads) {
+NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads, const cuda::Context* cuda) {
   NodeView view;
+  view.cuda = cuda;
   view.node = &node;
   view.bindings = binding.symbols;
   view.num_threads = num_threads;
@@ -111,8 +124,9 @@ NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads
 }
 
 NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads,
-                   std::vector<bool>& dynamic) {
+                   std::vector<bool>& dynamic, const cuda::Context* cuda) {
   NodeView view;
+  view.cuda = cuda;
   view.node = &node;
   view.bindings = symbols;
   view.num_threads = num_threads;
@@ -177,38 +191,122 @@ ReadyKernel ready(const KernelDef& def, NodeView& view, const std::string& tacti
   for (size_t i = 0; i < view.constants.size(); ++i)
     if (out.packed[i].defined()) view.constants[i] = &out.packed[i];
   out.kernel = def.make(view, tactic);
+  out.name = def.name();
+  out.place = def.place();
   return out;
+}
+
+const KernelDef* find_device_kernel(std::string_view name) {
+#ifdef TOKAMAK_CUDA
+  return cuda::find_kernel(name);
+#else
+  (void)name;
+  return nullptr;
+#endif
+}
+
+std::vector<const KernelDef*> device_kernels_for(std::string_view op) {
+#ifdef TOKAMAK_CUDA
+  return cuda::kernels_for(op);
+#else
+  (void)op;
+  return {};
+#endif
+}
+
+// A name of the GPU's kernels, known to this build or not.
+bool names_device_kernel(std::string_view name) {
+  return find_device_kernel(name) != nullptr || name.starts_with("cuda.") || name.starts_with("cublaslt.") || name.starts_with("cudnn.");
+}
+
+// The node's chosen kernel if it accepts, else the first that does, the GPU's before the CPU's, else none.
+struct Choice {
+  const KernelDef* def = nullptr;
+  std::optional<std::string> tactic;  // when it is the node's own
+  std::string fallback_reason;        // why the node's own was not taken
+  std::string host_reason;            // why none of the GPU's was
+  std::string reasons;                // of all that declined
+};
+
+// The kernels that the node was tuned for, the likeliest first.
+std::vector<SizeChoice> own_choices(const NodeView& view) {
+  const ir::Node& node = *view.node;
+  if (node.kernel.empty()) return {};
+  if (node.kernel != kBySize) return {{0, node.kernel, node.tactic}};
+  std::vector<SizeChoice> table = parse_size_choices(node.tactic);
+  sort_by_nearness(table, size_of(view));
+  return table;
+}
+
+Choice choose(const NodeView& view) {
+  Choice choice;
+  const ir::Node& node = *view.node;
+  const bool on_gpu = view.cuda != nullptr;
+  for (SizeChoice& own : own_choices(view)) {
+    if (!on_gpu && names_device_kernel(own.kernel)) continue;
+    const KernelDef* def = cpu::find_kernel(own.kernel);
+    if (def == nullptr && on_gpu) def = find_device_kernel(own.kernel);
+    if (def == nullptr)
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
+           node.op().name, node.label(), own.kernel);
+    const Support support = accepts(*def, view);
+    if (support) {
+      choice.def = def;
+      choice.tactic = std::move(own.tactic);
+      if (on_gpu && def->place() == Place::Host) choice.host_reason = "chosen when the engine was built";
+      return choice;
+    }
+    if (choice.fallback_reason.empty()) choice.fallback_reason = fmt::format("{}: {}", own.kernel, support.reason());
+  }
+  const auto take_first_of = [&](const std::vector<const KernelDef*>& kernels) {
+    for (const KernelDef* def : kernels) {
+      const Support support = accepts(*def, view);
+      if (support) choice.def = def;
+      if (support) return true;
+      choice.reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+    }
+    return false;
+  };
+  if (on_gpu) {
+    if (take_first_of(device_kernels_for(node.op().name))) return choice;
+    choice.host_reason = choice.reasons.empty() ? "the CUDA backend has no kernel for this operator" : choice.reasons;
+  }
+  take_first_of(cpu::kernels_for(node.op().name));
+  return choice;
 }
 
 }  // namespace
 
+bool can_pitch_output(const NodeView& view) {
+  if (computes_nothing(view)) return false;
+  const Choice choice = choose(view);
+  return choice.def != nullptr && choice.def->pitches_output(view);
+}
+
 ReadyKernel make_kernel(NodeView view) {
-  if (computes_nothing(view)) return {std::make_unique<Nothing>(), std::vector<Tensor>(view.constants.size()), ""};
-  std::string fallback_reason;
-  if (!view.node->kernel.empty()) {
-    const KernelDef* def = cpu::find_kernel(view.node->kernel);
-    if (def == nullptr)
-      fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
-           view.node->op().name, view.node->label(), view.node->kernel);
-    const Support support = accepts(*def, view);
-    if (support) return ready(*def, view, view.node->tactic);
-    fallback_reason = fmt::format("{}: {}", view.node->kernel, support.reason());
+  if (computes_nothing(view)) {
+    ReadyKernel out;
+    out.kernel = std::make_unique<Nothing>();
+    out.packed.resize(view.constants.size());
+    // On either side: there where its neighbours are likely to be.
+    const auto is_text = [](DType dtype) { return dtype == DType::String; };
+    if (view.cuda && std::none_of(view.input_dtypes.begin(), view.input_dtypes.end(), is_text) &&
+        std::none_of(view.output_dtypes.begin(), view.output_dtypes.end(), is_text))
+      out.place = Place::Device;
+    return out;
   }
-  std::string reasons;
-  for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
-    const Support support = accepts(*def, view);
-    if (support) {
-      ReadyKernel out = ready(*def, view, def->tactics(view).front());
-      out.fallback_reason = std::move(fallback_reason);
-      return out;
-    }
-    reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
+  Choice choice = choose(view);
+  if (choice.def != nullptr) {
+    ReadyKernel out = ready(*choice.def, view, choice.tactic ? *choice.tactic : choice.def->tactics(view).front());
+    out.fallback_reason = std::move(choice.fallback_reason);
+    out.host_reason = std::move(choice.host_reason);
+    return out;
   }
   std::string types;
   for (size_t i = 0; i < view.input_shapes.size(); ++i)
     types += fmt::format("{}{}{}", i ? ", " : "", to_string(view.input_dtypes[i]), to_string(view.input_shapes[i]));
   fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts inputs ({}):{}", view.node->op().name, view.node->label(), types,
-       reasons.empty() ? " the CPU backend has none for this operator" : reasons);
+       choice.reasons.empty() ? " the CPU backend has none for this operator" : choice.reasons);
 }
 
 Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shapes, int num_threads, int64_t max_evaluated_bytes) {

@@ -31,21 +31,28 @@ Binding bind_shapes(const ir::Graph& graph, const std::vector<Shape>& input_shap
 // Binds the symbols of one input's type to a shape. Throws InvalidArgument on rank, OutOfRange on a dim that contradicts.
 void bind_symbols(const std::string& name, const ir::TensorType& type, const Shape& shape, ir::Dim::Bindings& symbols);
 
-// The concrete view of one node. All its inputs and outputs must be bound to static types.
-NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads);
+// The concrete view of one node. All its inputs and outputs must be bound to static types. `cuda` is given for engines for a GPU and must
+// outlive the view.
+NodeView make_view(const ir::Node& node, const Binding& binding, int num_threads, const cuda::Context* cuda = nullptr);
 // The same from actual tensors, for node-by-node execution; outputs are inferred. Output shapes that only the kernel can tell are empty and
 // `dynamic[i]` is true.
 NodeView make_view(const ir::Node& node, std::span<const Tensor> inputs, const ir::Dim::Bindings& symbols, int num_threads,
-                   std::vector<bool>& dynamic);
+                   std::vector<bool>& dynamic, const cuda::Context* cuda = nullptr);
 
 // A kernel made for concrete shapes, with the constants it wants in place of the node's.
 struct ReadyKernel {
   std::unique_ptr<Kernel> kernel;
-  std::vector<Tensor> packed;   // per input; undefined where the node's own tensor is right
+  std::vector<Tensor> packed;   // per input, on the host; undefined where the node's own tensor is right
   std::string fallback_reason;  // why the node's own kernel was not taken, empty when it was or when none was chosen yet
+  std::string_view name;        // of the kernel's KernelDef; empty where there is nothing to compute
+  Place place = Place::Host;    // where it runs
+  std::string host_reason;      // with a GPU: why no kernel of the GPU takes the node; empty when one does
 };
 // Makes the node's chosen kernel if it accepts these shapes, else the first of the op's list that does (packing its weights, which a tuned
-// node already has). Throws Unsupported with every kernel's reason.
+// node already has). With `view.cuda` the GPU's kernels come first and the CPU's after them; without, a choice among the GPU's kernels is
+// passed over (values computed once on the host). Throws Unsupported with every kernel's reason.
 ReadyKernel make_kernel(NodeView view);
+// Whether the kernel that make_kernel() takes can write output 0 with another pitch. False when none accepts.
+bool can_pitch_output(const NodeView& view);
 
 }  // namespace tokamak

@@ -2,6 +2,7 @@
 
 #include <unordered_set>
 
+#include "backends/cuda/code.h"
 #include "engine/engine_file.h"
 #include "ir/op.h"
 
@@ -19,7 +20,11 @@ int count_kernels(const ir::Graph& graph) {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info) : graph_(std::move(graph)), info_(std::move(info)) {
+Engine::Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info, std::shared_ptr<cuda::CodeCache> code)
+    : graph_(std::move(graph)), info_(std::move(info)), code_(std::move(code)) {
+  if (info_.device != "cpu" && info_.device != "cuda")
+    fail(ErrorCode::Unsupported, "the engine is for the device \"{}\"; this version knows cpu and cuda", info_.device);
+  if (is_cuda() && !code_) code_ = std::make_shared<cuda::CodeCache>();
   for (const ir::Value* v : graph_->inputs()) inputs_.push_back({v->name, v->type.dtype, v->type});
   for (const ir::Value* v : graph_->outputs()) outputs_.push_back({v->name, v->type.dtype, v->type});
   for (const OptimizationProfile& profile : info_.profiles) {
@@ -37,10 +42,18 @@ Engine::~Engine() = default;
 
 std::shared_ptr<const Engine> Engine::load(const std::string& path) {
   engine::Contents contents = engine::read(path);
-  return std::make_shared<const Engine>(std::move(contents.graph), std::move(contents.info));
+  return std::make_shared<const Engine>(std::move(contents.graph), std::move(contents.info), std::move(contents.code));
 }
 
-void Engine::save(const std::string& path) const { engine::write(path, *graph_, info_); }
+void Engine::save(const std::string& path) const { engine::write(path, *graph_, info_, code_.get()); }
+
+std::shared_ptr<cuda::DeviceConstants> Engine::device_constants(int ordinal,
+                                                                const std::function<std::shared_ptr<cuda::DeviceConstants>()>& make) const {
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<cuda::DeviceConstants>& constants = device_constants_[ordinal];
+  if (!constants) constants = make();
+  return constants;
+}
 
 int Engine::num_kernels() const { return count_kernels(*graph_); }
 

@@ -1,7 +1,10 @@
 #pragma once
 // The compiled model. Immutable and shared: any number of contexts, on any threads, run over one engine.
 
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,6 +12,11 @@
 #include "ir/graph.h"
 
 namespace tokamak {
+
+namespace cuda {
+class CodeCache;
+class DeviceConstants;
+}  // namespace cuda
 
 struct TensorInfo {
   std::string name;
@@ -27,8 +35,9 @@ using OptimizationProfile = std::vector<ShapeRange>;
 // What the builder knows about an engine beside its graph; stored in the engine's info section as `key = value` lines.
 struct EngineInfo {
   std::string model_name;
-  std::string target;       // CPU features the kernels need: "avx2+avx512"
-  std::string device_name;  // where it was tuned
+  std::string device = "cpu";  // or "cuda"
+  std::string target;          // CPU features the kernels need: "avx2+avx512"; for a GPU its architecture: "sm_90"
+  std::string device_name;     // where it was tuned
   std::string precision = "fp32";
   std::string tokamak_version;
   int opt_level = 3;
@@ -41,11 +50,12 @@ struct EngineInfo {
 
 class Engine {
  public:
-  Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info);
+  // `code`: for a GPU, the compiled code of its kernels (made here when null, then compiled as kernels are made).
+  Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info, std::shared_ptr<cuda::CodeCache> code = nullptr);
   ~Engine();
 
   // Maps and checks the file (every checksum). Throws Corrupt, Unsupported (newer format, another CPU) or Io; the message says which and
-  // what to do.
+  // what to do. An engine for a GPU loads anywhere, to be inspected; an ExecutionContext needs the GPU.
   static std::shared_ptr<const Engine> load(const std::string& path);
   // Writes to a temporary file beside `path`, then renames. Byte-for-byte reproducible.
   void save(const std::string& path) const;
@@ -58,10 +68,20 @@ class Engine {
   int num_kernels() const;  // nodes that run at inference, subgraphs included
   int64_t weights_bytes() const;
 
+  bool is_cuda() const { return info_.device == "cuda"; }
+  // Compiled kernels of an engine for a GPU, saved with it; null otherwise. Kernels made at run time add to it.
+  const std::shared_ptr<cuda::CodeCache>& code() const { return code_; }
+  // The constants on GPU `ordinal`, shared by all contexts and released with the engine; `make` runs for the first who asks. Thread-safe.
+  std::shared_ptr<cuda::DeviceConstants> device_constants(int ordinal,
+                                                          const std::function<std::shared_ptr<cuda::DeviceConstants>()>& make) const;
+
  private:
   std::unique_ptr<ir::Graph> graph_;
   EngineInfo info_;
   std::vector<TensorInfo> inputs_, outputs_;
+  std::shared_ptr<cuda::CodeCache> code_;
+  mutable std::mutex mutex_;
+  mutable std::map<int, std::shared_ptr<cuda::DeviceConstants>> device_constants_;  // by ordinal
 };
 
 }  // namespace tokamak

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "backends/cpu/thread_pool.h"
+#include "runtime/device_executor.h"
 #include "runtime/interpreter.h"
 #include "runtime/plan.h"
 
@@ -37,16 +38,27 @@ struct Arena {
 
 }  // namespace
 
+#ifndef TOKAMAK_CUDA
+std::unique_ptr<DeviceExecutor> make_device_executor(std::shared_ptr<const Engine> engine, const ContextOptions&,
+                                                     std::shared_ptr<ThreadPool>) {
+  fail(ErrorCode::Unsupported,
+       "this engine was built for a GPU ({}), and this build of Tokamak has no CUDA backend; build it with --device cpu",
+       engine->info().target);
+}
+#endif
+
 struct ExecutionContext::Impl {
   std::shared_ptr<const Engine> engine;
   ContextOptions options;
   std::shared_ptr<ThreadPool> pool;
   Profiler* profiler = nullptr;
   std::vector<Tensor> inputs;
+  std::vector<Place> input_places;
+  std::unique_ptr<DeviceExecutor> device;    // of an engine for a GPU; plans, arena and current are then its own
   std::vector<std::unique_ptr<Plan>> plans;  // most recently used first
   Plan* current = nullptr;                   // plan for `inputs`, null when it must be found
   bool is_dynamic = false;                   // this graph runs node by node
-  std::unique_ptr<Interpreter> interpreter;
+  std::unique_ptr<Interpreter> interpreter;  // keeps kernels of `device`
   std::vector<Tensor> dynamic_outputs;
   Arena arena;
   Plan* ran = nullptr;  // whose outputs are valid; null before run()
@@ -68,6 +80,16 @@ struct ExecutionContext::Impl {
     return true;
   }
 
+  void become_dynamic() {
+    if (device)
+      for (const auto& node : engine->graph().nodes())
+        if (node->op().written_input >= 0)
+          fail(ErrorCode::Unsupported, "[{} \"{}\"] writes its input in place, which needs shapes that do not depend on data",
+               node->op().name, node->label());
+    is_dynamic = true;
+    interpreter = std::make_unique<Interpreter>(pool->width(), *pool, device.get());
+  }
+
   void find_plan() {
     if (current && matches(*current)) return;
     current = nullptr;
@@ -81,8 +103,7 @@ struct ExecutionContext::Impl {
     for (const Tensor& t : inputs) shapes.push_back(t.shape());
     Binding binding = bind_shapes(engine->graph(), shapes, pool->width());
     if (!binding.is_static) {
-      is_dynamic = true;
-      if (!interpreter) interpreter = std::make_unique<Interpreter>(pool->width(), *pool);
+      become_dynamic();
       return;
     }
     auto plan = std::make_unique<Plan>(engine->graph(), std::move(binding), pool->width());
@@ -99,12 +120,29 @@ struct ExecutionContext::Impl {
       if (!inputs[i].defined())
         fail(ErrorCode::InvalidArgument, "input \"{}\" ({}) was not set", engine->inputs()[i].name, to_string(engine->inputs()[i].type));
     if (is_dynamic) return;
+    if (device) {
+      if (!device->prepare(inputs, input_places)) become_dynamic();
+      return;
+    }
     find_plan();
     if (is_dynamic) return;
     arena.grow(std::max<int64_t>(current->arena_bytes(), 64));
     if (current != ran) has_run = false;  // the arena now belongs to another plan
     if (current->placed_at() != arena.data) current->place(arena.data);
     for (size_t i = 0; i < inputs.size(); ++i) current->set_input(static_cast<int>(i), inputs[i]);
+  }
+
+  void run_dynamic() {
+    ir::Dim::Bindings symbols;
+    std::vector<Tensor> actual = inputs;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      bind_symbols(engine->inputs()[i].name, engine->inputs()[i].type, inputs[i].shape(), symbols);
+      if (input_places[i] == Place::Device) actual[i] = device->to_host(inputs[i]);
+    }
+    dynamic_outputs = interpreter->run(engine->graph(), actual, symbols, profiler);
+    if (device && options.output_place == Place::Device)
+      for (Tensor& t : dynamic_outputs)
+        if (t.dtype() != DType::String) t = device->to_device(t);
   }
 };
 
@@ -116,13 +154,15 @@ ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, Context
   if (options.max_plans < 1) fail(ErrorCode::InvalidArgument, "max_plans is {}, expected 1 or more", options.max_plans);
   impl_->pool = options.pool ? options.pool : shared_pool(std::clamp(engine->info().num_threads, 1, available_threads()));
   impl_->inputs.resize(engine->inputs().size());
+  impl_->input_places.resize(engine->inputs().size(), Place::Host);
+  if (engine->is_cuda()) impl_->device = make_device_executor(engine, options, impl_->pool);
   impl_->engine = std::move(engine);
   impl_->options = std::move(options);
 }
 
 ExecutionContext::~ExecutionContext() = default;
 
-void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
+void ExecutionContext::set_input(std::string_view name, Tensor tensor, Place place) {
   const auto& infos = impl_->engine->inputs();
   for (size_t i = 0; i < infos.size(); ++i) {
     const TensorInfo& info = infos[i];
@@ -131,6 +171,8 @@ void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
     if (tensor.dtype() != info.dtype)
       fail(ErrorCode::InvalidArgument, "input \"{}\": expected elements of {}, found {}", name, to_string(info.dtype),
            to_string(tensor.dtype()));
+    if (place == Place::Device && !impl_->device)
+      fail(ErrorCode::InvalidArgument, "input \"{}\": a tensor of a GPU was given to an engine for the CPU", name);
     if (!impl_->inputs[i].defined() || impl_->inputs[i].shape() != tensor.shape()) {
       ir::Dim::Bindings symbols;
       bind_symbols(info.name, info.type, tensor.shape(), symbols);
@@ -145,6 +187,7 @@ void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
       impl_->current = nullptr;
     }
     impl_->inputs[i] = std::move(tensor);
+    impl_->input_places[i] = place;
     return;
   }
   std::string known;
@@ -155,12 +198,16 @@ void ExecutionContext::set_input(std::string_view name, Tensor tensor) {
 void ExecutionContext::prepare() { impl_->prepare(); }
 
 void ExecutionContext::run() {
+  run_async();
+  synchronize();
+}
+
+void ExecutionContext::run_async() {
   impl_->prepare();
   if (impl_->is_dynamic) {
-    ir::Dim::Bindings symbols;
-    for (size_t i = 0; i < impl_->inputs.size(); ++i)
-      bind_symbols(impl_->engine->inputs()[i].name, impl_->engine->inputs()[i].type, impl_->inputs[i].shape(), symbols);
-    impl_->dynamic_outputs = impl_->interpreter->run(impl_->engine->graph(), impl_->inputs, symbols, impl_->profiler);
+    impl_->run_dynamic();
+  } else if (impl_->device) {
+    impl_->device->run_async(impl_->inputs, impl_->profiler);
   } else {
     impl_->current->run(*impl_->pool, impl_->profiler);
     impl_->ran = impl_->current;
@@ -168,11 +215,18 @@ void ExecutionContext::run() {
   impl_->has_run = true;
 }
 
+void ExecutionContext::synchronize() {
+  if (impl_->device) impl_->device->synchronize();
+}
+
+CUstream_st* ExecutionContext::stream() const { return impl_->device ? impl_->device->stream() : nullptr; }
+
 const Tensor& ExecutionContext::output(int index) const {
   if (index < 0 || index >= static_cast<int>(impl_->engine->outputs().size()))
     fail(ErrorCode::NotFound, "there is no output {}; the engine has {}", index, impl_->engine->outputs().size());
   if (!impl_->has_run) fail(ErrorCode::InvalidArgument, "output {} was asked for before run()", index);
-  return impl_->is_dynamic ? impl_->dynamic_outputs[index] : impl_->ran->output(index);
+  if (impl_->is_dynamic) return impl_->dynamic_outputs[index];
+  return impl_->device ? impl_->device->output(index) : impl_->ran->output(index);
 }
 
 const Tensor& ExecutionContext::output(std::string_view name) const {
@@ -184,11 +238,29 @@ const Tensor& ExecutionContext::output(std::string_view name) const {
   fail(ErrorCode::NotFound, "there is no output named \"{}\"; the outputs are: {}", name, known);
 }
 
+std::vector<StepInfo> ExecutionContext::steps() const {
+  if (impl_->device) return impl_->device->steps();
+  return impl_->current ? impl_->current->step_infos() : std::vector<StepInfo>();
+}
+
+std::vector<std::string> ExecutionContext::fallbacks() const {
+  std::vector<std::string> out;
+  if (impl_->device) out = impl_->device->fallbacks();
+  else if (impl_->current) out = impl_->current->fallbacks();
+  if (impl_->device && impl_->is_dynamic)
+    out.push_back(
+        fmt::format("the shapes of this graph depend on data, or it has control flow: it runs node by node on the host; {} of its "
+                    "kernels run on the GPU, between copies",
+                    impl_->interpreter->num_device_kernels()));
+  return out;
+}
+
 void ExecutionContext::set_profiler(Profiler* profiler) { impl_->profiler = profiler; }
 
 MemoryStats ExecutionContext::memory() const {
   MemoryStats stats;
   stats.weights_bytes = impl_->engine->weights_bytes();
+  if (impl_->device) impl_->device->add_memory(stats);
   if (impl_->current) {
     stats.arena_bytes = impl_->current->arena_bytes();
     stats.lower_bound_bytes = impl_->current->lower_bound_bytes();

@@ -1,10 +1,11 @@
 #include "runtime/interpreter.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
 #include "backends/cpu/thread_pool.h"
-#include "runtime/execution_context.h"
+#include "runtime/device_executor.h"
 
 namespace tokamak {
 namespace {
@@ -107,6 +108,10 @@ std::vector<Tensor> Interpreter::run(const ir::Graph& graph, std::span<const Ten
   return run_graph(graph, inputs, nullptr);
 }
 
+int Interpreter::num_device_kernels() const {
+  return static_cast<int>(std::count_if(cache_.begin(), cache_.end(), [](const auto& c) { return c.second.place == Place::Device; }));
+}
+
 std::vector<Tensor> Interpreter::run_graph(const ir::Graph& graph, std::span<const Tensor> inputs, const Frame* outer) {
   Frame frame{outer, {}};
   CHECK(inputs.size() == graph.inputs().size());
@@ -135,6 +140,7 @@ void Interpreter::run_node(const ir::Node& node, Frame& frame) {
   else if (node.is("scan")) outputs = run_scan(node, inputs, frame);
   else outputs = run_kernel(node, inputs);
   if (profiler_) profiler_->on_node(node, start, now_ns());
+  if (observer_) observer_(node, outputs);
   for (int i = 0; i < node.num_outputs(); ++i)
     if (node.output(i)) frame.values[node.output(i)] = std::move(outputs[i]);
 }
@@ -145,7 +151,8 @@ std::vector<Tensor> Interpreter::run_kernel(const ir::Node& node, std::span<cons
   for (size_t i = 0; same && i < inputs.size(); ++i)
     same = !inputs[i].defined() || (inputs[i].shape() == cached.shapes[i] && inputs[i].dtype() == cached.dtypes[i]);
   if (!same) {
-    NodeView view = make_view(node, inputs, symbols_, num_threads_, cached.dynamic);
+    const bool on_device = device_ != nullptr && !node.kernel.empty();
+    NodeView view = make_view(node, inputs, symbols_, num_threads_, cached.dynamic, on_device ? &device_->context() : nullptr);
     if (node.op().has(ir::kView) && !cached.dynamic[0]) {
       std::vector<Tensor> outputs;
       outputs.push_back(inputs[0].reshaped(view.output_shapes[0]));
@@ -157,8 +164,13 @@ std::vector<Tensor> Interpreter::run_kernel(const ir::Node& node, std::span<cons
     cached.output_dtypes = view.output_dtypes;
     ReadyKernel ready = make_kernel(std::move(view));
     cached.kernel = std::move(ready.kernel);
+    cached.place = ready.place;
     cached.packed = std::move(ready.packed);
+    if (cached.place == Place::Device)
+      for (Tensor& t : cached.packed)
+        if (t.defined()) t = device_->to_device(t);
   }
+  if (cached.place == Place::Device) return run_on_device(node, cached, inputs);
   std::vector<Tensor> actual(inputs.begin(), inputs.end());
   for (size_t i = 0; i < actual.size(); ++i)
     if (cached.packed[i].defined()) actual[i] = cached.packed[i];
@@ -167,6 +179,24 @@ std::vector<Tensor> Interpreter::run_kernel(const ir::Node& node, std::span<cons
     outputs.push_back(cached.dynamic[i] ? Tensor() : Tensor::empty(cached.output_dtypes[i], cached.output_shapes[i]));
   const Tensor workspace = Tensor::empty(DType::U8, {cached.kernel->workspace_bytes()});
   cached.kernel->run({actual, outputs, const_cast<void*>(workspace.raw()), &pool_});
+  return outputs;
+}
+
+std::vector<Tensor> Interpreter::run_on_device(const ir::Node& node, const Cached& cached, std::span<const Tensor> inputs) {
+  std::vector<Tensor> actual, outputs;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const ir::Value* v = node.input(static_cast<int>(i));
+    if (v == nullptr || cached.packed[i].defined()) actual.push_back(cached.packed[i]);
+    else actual.push_back(v->is_constant() ? device_->constant(inputs[i]) : device_->to_device(inputs[i]));
+  }
+  for (size_t i = 0; i < cached.output_shapes.size(); ++i) {
+    if (cached.dynamic[i])
+      fail(ErrorCode::Internal, "[{} \"{}\"] a kernel of the GPU cannot decide on the shape of output {}", node.op().name, node.label(), i);
+    outputs.push_back(device_->empty(cached.output_dtypes[i], cached.output_shapes[i]));
+  }
+  Tensor workspace = device_->empty(DType::U8, {cached.kernel->workspace_bytes()});
+  cached.kernel->run({actual, outputs, workspace.raw(), &pool_, device_->stream()});
+  for (Tensor& t : outputs) t = device_->to_host(t);
   return outputs;
 }
 

@@ -35,6 +35,9 @@ struct NodeView {
   ir::Dim::Bindings bindings;  // symbols of the graph, bound; for dims attributes
   int num_threads = 1;
   const cuda::Context* cuda = nullptr;  // of an engine for a GPU: the target, its code, and the device if it is here
+  // Elements from row to row of output 0, a row being its last axis: more than its length when the output is written into its place in a
+  // wider tensor. 0: dense. Set only for a kernel whose `pitches_output` says yes.
+  int64_t output_pitch = 0;
 
   const ir::Attrs& attrs() const { return node->attrs; }
   bool has_input(int i) const { return node->input(i) != nullptr; }
@@ -86,6 +89,8 @@ class KernelDef {
   virtual Support supports(const NodeView& node) const = 0;
   // No better than the kernels listed before it at any size: the tuner, which times one size, leaves it out where one of those accepts.
   virtual bool is_fallback() const { return false; }
+  // Whether the node's kernel can write output 0 with another pitch (NodeView::output_pitch). Asked of nodes that `supports` accepts.
+  virtual bool pitches_output(const NodeView&) const { return false; }
   // Parameter settings worth timing, the likeliest first; at least one. Parsed by make().
   virtual std::vector<std::string> tactics(const NodeView&) const { return {""}; }
   // Rewrites constant inputs into this kernel's storage: returns the packed tensor for input i, or an undefined one to leave it as it is.

@@ -1,11 +1,10 @@
 #include "runtime/plan.h"
 
-#include <algorithm>
 #include <chrono>
-#include <unordered_set>
 
 #include "backends/cpu/thread_pool.h"
 #include "runtime/execution_context.h"
+#include "runtime/step_memory.h"
 
 namespace tokamak {
 namespace {
@@ -19,8 +18,37 @@ int64_t now_ns() {
 Plan::Plan(const ir::Graph& graph, Binding binding, int num_threads) : graph_(graph), binding_(std::move(binding)) {
   CHECK(binding_.is_static);
   for (const ir::Value* v : graph.inputs()) input_shapes_.push_back(binding_.at(v).info.type.static_shape());
+  join_concats(graph, num_threads);
   build_steps(graph, num_threads);
   plan_memory(graph);
+}
+
+// Everything the node computes depended on shapes alone.
+bool Plan::is_known(const ir::Node& node) const {
+  return std::all_of(node.outputs().begin(), node.outputs().end(),
+                     [&](const ir::Value* v) { return binding_.at(v).info.constant.defined(); });
+}
+
+// Concats of whole rows (of the last axis: channels) that need no copy, since each input has a producer that can write with the pitch of
+// the output and no other user.
+void Plan::join_concats(const ir::Graph& graph, int num_threads) {
+  for (const auto& node : graph.nodes()) {
+    if (!node->is("concat") || is_known(*node)) continue;
+    const ir::Value* whole = node->output(0);
+    const Shape shape = binding_.at(whole).info.type.static_shape();
+    const int64_t rank = static_cast<int64_t>(shape.size()), axis = node->attrs.get_int("axis", 0);
+    if ((axis < 0 ? axis + rank : axis) != rank - 1 || num_elements(shape) == 0) continue;
+    std::unordered_map<const ir::Value*, Part> parts;
+    int64_t offset = 0;
+    for (const ir::Value* v : node->inputs()) {
+      const ir::Node* producer = v->producer();
+      if (producer == nullptr || !v->has_one_use() || v->output_index() != 0 || producer->op().has(ir::kView) || is_known(*producer)) break;
+      if (!can_pitch_output(make_view(*producer, binding_, num_threads))) break;
+      parts[v] = {whole, offset, shape.back()};
+      offset += binding_.at(v).info.type.static_shape().back();
+    }
+    if (static_cast<int>(parts.size()) == node->num_inputs()) parts_.merge(parts);
+  }
 }
 
 int Plan::slot_of(const ir::Value* value) {
@@ -32,9 +60,7 @@ int Plan::slot_of(const ir::Value* value) {
 void Plan::build_steps(const ir::Graph& graph, int num_threads) {
   for (size_t i = 0; i < graph.inputs().size(); ++i) slots_[slot_of(graph.inputs()[i])].graph_input = static_cast<int>(i);
   for (const auto& node : graph.nodes()) {
-    bool known = true;
-    for (const ir::Value* v : node->outputs()) known &= binding_.at(v).info.constant.defined();
-    if (known) {
+    if (is_known(*node)) {
       for (const ir::Value* v : node->outputs()) {
         slots_[slot_of(v)].constant = binding_.at(v).info.constant;
         if (!v->uses().empty() && !node->op().has(ir::kView)) shape_constant_bytes_ += binding_.at(v).info.constant.size_bytes();
@@ -47,10 +73,18 @@ void Plan::build_steps(const ir::Graph& graph, int num_threads) {
       slot_index_[node->output(0)] = slot_of(source);
       continue;
     }
-    ReadyKernel ready = make_kernel(make_view(*node, binding_, num_threads));
+    if (node->is("concat") && parts_.contains(node->input(0))) {  // its producers do it
+      slot_of(node->output(0));
+      continue;
+    }
+    NodeView view = make_view(*node, binding_, num_threads);
+    const auto part = parts_.find(node->output(0));
+    if (part != parts_.end()) view.output_pitch = part->second.pitch;
+    ReadyKernel ready = make_kernel(std::move(view));
     if (!ready.fallback_reason.empty()) fallbacks_.push_back(node->label() + ": " + ready.fallback_reason);
     Step step;
     step.node = node.get();
+    step.kernel_name = ready.name;
     step.kernel = std::move(ready.kernel);
     for (int i = 0; i < node->num_inputs(); ++i) {
       const ir::Value* v = node->input(i);
@@ -78,46 +112,32 @@ void Plan::build_steps(const ir::Graph& graph, int num_threads) {
 }
 
 void Plan::plan_memory(const ir::Graph& graph) {
-  const int end = num_steps();
-  std::vector<int> last_use(slots_.size(), -1);
-  for (int s = 0; s < end; ++s)
-    for (int slot : steps_[s].input_slots)
-      if (slot >= 0) last_use[slot] = s;
-  for (int slot : output_slots_) last_use[slot] = end;
-
-  const auto in_arena = [&](int slot) { return slots_[slot].lifetime >= 0; };
-  for (int s = 0; s < end; ++s) {
-    Step& step = steps_[s];
-    std::unordered_set<int> taken;
+  std::vector<StepMemory> memory;
+  for (const Step& step : steps_) {
+    StepMemory& m = memory.emplace_back();
+    m.kernel = step.kernel.get();
+    m.reads = step.input_slots;
     for (size_t o = 0; o < step.output_slots.size(); ++o) {
-      const int slot = step.output_slots[o];
       const ir::Value* value = step.node->output(static_cast<int>(o));
       const ir::TensorType& type = binding_.at(value).info.type;
-      if (type.dtype == DType::String) continue;  // lives in its own tensor
-      const int64_t size = bytes_of(type.dtype, num_elements(type.static_shape()));
-      const int last = std::max(last_use[slot], s);
-      // In place: the input dies here, nobody else reads its bytes, and the kernel works element by element.
-      for (size_t i = 0; i < step.input_slots.size() && slots_[slot].lifetime < 0; ++i) {
-        const int source = step.input_slots[i];
-        if (source < 0 || !in_arena(source) || last_use[source] != s || taken.contains(source)) continue;
-        if (std::count(step.input_slots.begin(), step.input_slots.end(), source) != 1) continue;
-        memory::Lifetime& lifetime = lifetimes_[slots_[source].lifetime];
-        if (lifetime.last != s || lifetime.size_bytes != size || !step.kernel->can_alias(static_cast<int>(o), static_cast<int>(i)))
-          continue;
-        slots_[slot].lifetime = slots_[source].lifetime;
-        lifetime.last = last;
-        taken.insert(source);
-      }
-      if (slots_[slot].lifetime >= 0) continue;
-      slots_[slot].lifetime = static_cast<int>(lifetimes_.size());
-      lifetimes_.push_back({size, s, last});
-    }
-    if (const int64_t bytes = step.kernel->workspace_bytes(); bytes > 0) {
-      step.workspace_lifetime = static_cast<int>(lifetimes_.size());
-      lifetimes_.push_back({bytes, s, s});
+      const bool in_arena = type.dtype != DType::String;  // strings live in their own tensor
+      const int slot = step.output_slots[o];
+      m.writes.push_back(in_arena ? slot : -1);
+      m.write_bytes.push_back(in_arena ? bytes_of(type.dtype, num_elements(type.static_shape())) : 0);
+      const auto part = parts_.find(value);
+      const bool is_part = part != parts_.end();
+      m.part_of.push_back(is_part ? slot_of(part->second.whole) : -1);
+      m.whole_bytes.push_back(is_part ? bytes_of(type.dtype, num_elements(binding_.at(part->second.whole).info.type.static_shape())) : 0);
+      if (is_part) slots_[slot].offset_bytes = bytes_of(type.dtype, part->second.offset);
     }
   }
-  layout_ = memory::plan(lifetimes_);
+  ArenaUse use;
+  use.lifetime_of.assign(slots_.size(), -1);
+  use.is_shared.assign(slots_.size(), false);
+  plan_steps(memory, output_slots_, use);
+  for (size_t s = 0; s < slots_.size(); ++s) slots_[s].lifetime = use.lifetime_of[s];
+  for (size_t s = 0; s < steps_.size(); ++s) steps_[s].workspace_lifetime = use.workspaces[s];
+  layout_ = memory::plan(use.lifetimes);
 
   // Tensors exist from here on; place() only moves their pointers.
   input_refs_.resize(graph.inputs().size());
@@ -129,7 +149,7 @@ Tensor Plan::tensor_at(int slot, DType dtype, const Shape& shape) const {
   if (s.constant.defined()) return s.constant.layout().empty() && s.constant.shape() != shape ? s.constant.reshaped(shape) : s.constant;
   // Strings and graph inputs get their storage elsewhere; until then only shape and dtype count.
   if (dtype == DType::String) return Tensor::empty(dtype, shape);
-  return Tensor::view(dtype, shape, s.graph_input >= 0 ? nullptr : arena_ + layout_.offsets[s.lifetime]);
+  return Tensor::view(dtype, shape, s.graph_input >= 0 ? nullptr : arena_ + layout_.offsets[s.lifetime] + s.offset_bytes);
 }
 
 void Plan::place(std::byte* arena) {
@@ -161,6 +181,12 @@ void Plan::place(std::byte* arena) {
 
 void Plan::set_input(int index, const Tensor& tensor) {
   for (Tensor* ref : input_refs_[index]) ref->share_storage(tensor);
+}
+
+std::vector<StepInfo> Plan::step_infos() const {
+  std::vector<StepInfo> infos;
+  for (const Step& step : steps_) infos.push_back({step.node, step.node->label(), std::string(step.kernel_name), Place::Host, 0});
+  return infos;
 }
 
 void Plan::run(ThreadPool& pool, Profiler* profiler) {

@@ -10,6 +10,7 @@
 namespace tokamak {
 
 class Profiler;
+struct StepInfo;
 
 class Plan {
  public:
@@ -23,6 +24,7 @@ class Plan {
   int num_steps() const { return static_cast<int>(steps_.size()); }
   // Nodes whose chosen kernel declined these shapes, with the reason; empty when all went as tuned.
   const std::vector<std::string>& fallbacks() const { return fallbacks_; }
+  std::vector<StepInfo> step_infos() const;
 
   // Points every tensor into an arena of at least arena_bytes(); again whenever the arena moves.
   void place(std::byte* arena);
@@ -35,6 +37,7 @@ class Plan {
  private:
   struct Step {
     const ir::Node* node;
+    std::string_view kernel_name;
     std::unique_ptr<Kernel> kernel;
     std::vector<Tensor> inputs, outputs;
     std::vector<int> input_slots, output_slots;  // index into slots_, -1 absent or constant
@@ -44,11 +47,20 @@ class Plan {
   // Where a value lives: a graph input, a constant, or a lifetime of the arena. Views share their source's slot.
   struct Slot {
     int lifetime = -1;
+    int64_t offset_bytes = 0;  // in the lifetime: where a concat's input lies in its output
     int graph_input = -1;
     Tensor constant;
   };
 
+  // A concat's input that its producer writes straight into the concat's output.
+  struct Part {
+    const ir::Value* whole;
+    int64_t offset, pitch;  // elements: of the first row, from row to row
+  };
+
   int slot_of(const ir::Value* value);
+  bool is_known(const ir::Node& node) const;
+  void join_concats(const ir::Graph& graph, int num_threads);
   Tensor tensor_at(int slot, DType dtype, const Shape& shape) const;
   void build_steps(const ir::Graph& graph, int num_threads);
   void plan_memory(const ir::Graph& graph);
@@ -59,7 +71,7 @@ class Plan {
   std::vector<Step> steps_;
   std::vector<Slot> slots_;
   std::unordered_map<const ir::Value*, int> slot_index_;
-  std::vector<memory::Lifetime> lifetimes_;
+  std::unordered_map<const ir::Value*, Part> parts_;
   memory::Layout layout_;
   std::vector<Tensor> outputs_;
   std::vector<int> output_slots_;

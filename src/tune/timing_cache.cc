@@ -9,8 +9,9 @@
 namespace tokamak::tune {
 
 namespace {
-constexpr std::string_view kHeader = "# tokamak timing cache 1";
-}
+constexpr std::string_view kTitle = "# tokamak timing cache ";
+const std::string kHeader = std::string(kTitle) + "2";
+}  // namespace
 
 void TimingCache::merge_file(const std::string& path) {
   std::string text;
@@ -25,6 +26,7 @@ void TimingCache::merge_file(const std::string& path) {
     const size_t newline = std::min(rest.find('\n'), rest.size());
     const std::string_view line = rest.substr(0, newline);
     rest.remove_prefix(std::min(newline + 1, rest.size()));
+    if (line_number == 1 && line != kHeader && line.starts_with(kTitle)) return;  // times of other kernels or taken in another way
     if (line_number == 1 && line != kHeader) fail(ErrorCode::Corrupt, "{}: not a timing cache (the first line is not `{}`)", path, kHeader);
     if (line.empty() || line[0] == '#') continue;
     const size_t tab = line.find('\t');

@@ -1,5 +1,5 @@
 #pragma once
-// Measured times of tactics, kept between builds. A text file, a line an entry ("microseconds <tab> key"), sorted by key: files can be
+// Measured times of tactics, kept between builds. A text file, a line an entry ("nanoseconds <tab> key"), sorted by key: files can be
 // compared, concatenated and merged by hand.
 
 #include <map>
@@ -10,7 +10,8 @@ namespace tokamak::tune {
 
 class TimingCache {
  public:
-  // Adds the file's entries; a missing file adds none. Of two times for one key the one already here stays. Throws Corrupt naming the line.
+  // Adds the file's entries; a missing file or one of another version adds none. Of two times for one key the one already here stays.
+  // Throws Corrupt naming the line.
   void merge_file(const std::string& path);
   // Writes all entries atomically, merged with what the file holds by now (other builds may have written it since).
   void save(const std::string& path);

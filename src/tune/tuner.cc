@@ -1,36 +1,25 @@
 #include "tune/tuner.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <map>
-#include <random>
+#include <mutex>
+#include <optional>
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/cuda_backend.h"
+#endif
 #include "ir/op.h"
 #include "ir/text.h"
+#include "runtime/size_choices.h"
+#include "tune/stopwatch.h"
 
 namespace tokamak::tune {
 namespace {
-
-struct Candidate {
-  const KernelDef* def;
-  std::string tactic;
-};
-
-double now_us() { return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// How long one candidate may be timed: the first of the two limits that is reached ends it.
-struct Budget {
-  double us;
-  int runs;
-};
-Budget budget_of(int opt_level) {
-  constexpr Budget kBudgets[] = {{0, 0}, {1e3, 6}, {3e3, 15}, {8e3, 40}, {25e3, 100}, {80e3, 300}};
-  return kBudgets[std::clamp(opt_level, 0, 5)];
-}
 
 // What decides a node's speed: the op, its attributes, and each input's and output's type; "=" marks constants.
 std::string signature(const NodeView& view) {
@@ -49,9 +38,19 @@ bool is_disabled(std::string_view name, const std::vector<std::string>& prefixes
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& p) { return name.starts_with(p); });
 }
 
-std::vector<Candidate> candidates_for(const NodeView& view, const TunerOptions& options, TacticReport& report) {
+// False for a GPU that is not here.
+bool can_time(const TunerOptions& options) {
+#ifdef TOKAMAK_CUDA
+  if (options.cuda != nullptr && options.cuda->device() == nullptr) return false;
+#endif
+  return options.opt_level > 0;
+}
+
+// Those of a list that accept the node.
+std::vector<Candidate> accepting(const std::vector<const KernelDef*>& kernels, const NodeView& view, const TunerOptions& options,
+                                 TacticReport& report) {
   std::vector<Candidate> out;
-  for (const KernelDef* def : cpu::kernels_for(view.node->op().name)) {
+  for (const KernelDef* def : kernels) {
     if (is_disabled(def->name(), options.disabled_kernels)) continue;
     if (def->name().starts_with("onednn.") && options.opt_level < 4) continue;  // why: kernels/onednn.cc
     const bool is_ref = def->name().starts_with("ref.");
@@ -61,154 +60,232 @@ std::vector<Candidate> candidates_for(const NodeView& view, const TunerOptions& 
       report.declined.emplace_back(def->name(), support.reason());
       continue;
     }
-    const std::vector<std::string> tactics = def->tactics(view);
-    for (size_t i = 0; i < tactics.size() && (i == 0 || options.opt_level >= 2); ++i) out.push_back({def, tactics[i]});
     // Nothing to time, or nothing that timing could tell: the first that accepts.
-    if (options.opt_level == 0 || view.node->op().has(ir::kDataDependentWork)) break;
+    const bool is_timed = can_time(options) && !(options.cuda != nullptr && view.node->op().has(ir::kDataDependentWork));
+    const std::vector<std::string> tactics = def->tactics(view);
+    for (size_t i = 0; i < tactics.size() && (i == 0 || (is_timed && options.opt_level >= 2)); ++i) out.push_back({def, tactics[i]});
+    if (!is_timed || view.node->op().has(ir::kDataDependentWork)) break;
   }
   return out;
 }
 
-// Contents that no kernel trips over: floats of ordinary size, zero indices, true and false.
-Tensor random_tensor(DType dtype, const Shape& shape, std::mt19937& random) {
-  Tensor t = Tensor::zeros(dtype, shape);
-  if (dtype == DType::F32) {
-    std::uniform_real_distribution<float> uniform(-1, 1);
-    for (int64_t i = 0; i < t.count(); ++i) t.data<float>()[i] = uniform(random);
-  } else if (dtype == DType::Bool) {
-    for (int64_t i = 0; i < t.count(); ++i) t.data<uint8_t>()[i] = random() & 1;
-  } else if (dtype == DType::I8 || dtype == DType::U8) {
-    for (int64_t i = 0; i < t.count(); ++i) t.data<uint8_t>()[i] = static_cast<uint8_t>(random());
+// With a GPU its kernels; where none accepts the node, the first of the host's, with the reason why in the report.
+std::vector<Candidate> candidates_for(const NodeView& view, const TunerOptions& options, TacticReport& report) {
+  const std::string_view op = view.node->op().name;
+#ifdef TOKAMAK_CUDA
+  if (options.cuda != nullptr) {
+    std::vector<Candidate> out = accepting(cuda::kernels_for(op), view, options, report);
+    if (!out.empty()) return out;
+    for (const auto& [kernel, reason] : report.declined)
+      report.host_reason += fmt::format("{}{}: {}", report.host_reason.empty() ? "" : "; ", kernel, reason);
+    if (report.host_reason.empty()) report.host_reason = "the CUDA backend has no kernel for this operator";
+    out = accepting(cpu::kernels_for(op), view, options, report);
+    if (out.size() > 1) out.resize(1);
+    return out;
   }
-  return t;
+#endif
+  return accepting(cpu::kernels_for(op), view, options, report);
 }
 
-// The weights of `view` as this candidate stores them.
-std::vector<Tensor> pack_constants(const NodeView& view, const Candidate& candidate) {
-  std::vector<Tensor> packed(view.input_shapes.size());
-  for (size_t i = 0; i < packed.size(); ++i)
-    if (view.constants[i]) packed[i] = candidate.def->pack(view, candidate.tactic, static_cast<int>(i));
-  return packed;
+// Bytes of constants that pass through the caches between two runs of a node, or 0 when the graph's constants stay in the second-level
+// caches of the threads: then a node finds its weights where the last inference left them.
+int64_t streamed_bytes(const ir::Graph& graph, int threads) {
+  constexpr int64_t kMost = 64 << 20;  // of copies that a measurement makes
+  const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  const int64_t caches = (l2 > 0 ? l2 : 1 << 20) * int64_t{threads};
+  int64_t bytes = 0;
+  for (const ir::Value* v : graph.constants()) bytes += v->constant.size_bytes();
+  return bytes <= caches ? 0 : std::min(2 * caches, kMost);
 }
 
-class Stopwatch {
- public:
-  Stopwatch(const NodeView& view, ThreadPool& pool) : view_(view), pool_(pool) {
-    std::mt19937 random(1);
-    for (size_t i = 0; i < view.input_shapes.size(); ++i) {
-      if (!view.has_input(static_cast<int>(i))) inputs_.emplace_back();
-      else inputs_.push_back(view.constants[i] ? *view.constants[i] : random_tensor(view.input_dtypes[i], view.input_shapes[i], random));
-    }
-    for (size_t i = 0; i < view.output_shapes.size(); ++i) outputs_.push_back(Tensor::empty(view.output_dtypes[i], view.output_shapes[i]));
-  }
+std::string machine_of(const TunerOptions& options, int threads, int64_t streamed) {
+#ifdef TOKAMAK_CUDA
+  if (options.cuda != nullptr)
+    return fmt::format("{} {}{}", options.cuda->target().device_name, options.cuda->target().name(),
+                       options.cuda->allow_tf32() ? " tf32" : "");
+#endif
+  (void)options;
+  return fmt::format("{} {} x{}{}", cpu_model_name(), cpu_features().to_string(), threads, streamed ? " streamed" : "");
+}
 
-  // The fastest of several runs; gives up early on a candidate that is well behind `best`.
-  double measure(const Candidate& candidate, Budget budget, double best) {
-    NodeView view = view_;
-    std::vector<Tensor> inputs = inputs_;
-    const std::vector<Tensor> packed = pack_constants(view_, candidate);
-    for (size_t i = 0; i < packed.size(); ++i) {
-      if (!packed[i].defined()) continue;
-      inputs[i] = packed[i];
-      view.constants[i] = &packed[i];
-    }
-    const auto kernel = candidate.def->make(view, candidate.tactic);
-    const Tensor workspace = Tensor::empty(DType::U8, {kernel->workspace_bytes()});
-    const RunArgs args{inputs, outputs_, const_cast<void*>(workspace.raw()), &pool_};
-    double fastest = 1e30;
-    const double start = now_us();
-    for (int run = 0; run < budget.runs; ++run) {
-      const double begin = now_us();
-      kernel->run(args);
-      const double end = now_us();
-      fastest = std::min(fastest, end - begin);
-      if (run >= 2 && fastest > 1.5 * best) break;
-      if (run >= 2 && end - start > budget.us) break;
-    }
-    return fastest;
-  }
+std::unique_ptr<Stopwatch> stopwatch_for(const NodeView& view, ThreadPool& pool, int64_t streamed) {
+#ifdef TOKAMAK_CUDA
+  if (view.cuda != nullptr) return device_stopwatch(view);
+#endif
+  return host_stopwatch(view, pool, streamed);
+}
 
- private:
-  const NodeView& view_;
-  ThreadPool& pool_;
-  std::vector<Tensor> inputs_, outputs_;
+// What is known about all nodes with one signature.
+struct Choice {
+  NodeView view;  // of the first of them
+  std::vector<Candidate> candidates;
+  Candidate candidate;
+  TacticReport report;
 };
+
+// The kernels for each size, ascending; empty when one does for all, or when one packs constants: the others could not read them.
+std::vector<SizeChoice> size_table(const Choice& first, const std::vector<const Choice*>& more) {
+  std::vector<const Choice*> all{&first};
+  all.insert(all.end(), more.begin(), more.end());
+  std::vector<SizeChoice> table;
+  bool differ = false;
+  for (const Choice* c : all) {
+    for (const Tensor& t : pack_constants(c->view, c->candidate))
+      if (t.defined()) return {};
+    differ |= c->candidate.def != first.candidate.def || c->candidate.tactic != first.candidate.tactic;
+    const int64_t size = size_of(c->view);
+    if (std::none_of(table.begin(), table.end(), [&](const SizeChoice& s) { return s.size == size; }))
+      table.push_back({size, std::string(c->candidate.def->name()), c->candidate.tactic});
+  }
+  if (!differ) return {};
+  std::sort(table.begin(), table.end(), [](const SizeChoice& a, const SizeChoice& b) { return a.size < b.size; });
+  return table;
+}
+
+// The view of a node that can be tuned; nothing for views, control flow, what the binding does not reach, and what is known without
+// running.
+std::optional<NodeView> tunable(const ir::Node& node, const Binding& binding, int threads, const cuda::Context* cuda) {
+  if (node.op().has(ir::kControlFlow) || node.op().has(ir::kView)) return std::nullopt;
+  bool known = true;
+  for (const ir::Value* v : node.inputs())
+    if (v != nullptr && (!binding.values.contains(v) || !binding.at(v).is_static())) return std::nullopt;
+  for (const ir::Value* v : node.outputs()) {
+    if (!binding.values.contains(v) || !binding.at(v).is_static()) return std::nullopt;
+    known &= binding.at(v).info.constant.defined();
+  }
+  if (known) return std::nullopt;
+  NodeView view = make_view(node, binding, threads, cuda);
+  // Only what is constant in every engine is constant here; values computed from shapes are not.
+  for (int i = 0; i < node.num_inputs(); ++i)
+    view.constants[i] = node.input(i) && node.input(i)->is_constant() ? &node.input(i)->constant : nullptr;
+  return view;
+}
+
+// The GPU's code of everything that will be timed, compiled by all threads at once: the compiler takes longer than the timing.
+void compile_candidates(const std::vector<std::pair<const NodeView*, const Candidate*>>& all, ThreadPool& pool) {
+  std::mutex mutex;
+  std::exception_ptr error;
+  pool.parallel_for(static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) try {
+        NodeView view = *all[i].first;
+        const std::vector<Tensor> packed = pack_constants(view, *all[i].second);
+        for (size_t k = 0; k < packed.size(); ++k)
+          if (packed[k].defined()) view.constants[k] = &packed[k];
+        all[i].second->def->make(view, all[i].second->tactic);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!error) error = std::current_exception();
+      }
+  });
+  if (error) std::rethrow_exception(error);
+}
 
 }  // namespace
 
-void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options,
-          BuildReport& report) {
-  const std::string machine = fmt::format("{} {} x{}", cpu_model_name(), cpu_features().to_string(), pool.width());
-  struct Choice {
-    Candidate candidate;
-    TacticReport report;
-  };
+void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report,
+          std::span<const Binding> more) {
+  const int64_t streamed = options.cuda == nullptr ? streamed_bytes(graph, pool.width()) : 0;
+  const std::string machine = machine_of(options, pool.width(), streamed);
   std::map<std::string, Choice> by_signature;
-  std::map<std::pair<const void*, std::string>, ir::Value*> packed_constants;
-  const std::vector<ir::Node*> nodes = graph.nodes_snapshot();
-  for (size_t n = 0; n < nodes.size(); ++n) {
-    ir::Node& node = *nodes[n];
-    if (options.progress) options.progress(static_cast<double>(n) / static_cast<double>(nodes.size()));
-    if (node.op().has(ir::kControlFlow) || node.op().has(ir::kView)) continue;
-    bool reachable = true, known = true;
-    for (const ir::Value* v : node.inputs()) reachable &= v == nullptr || (binding.values.contains(v) && binding.at(v).is_static());
-    for (const ir::Value* v : node.outputs()) {
-      reachable &= binding.values.contains(v) && binding.at(v).is_static();
-      known &= reachable && binding.at(v).info.constant.defined();
+  struct Tuned {
+    ir::Node* node;
+    const Choice* choice;
+    std::vector<const Choice*> more;  // for the other sizes
+  };
+  std::vector<Tuned> nodes;
+  std::vector<Choice*> order;
+  std::vector<std::string> keys;
+  const auto add = [&](ir::Node* node, const Binding& sizes) -> Choice* {
+    std::optional<NodeView> view = tunable(*node, sizes, pool.width(), options.cuda);
+    if (!view) return nullptr;
+    const auto [found, fresh] = by_signature.try_emplace(signature(*view));
+    Choice& choice = found->second;
+    if (!fresh) return &choice;
+    choice.view = std::move(*view);
+    choice.candidates = candidates_for(choice.view, options, choice.report);
+    if (choice.candidates.empty()) {
+      std::string reasons;
+      for (const auto& [kernel, reason] : choice.report.declined) reasons += fmt::format("\n  {}: {}", kernel, reason);
+      fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts `{}`:{}", node->op().name, node->label(), found->first, reasons);
     }
-    if (!reachable || known) continue;
-    NodeView view = make_view(node, binding, pool.width());
-    // Only what is constant in every engine is constant here; values computed from shapes are not.
-    for (int i = 0; i < node.num_inputs(); ++i)
-      view.constants[i] = node.input(i) && node.input(i)->is_constant() ? &node.input(i)->constant : nullptr;
+    choice.candidate = choice.candidates[0];
+    order.push_back(&choice);
+    keys.push_back(found->first);
+    return &choice;
+  };
+  for (ir::Node* node : graph.nodes_snapshot()) {
+    const Choice* choice = add(node, binding);
+    if (choice == nullptr) continue;
+    nodes.push_back({node, choice, {}});
+    if (node->op().has(ir::kDataDependentWork)) continue;  // the first that accepts, at any size
+    for (const Binding& sizes : more)
+      if (const Choice* other = add(node, sizes)) nodes.back().more.push_back(other);
+  }
 
-    const std::string key = signature(view);
-    auto found = by_signature.find(key);
-    if (found == by_signature.end()) {
-      Choice choice;
-      const std::vector<Candidate> candidates = candidates_for(view, options, choice.report);
-      if (candidates.empty()) {
-        std::string reasons;
-        for (const auto& [kernel, reason] : choice.report.declined) reasons += fmt::format("\n  {}: {}", kernel, reason);
-        fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts `{}`:{}", node.op().name, node.label(), key, reasons);
-      }
-      choice.candidate = candidates[0];
-      if (candidates.size() > 1) {
-        Stopwatch stopwatch(view, pool);
-        double best = 1e30;
-        for (const Candidate& c : candidates) {
-          const std::string entry = fmt::format("{} | {} | {} {}", machine, key, c.def->name(), c.tactic);
-          double us;
-          if (const auto cached = cache.find(entry)) {
-            us = *cached;
-            ++report.cached;
-          } else {
-            us = cache.insert(entry, stopwatch.measure(c, budget_of(options.opt_level), best));
-            ++report.timed;
-          }
-          choice.report.candidates.emplace_back(
-              c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic), us);
-          if (us < best) {
-            best = us;
-            choice.candidate = c;
-          }
+  const auto entry_of = [&](size_t i, const Candidate& c) {
+    return fmt::format("{} | {} | {} {}", machine, keys[i], c.def->name(), c.tactic);
+  };
+  if (options.cuda != nullptr) {
+    std::vector<std::pair<const NodeView*, const Candidate*>> untimed;
+    for (size_t i = 0; i < order.size(); ++i)
+      for (const Candidate& c : order[i]->candidates)
+        if (order[i]->candidates.size() > 1 && !cache.find(entry_of(i, c))) untimed.emplace_back(&order[i]->view, &c);
+    compile_candidates(untimed, pool);
+  }
+  for (size_t i = 0; i < order.size(); ++i) {
+    Choice& choice = *order[i];
+    if (options.progress) options.progress(static_cast<double>(i) / static_cast<double>(order.size()));
+    if (choice.candidates.size() < 2) continue;
+    std::unique_ptr<Stopwatch> stopwatch;
+    double best = 1e30;
+    for (const Candidate& c : choice.candidates) {
+      const std::string entry = entry_of(i, c);
+      double us;
+      if (const auto cached = cache.find(entry)) {
+        us = *cached;
+        ++report.cached;
+      } else {
+        if (!stopwatch) stopwatch = stopwatch_for(choice.view, pool, streamed);
+        try {
+          us = cache.insert(entry, stopwatch->measure(c, budget_of(options.opt_level), best));
+        } catch (const Error& e) {
+          throw Error(e.code(), fmt::format("timing the kernel {} \"{}\" for `{}`: {}", c.def->name(), c.tactic, keys[i], e.what()));
         }
-        choice.report.us = best;
+        ++report.timed;
       }
-      found = by_signature.emplace(key, std::move(choice)).first;
+      choice.report.candidates.emplace_back(c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic),
+                                            us);
+      if (us < best) {
+        best = us;
+        choice.candidate = c;
+      }
     }
-    const Choice& choice = found->second;
+    choice.report.us = best;
+  }
+
+  std::map<std::pair<const void*, std::string>, ir::Value*> packed_constants;
+  for (const Tuned& tuned : nodes) {
+    ir::Node& node = *tuned.node;
+    const Choice& choice = *tuned.choice;
+    const NodeView view = *tunable(node, binding, pool.width(), options.cuda);
     node.kernel = choice.candidate.def->name();
     node.tactic = choice.candidate.tactic;
+    const std::vector<Tensor> packed = pack_constants(view, choice.candidate);
+    if (const auto table = size_table(choice, tuned.more); !table.empty()) {
+      node.kernel = kBySize;
+      node.tactic = to_text(table);
+    }
     TacticReport entry = choice.report;
     entry.node = node.label();
     entry.op = node.op().name;
     entry.origin = node.origin;
     entry.kernel = node.kernel;
     entry.tactic = node.tactic;
+    for (const Choice* other : tuned.more)
+      for (const auto& [name, us] : other->report.candidates)
+        entry.candidates.emplace_back(fmt::format("{} at {}", name, size_of(other->view)), us);
     report.tactics.push_back(std::move(entry));
 
-    const std::vector<Tensor> packed = pack_constants(view, choice.candidate);
     for (size_t i = 0; i < packed.size(); ++i) {
       if (!packed[i].defined()) continue;
       ir::Value* source = node.input(static_cast<int>(i));

@@ -16,6 +16,9 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/thread_pool.h"
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/device.h"
+#endif
 #include "builder/builder.h"
 #include "import/onnx/import.h"
 #include "runtime/execution_context.h"
@@ -116,11 +119,17 @@ std::vector<Tensor> run_reference(const fs::path& folder, ThreadPool& pool) {
   return Interpreter(pool.width(), pool).run(*graph, inputs, symbols, nullptr);
 }
 
-std::vector<Tensor> run_built(const fs::path& folder, const std::shared_ptr<ThreadPool>& pool) {
+std::shared_ptr<const Engine> build_case(const fs::path& folder, const std::string& device, int threads, BuildReport* report = nullptr) {
   BuildOptions options;
+  options.device = device;
   options.opt_level = 0;
-  options.num_threads = pool->width();
-  const std::shared_ptr<const Engine> engine = build_engine((folder / "model.onnx").string(), options);
+  options.num_threads = threads;
+  return build_engine((folder / "model.onnx").string(), options, report);
+}
+
+std::vector<Tensor> run_built(const fs::path& folder, const std::string& device, const std::shared_ptr<ThreadPool>& pool,
+                              BuildReport* report = nullptr) {
+  const std::shared_ptr<const Engine> engine = build_case(folder, device, pool->width(), report);
   ExecutionContext context(engine, {.pool = pool});
   for (size_t i = 0; i < engine->inputs().size(); ++i) context.set_input(engine->inputs()[i].name, read_input(folder, i));
   context.run();
@@ -129,10 +138,11 @@ std::vector<Tensor> run_built(const fs::path& folder, const std::shared_ptr<Thre
   return outputs;
 }
 
-// Empty when the case passes, else why not.
-std::string run_case(const fs::path& folder, bool reference, const std::shared_ptr<ThreadPool>& pool) {
+// Empty when the case passes, else why not. `device` "ref": the reference kernels.
+std::string run_case(const fs::path& folder, const std::string& device, const std::shared_ptr<ThreadPool>& pool,
+                     BuildReport* report = nullptr) {
   try {
-    const std::vector<Tensor> outputs = reference ? run_reference(folder, *pool) : run_built(folder, pool);
+    const std::vector<Tensor> outputs = device == "ref" ? run_reference(folder, *pool) : run_built(folder, device, pool, report);
     for (size_t i = 0; i < outputs.size(); ++i) {
       const double rtol = folder.filename() == "test_densenet121" ? 2e-3 : 1e-3;
       const std::string text = difference(outputs[i], read_tensor(folder / "test_data_set_0" / fmt::format("output_{}.pb", i)), rtol, 1e-7);
@@ -146,22 +156,27 @@ std::string run_case(const fs::path& folder, bool reference, const std::shared_p
   }
 }
 
+std::vector<fs::path> cases_of(const fs::path& root, const std::string& category) {
+  const char* filter = std::getenv("TOKAMAK_CASE_FILTER");
+  std::vector<fs::path> cases;
+  for (const fs::directory_entry& entry : fs::directory_iterator(root / category))
+    if (!filter || entry.path().filename().string().find(filter) != std::string::npos) cases.push_back(entry.path());
+  std::sort(cases.begin(), cases.end());
+  return cases;
+}
+
 void run_category(const std::string& category, bool reference) {
   std::string why;
   const std::optional<fs::path> root = find_cases(why);
   if (!root) GTEST_SKIP() << why;
   const std::map<std::string, std::string> skips = read_skips();
-  const char* filter = std::getenv("TOKAMAK_CASE_FILTER");
-  std::vector<fs::path> cases;
-  for (const fs::directory_entry& entry : fs::directory_iterator(*root / category))
-    if (!filter || entry.path().filename().string().find(filter) != std::string::npos) cases.push_back(entry.path());
-  std::sort(cases.begin(), cases.end());
+  const std::vector<fs::path> cases = cases_of(*root, category);
   const auto pool = std::make_shared<ThreadPool>(2);
   int passed = 0, skipped = 0;
   std::ofstream failures(fs::path(TOKAMAK_BINARY_DIR) / fmt::format("conformance-{}-{}.txt", category, reference ? "ref" : "built"));
   for (const fs::path& folder : cases) {
     const std::string name = category + "/" + folder.filename().string();
-    const std::string message = run_case(folder, reference, pool);
+    const std::string message = run_case(folder, reference ? "ref" : "cpu", pool);
     const bool listed = skips.count(name) > 0;
     if (message.empty()) ++passed;
     else failures << name << "  " << message << std::endl;
@@ -171,6 +186,64 @@ void run_category(const std::string& category, bool reference) {
   }
   fmt::print("[ conformance ] {}: {} of {} cases pass, {} skipped\n", category, passed, cases.size(), skipped);
 }
+
+#ifdef TOKAMAK_CUDA
+
+// Of the cases that the CPU passes, 95 in a hundred pass; those with nodes that ran on the host are counted apart.
+void run_on_gpu(const std::string& category, const fs::path& root) {
+  const std::map<std::string, std::string> skips = read_skips();
+  const auto pool = std::make_shared<ThreadPool>(2);
+  int wanted = 0, passed = 0, fell_back = 0;
+  std::ofstream failures(fs::path(TOKAMAK_BINARY_DIR) / fmt::format("conformance-{}-cuda.txt", category));
+  for (const fs::path& folder : cases_of(root, category)) {
+    const std::string name = category + "/" + folder.filename().string();
+    if (skips.count(name)) continue;
+    ++wanted;
+    BuildReport report;
+    const std::string message = run_case(folder, "cuda", pool, &report);
+    passed += message.empty();
+    fell_back += message.empty() && report.num_host_nodes() > 0;
+    if (!message.empty()) failures << name << "  " << message << std::endl;
+  }
+  fmt::print("[ conformance ] {} on the GPU: {} of {} cases pass, {} of them with nodes on the CPU\n", category, passed, wanted, fell_back);
+  EXPECT_GE(passed, 0.95 * wanted) << "conformance-" << category << "-cuda.txt says which failed";
+}
+
+// Without a GPU: some of the cases are built for one, so that their kernels are compiled.
+void build_for_gpu(const std::string& category, const fs::path& root) {
+  constexpr size_t kStride = 12;
+  const std::vector<fs::path> cases = cases_of(root, category);
+  const std::map<std::string, std::string> skips = read_skips();
+  int built = 0, with_code = 0;
+  for (size_t i = 0; i < cases.size(); i += kStride) {
+    const std::string name = category + "/" + cases[i].filename().string();
+    if (skips.count(name)) continue;
+    try {
+      const auto engine = build_case(cases[i], "cuda:sm_90", 2);
+      ++built;
+      with_code += !engine->code()->entries().empty();
+    } catch (const Error& e) {
+      ADD_FAILURE() << name << ": " << e.what();
+    }
+  }
+  fmt::print("[ conformance ] {}: {} cases built for sm_90, {} with kernels of the GPU\n", category, built, with_code);
+}
+
+void run_cuda_category(const std::string& category) {
+  std::string why;
+  const std::optional<fs::path> root = find_cases(why);
+  if (!root) GTEST_SKIP() << why;
+  if (cuda::Device::is_available()) run_on_gpu(category, *root);
+  else build_for_gpu(category, *root);
+}
+
+TEST(CudaConformance, Node) { run_cuda_category("node"); }
+TEST(CudaConformance, Simple) { run_cuda_category("simple"); }
+TEST(CudaConformance, PytorchOperator) { run_cuda_category("pytorch-operator"); }
+TEST(CudaConformance, PytorchConverted) { run_cuda_category("pytorch-converted"); }
+TEST(CudaConformance, Light) { run_cuda_category("light"); }
+
+#endif
 
 TEST(ConformanceRule, FindsDifferences) {
   const auto t = [](std::vector<float> v) { return Tensor::of<float>({static_cast<int64_t>(v.size())}, v); };

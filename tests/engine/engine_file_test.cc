@@ -8,6 +8,7 @@
 #include <random>
 
 #include "backends/cpu/cpu_features.h"
+#include "engine/code_section.h"
 #include "ir/text.h"
 #include "runtime/execution_context.h"
 
@@ -179,6 +180,96 @@ TEST(EngineFile, QuantizedWeights) {
             fmt::format("{} 0", 127 * 64 * 0.5))
       << "a kernel that reads them takes over";
   EXPECT_EQ(load_and_run("quantized_matmul(%x, %w, %s) {group_size=64}", 3 * 1024, 3 * 64), "corrupt data") << "packed for no kernel";
+  std::filesystem::remove(path);
+}
+
+// The smallest file that passes for GPU code: an ELF header without tables.
+std::vector<char> small_cubin(size_t size) {
+  std::vector<char> cubin(size, 0);
+  std::memcpy(cubin.data(),
+              "\x7f"
+              "ELF\x02",
+              5);
+  return cubin;
+}
+
+std::shared_ptr<Engine> small_cuda_engine() {
+  const auto cpu = small_engine();
+  EngineInfo info = cpu->info();
+  info.device = "cuda";
+  info.target = "sm_90";
+  auto code = std::make_shared<cuda::CodeCache>();
+  code->insert(std::string(32, 'b'), small_cubin(100));
+  code->insert(std::string(32, 'a'), small_cubin(64));
+  return std::make_shared<Engine>(cpu->graph().clone(), info, code);
+}
+
+TEST(EngineFile, CodeOfAGpuSurvives) {
+  const std::string a = temporary("ga.engine"), b = temporary("gb.engine");
+  small_cuda_engine()->save(a);
+  const auto loaded = Engine::load(a);  // no GPU is needed for that
+  EXPECT_TRUE(loaded->is_cuda());
+  EXPECT_EQ(loaded->info().target, "sm_90");
+  const auto entries = loaded->code()->entries();
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_EQ(*entries.at(std::string(32, 'a')), small_cubin(64));
+  EXPECT_EQ(*entries.at(std::string(32, 'b')), small_cubin(100));
+  loaded->save(b);
+  EXPECT_EQ(bytes_of_file(a), bytes_of_file(b));
+  // Any changed byte is found here too.
+  const std::string good = bytes_of_file(a);
+  for (size_t i = 0; i < good.size(); i += 3) {
+    std::string bad = good;
+    bad[i] = static_cast<char>(bad[i] ^ 0x20);
+    EXPECT_THROW(read_bytes(bad), Error) << i;
+  }
+  for (size_t size = 0; size < good.size(); size += 29) EXPECT_THROW(read_bytes(good.substr(0, size)), Error) << size;
+  std::filesystem::remove(a);
+  std::filesystem::remove(b);
+}
+
+TEST(EngineFile, CodeSectionTrustsNothing) {
+  cuda::CodeCache code;
+  code.insert(std::string(32, 'a'), small_cubin(64));
+  const std::string good = engine::to_bytes(code);
+  const auto error_of = [](const std::string& bytes) -> std::string {
+    try {
+      engine::code_from_bytes(std::as_bytes(std::span(bytes)), "test");
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::Corrupt);
+      return e.what();
+    }
+    return "";
+  };
+  const auto with = [&](size_t at, uint64_t value) {
+    std::string bytes = good;
+    std::memcpy(bytes.data() + at, &value, sizeof(value));
+    return error_of(bytes);
+  };
+  EXPECT_EQ(error_of(good), "");
+  EXPECT_NE(error_of("").find("too short"), std::string::npos);
+  for (uint64_t count : {uint64_t{3}, uint64_t{1} << 60, ~uint64_t{0}}) EXPECT_NE(with(0, count), "") << count;
+  EXPECT_NE(with(8, 0x5a5a5a5a5a5a5a5a).find("key"), std::string::npos);
+  for (uint64_t offset : {uint64_t{65}, uint64_t{128}, ~uint64_t{63}}) EXPECT_NE(with(40, offset), "") << offset;
+  for (uint64_t size : {uint64_t{10}, uint64_t{65}, ~uint64_t{0}}) EXPECT_NE(with(48, size), "") << size;
+  // Inside the ELF file: where its section table is, and how many entries it has.
+  EXPECT_NE(with(64 + 40, 1 << 20).find("no GPU code"), std::string::npos);
+  EXPECT_NE(with(64 + 56, ~uint64_t{0}).find("no GPU code"), std::string::npos);
+}
+
+TEST(EngineFile, DeviceAndCodeBelongTogether) {
+  const std::string path = temporary("gd.engine");
+  const auto cuda = small_cuda_engine();
+  engine::write(path, cuda->graph(), cuda->info(), nullptr);
+  EXPECT_THROW(Engine::load(path), Error);
+  EngineInfo info = cuda->info();
+  info.device = "cpu";
+  engine::write(path, cuda->graph(), info, cuda->code().get());
+  EXPECT_THROW(Engine::load(path), Error);
+  info.device = "tpu";
+  info.target = "avx2";
+  engine::write(path, cuda->graph(), info, nullptr);
+  EXPECT_THROW(Engine::load(path), Error);
   std::filesystem::remove(path);
 }
 

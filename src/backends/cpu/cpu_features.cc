@@ -50,7 +50,7 @@ CpuFeatures detect() {
   f.avx512_bf16 = f.avx512 && bit(a71, 5);
   const bool amx = f.avx512 && tiles && bit(d7, 24) && ask_for_tiles();
   f.amx_bf16 = amx && bit(d7, 22);
-  f.amx_int8 = amx && bit(d7, 25);
+  f.amx_int8 = amx && bit(d7, 25) && bit(c7, 8);  // GFNI, which no CPU with tiles lacks
   return f;
 }
 

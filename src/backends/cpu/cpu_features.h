@@ -10,7 +10,7 @@ struct CpuFeatures {
   bool avx512 = false;  // F, BW, DQ, VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
-  bool amx_int8 = false;  // tile data permission granted
+  bool amx_int8 = false;  // with GFNI; tile data permission granted
   bool amx_bf16 = false;
   std::string to_string() const;  // "avx2+avx512+vnni+bf16"
   static CpuFeatures parse(const std::string& text);

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "backends/cuda/device_files.h"
 #include "base/error.h"
@@ -120,28 +121,37 @@ CodeCache::Entry CodeCache::get(const Source& source, const Target& target) {
   append_expanded(source.code, text, seen);
   const std::string key = hash(target.compiler_arch() + "\n" + text);
   {
-    const std::lock_guard lock(mutex_);
+    // What another thread is compiling is waited for: the layers of a model share most of their code.
+    std::unique_lock lock(mutex_);
+    compiled_.wait(lock, [&] { return !compiling_.contains(key); });
     if (const auto found = cubins_.find(key); found != cubins_.end()) return {key, found->second};
+    compiling_.insert(key);
   }
-  auto cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
-  const std::lock_guard lock(mutex_);
-  ++num_compiled_;
-  return {key, cubins_.emplace(key, std::move(cubin)).first->second};
+  Cubin cubin = seed_ ? seed_->find(key) : nullptr;
+  const bool is_new = cubin == nullptr;
+  std::exception_ptr error;
+  try {
+    if (is_new) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
+  } catch (...) {
+    error = std::current_exception();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    compiling_.erase(key);
+    if (!error) {
+      cubins_.emplace(key, cubin);
+      num_compiled_ += is_new;
+    }
+  }
+  compiled_.notify_all();
+  if (error) std::rethrow_exception(error);
+  return {key, std::move(cubin)};
 }
 
-void CodeCache::insert(std::string key, std::vector<char> cubin) {
+Cubin CodeCache::find(const std::string& key) const {
   const std::lock_guard lock(mutex_);
-  cubins_[std::move(key)] = std::make_shared<const std::vector<char>>(std::move(cubin));
-}
-
-std::map<std::string, Cubin> CodeCache::entries() const {
-  const std::lock_guard lock(mutex_);
-  return cubins_;
-}
-
-int CodeCache::num_compiled() const {
-  const std::lock_guard lock(mutex_);
-  return num_compiled_;
+  const auto found = cubins_.find(key);
+  return found == cubins_.end() ? nullptr : found->second;
 }
 
 }  // namespace tokamak::cuda

@@ -1,9 +1,11 @@
 #pragma once
 // Device code: CUDA C++ text to cubin with NVRTC, and the cache of cubins that an engine carries.
 
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +30,9 @@ const std::string& device_file(const std::string& name);
 // Owned by an engine, saved with it.
 class CodeCache {
  public:
+  // What `seed` has is taken from there instead of being compiled.
+  explicit CodeCache(std::shared_ptr<const CodeCache> seed = nullptr) : seed_(std::move(seed)) {}
+
   // The cubin for `source`; compiled (and kept) when it is not there. Throws Unsupported when NVRTC is not installed, Internal with the
   // compiler's log when the text does not compile.
   struct Entry {
@@ -36,13 +41,29 @@ class CodeCache {
   };
   Entry get(const Source& source, const Target& target);
 
-  void insert(std::string key, std::vector<char> cubin);  // from an engine file
-  std::map<std::string, Cubin> entries() const;           // ordered, so that files are reproducible
-  int num_compiled() const;                               // by this object so far
+  // From an engine file. These few are inline: engines for a GPU load, and save, in builds without the backend too.
+  void insert(std::string key, std::vector<char> cubin) {
+    const std::lock_guard lock(mutex_);
+    cubins_[std::move(key)] = std::make_shared<const std::vector<char>>(std::move(cubin));
+  }
+  // Ordered, so that files are reproducible.
+  std::map<std::string, Cubin> entries() const {
+    const std::lock_guard lock(mutex_);
+    return cubins_;
+  }
+  // By this object so far.
+  int num_compiled() const {
+    const std::lock_guard lock(mutex_);
+    return num_compiled_;
+  }
 
  private:
+  Cubin find(const std::string& key) const;
+  std::shared_ptr<const CodeCache> seed_;
   mutable std::mutex mutex_;
+  std::condition_variable compiled_;
   std::map<std::string, Cubin> cubins_;
+  std::set<std::string> compiling_;  // by some thread right now
   int num_compiled_ = 0;
 };
 

@@ -12,8 +12,8 @@ void Function::launch_raw(CUstream stream, const Launch& launch, void** argument
   CHECK(function_ != nullptr);
   CUlaunchAttribute attributes[2];
   CUlaunchConfig config{};
-  config.gridDimX = launch.grid[0], config.gridDimY = launch.grid[1], config.gridDimZ = launch.grid[2];
-  config.blockDimX = launch.block[0], config.blockDimY = launch.block[1], config.blockDimZ = launch.block[2];
+  config.gridDimX = launch.grid.x, config.gridDimY = launch.grid.y, config.gridDimZ = launch.grid.z;
+  config.blockDimX = launch.block.x, config.blockDimY = launch.block.y, config.blockDimZ = launch.block.z;
   config.sharedMemBytes = static_cast<unsigned>(launch.shared_bytes);
   config.hStream = stream;
   config.attrs = attributes;
@@ -28,8 +28,8 @@ void Function::launch_raw(CUstream stream, const Launch& launch, void** argument
     a.value.programmaticStreamSerializationAllowed = 1;
   }
   if (const CUresult result = driver().cuLaunchKernelEx(&config, function_, arguments, nullptr); result != CUDA_SUCCESS)
-    check(result, fmt::format("launch of {} ({}x{}x{} blocks of {}x{}x{} threads, {} bytes of shared memory)", name_, launch.grid[0],
-                              launch.grid[1], launch.grid[2], launch.block[0], launch.block[1], launch.block[2], launch.shared_bytes)
+    check(result, fmt::format("launch of {} ({}x{}x{} blocks of {}x{}x{} threads, {} bytes of shared memory)", name_, launch.grid.x,
+                              launch.grid.y, launch.grid.z, launch.block.x, launch.block.y, launch.block.z, launch.shared_bytes)
                       .c_str());
 }
 

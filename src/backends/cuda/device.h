@@ -14,11 +14,15 @@ namespace tokamak::cuda {
 
 class Device;
 
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
 // Kernel launch shape. `overlap`: programmatic dependent launch, the kernel may start while the one before it on the stream still runs;
 // its code must then call wait_for_previous() (device/prelude.cuh) before it touches anything but weights. Ignored below sm_90.
 struct Launch {
-  unsigned grid[3] = {1, 1, 1};
-  unsigned block[3] = {1, 1, 1};
+  Dim3 grid;             // blocks
+  Dim3 block;            // threads in a block
   unsigned cluster = 1;  // blocks along x in one cluster; sm_90 and newer
   int shared_bytes = 0;  // dynamic
   bool overlap = false;
@@ -156,11 +160,13 @@ class Event {
 // What kernels of one engine are made with: the target, the engine's code, and the device unless building for a GPU that is not here.
 class Context {
  public:
-  Context(Target target, std::shared_ptr<CodeCache> code, std::shared_ptr<Device> device)
-      : target_(std::move(target)), code_(std::move(code)), device_(std::move(device)) {}
+  Context(Target target, std::shared_ptr<CodeCache> code, std::shared_ptr<Device> device, bool allow_tf32 = false)
+      : target_(std::move(target)), code_(std::move(code)), device_(std::move(device)), allow_tf32_(allow_tf32) {}
   const Target& target() const { return target_; }
   CodeCache& code() const { return *code_; }
   const std::shared_ptr<Device>& device() const { return device_; }  // null: code is compiled, nothing runs
+  // Products and convolutions of float32 tensors may round what they multiply to TF32 (10 bits of mantissa); else they may not.
+  bool allow_tf32() const { return allow_tf32_; }
 
   // Compiles (or finds) and, with a device, loads.
   Function function(const Source& source, const std::string& entry) const;
@@ -169,6 +175,7 @@ class Context {
   Target target_;
   std::shared_ptr<CodeCache> code_;
   std::shared_ptr<Device> device_;
+  bool allow_tf32_;
 };
 
 }  // namespace tokamak::cuda

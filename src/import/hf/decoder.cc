@@ -12,8 +12,9 @@ using ir::Value;
 
 Decoder::Decoder(Checkpoint& checkpoint, ModelConfig config, const HfOptions& options)
     : checkpoint_(checkpoint), config_(std::move(config)), options_(options), graph_(std::make_unique<ir::Graph>()) {
-  if (options.kv_dtype != DType::F32 && options.kv_dtype != DType::BF16)
-    fail(ErrorCode::InvalidArgument, "the KV cache's dtype is {}; expected f32 or bf16", to_string(options.kv_dtype));
+  if (options.kv_dtype != DType::F32 && options.kv_dtype != DType::F16 && options.kv_dtype != DType::BF16 &&
+      options.kv_dtype != DType::F8E4M3FN)
+    fail(ErrorCode::InvalidArgument, "the KV cache's dtype is {}; expected f32, f16, bf16 or f8e4m3fn", to_string(options.kv_dtype));
   if (options.block_size < 16 || options.block_size > 4096 || options.block_size % 16 != 0)
     fail(ErrorCode::InvalidArgument, "the KV cache's block size is {}; expected a multiple of 16 tokens up to 4096", options.block_size);
   if (options.max_context < 0 || options.max_context > (1 << 28))

@@ -12,7 +12,7 @@ namespace tokamak::hf {
 
 struct HfOptions {
   int block_size = 32;           // tokens in a block of the KV cache
-  DType kv_dtype = DType::BF16;  // of the KV cache: F32 or BF16
+  DType kv_dtype = DType::BF16;  // of the KV cache: F32, BF16, for a GPU F16 or F8E4M3FN too
   int64_t max_context = 0;       // 0: the checkpoint's; else llm.context_length, and what the rotary scalings that depend on length assume
   // Rotary frequencies are rounded to it: F32, or BF16 to reproduce results of a model that was cast to bf16 as a whole, frequencies
   // included (the rounding shifts angles by up to 0.2 %, far too much at long range for any other use).

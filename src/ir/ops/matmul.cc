@@ -23,9 +23,17 @@ void infer_product(InferContext& ctx, DType dtype) {
   ctx.set_type(0, dtype, std::move(out));
 }
 
+// The output's type: a's, or what attribute `out_dtype` says (logits in f32 of 16-bit activations).
+DType product_dtype(InferContext& ctx) {
+  const DType a = ctx.dtype(0), out = ctx.attrs().get_dtype("out_dtype", a);
+  if (out != a && (!is_float(a) || !is_float(out)))
+    ctx.fail("out_dtype is {} for a of {}, both need to be float types or the same", to_string(out), to_string(a));
+  return out;
+}
+
 void infer_matmul(InferContext& ctx) {
   if (!is_float(ctx.dtype(0)) || !is_float(ctx.dtype(1))) require_same_dtype(ctx, 0, 1);
-  infer_product(ctx, ctx.dtype(0));
+  infer_product(ctx, product_dtype(ctx));
 }
 
 void infer_matmul_integer(InferContext& ctx) {
@@ -35,9 +43,12 @@ void infer_matmul_integer(InferContext& ctx) {
 }
 
 void infer_quantized_matmul(InferContext& ctx) {
-  if (ctx.dtype(0) != DType::F32) ctx.fail("a is {}, needs f32", to_string(ctx.dtype(0)));
-  if (ctx.dtype(1) != DType::I8 && ctx.dtype(1) != DType::I4) ctx.fail("b is {}, needs i8 or i4", to_string(ctx.dtype(1)));
-  if (ctx.dtype(2) != DType::F32 && ctx.dtype(2) != DType::F16) ctx.fail("scale is {}, needs f32 or f16", to_string(ctx.dtype(2)));
+  const auto is_activation = [](DType d) { return d == DType::F32 || d == DType::F16 || d == DType::BF16; };
+  if (!is_activation(ctx.dtype(0))) ctx.fail("a is {}, needs f32, f16 or bf16", to_string(ctx.dtype(0)));
+  if (ctx.dtype(1) != DType::I8 && ctx.dtype(1) != DType::I4 && ctx.dtype(1) != DType::F8E4M3FN)
+    ctx.fail("b is {}, needs i8, i4 or f8e4m3fn", to_string(ctx.dtype(1)));
+  if (!is_activation(ctx.dtype(2))) ctx.fail("scale is {}, needs f32, f16 or bf16", to_string(ctx.dtype(2)));
+  const DType out_dtype = product_dtype(ctx);
   const int64_t group_size = ctx.attrs().get_int("group_size");
   if (group_size < 1) ctx.fail("group_size is {}, needs 1 or more", group_size);
   const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
@@ -46,7 +57,7 @@ void infer_quantized_matmul(InferContext& ctx) {
   require_rank(ctx, 0, "a", 1, kMaxInferredRank);
   require_rank(ctx, 1, "b", 2, 2);
   require_rank(ctx, 2, "scale", 2, 2);
-  if (!ctx.ranked(0) || !ctx.ranked(1)) return ctx.set_unranked(0, DType::F32);
+  if (!ctx.ranked(0) || !ctx.ranked(1)) return ctx.set_unranked(0, out_dtype);
   const Dim& k = ctx.dim(1, 1);
   require_equal(ctx, ctx.dim(0, -1), k, "k");
   if (ctx.ranked(2)) {
@@ -57,7 +68,7 @@ void infer_quantized_matmul(InferContext& ctx) {
   }
   Dims out(ctx.type(0).dims);
   out.back() = ctx.dim(1, 0);
-  ctx.set_type(0, DType::F32, std::move(out));
+  ctx.set_type(0, out_dtype, std::move(out));
 }
 
 }  // namespace
@@ -66,10 +77,17 @@ std::span<const OpDef> matmul() {
   constexpr AttrKind I = AttrKind::Int;
   static const std::vector<OpDef> table = {
       {.name = "matmul",
-       .doc = "(a, b, extra...){trans_a=0, trans_b=0, alpha=1.0, epilogue, epilogue_input}: NumPy matrix product, in a's dtype",
+       .doc =
+           "(a, b, extra...){trans_a=0, trans_b=0, alpha=1.0, out_dtype, epilogue, epilogue_input}: NumPy matrix product, in a's dtype or "
+           "out_dtype",
        .min_inputs = 2,
        .max_inputs = -1,
-       .attrs = {{"trans_a", I}, {"trans_b", I}, {"alpha", AttrKind::Float}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
+       .attrs = {{"trans_a", I},
+                 {"trans_b", I},
+                 {"alpha", AttrKind::Float},
+                 {"out_dtype", AttrKind::DType},
+                 {"epilogue", AttrKind::String},
+                 {"epilogue_input", I}},
        .infer = infer_matmul},
       {.name = "matmul_integer",
        .doc = "(a, b, a_zero?, b_zero?): i32 product of 8-bit matrices after subtracting their zero points",
@@ -77,11 +95,12 @@ std::span<const OpDef> matmul() {
        .max_inputs = 4,
        .infer = infer_matmul_integer},
       {.name = "quantized_matmul",
-       .doc = "(a, b, scale, extra...){group_size, epilogue, epilogue_input}: f32 a @ (b * scale)^T for i8 or i4 weights b [N, K] with a "
-              "scale [N, ceil(K / group_size)] a group of K; kernels may round a to 8 bits, by row or by group",
+       .doc = "(a, b, scale, extra...){group_size, out_dtype, epilogue, epilogue_input}: a @ (b * scale)^T for i8, i4 or f8e4m3fn weights "
+              "b [N, K] with a scale [N, ceil(K / group_size)] a group of K, in a's dtype or out_dtype; kernels may round a to 8 bits, by "
+              "row or by group",
        .min_inputs = 3,
        .max_inputs = -1,
-       .attrs = {{"group_size", I, true}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
+       .attrs = {{"group_size", I, true}, {"out_dtype", AttrKind::DType}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
        .infer = infer_quantized_matmul},
   };
   return table;

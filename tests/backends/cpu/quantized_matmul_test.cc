@@ -159,7 +159,7 @@ TEST_P(QuantizedMatmul, ManyRows) {
 TEST_P(QuantizedMatmul, ARowDoesNotDependOnTheOthers) {
   for (DType weights : {DType::I8, DType::I4})
     for (int64_t rows : {32, 150})
-      for (int64_t group : {int64_t{32}, int64_t{1100}}) {
+      for (int64_t group : {int64_t{32}, int64_t{128}, int64_t{1100}}) {
         const Problem many{rows, 1100, 90, group, weights, DType::F16};
         const Tensor a = random_tensor({many.m, many.k}, 21), b = random_weights(weights, many.n, many.k, 22),
                      scale = random_scales(many.scales, many.n, (many.k - 1) / group + 1, 23);

@@ -175,7 +175,7 @@ const Case kLinear[] = {
     {"%1 = quantized_matmul(%x, %w8, %ws)", "error: `group_size`"},
     {"%1 = quantized_matmul(%x, %w8, %ws) {group_size=32, epilogue=\"t0 = relu(i0); ret t0\", epilogue_input=2}",
      "error: epilogue_input is 2, needs 3 to 3"},
-    {"%1 = quantized_matmul(%x, %m, %ws) {group_size=32}", "error: b is f32, needs i8 or i4"},
+    {"%1 = quantized_matmul(%x, %m, %ws) {group_size=32}", "error: b is f32, needs i8, i4 or f8e4m3fn"},
     {"%1 = quantized_matmul(%u, %w8, %ws) {group_size=32}", "f32[*]"},
     {"%1 = quantized_matmul(%m, %w8, %ws) {group_size=32}", "error: k differs: 64 vs 768"},
     {"%1 = conv(%img, %0)", "f32[b,8,h-2,w-2]"},

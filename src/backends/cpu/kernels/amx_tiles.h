@@ -19,6 +19,10 @@ inline constexpr int64_t kChunkBlocks = 16;  // of K: two tiles of columns in a 
 // For the compiler: g++'s tile loads do not say that they read memory.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
 
+inline void prefetch_lines(const uint8_t* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
+}
+
 // The operand of ldtilecfg, palette 1.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -79,8 +83,15 @@ struct TileStreams {
   int64_t a_block = 0, a_tile = 0;  // bytes between blocks of K, between tiles of rows
   const uint8_t* b[4] = {};
   const uint8_t* next[4] = {};
-  int64_t step = 0, blocks = 0, ahead = 0;  // `ahead`: bytes of prefetch, a multiple of step
-  char* sums = nullptr;                     // [kTiles][tile], or [2][2][tile] for two tiles of rows
+  int64_t step = 0, blocks = 0;
+  char* sums = nullptr;  // [kTiles][tile], or [2][2][tile] for two tiles of rows
+
+  // What is prefetched of stream j while block k is multiplied. Memory gives most while about 32 lines are on their way, asked for in
+  // runs of 8 with work between. Of four streams that is the second halves of the blocks at hand, then the first half of the block
+  // after each; of fewer, the block after. (Against whole blocks two ahead on Sapphire Rapids: 12 % more in a loop that only reads,
+  // 1.5 % of a decode step in bfloat16.)
+  void prefetch_this(int j, int64_t k) const { prefetch_lines(b[j] + k * step + step / 2, step / 2); }
+  void prefetch_next(int j, int64_t k, int64_t bytes) const { prefetch_lines(k + 1 < blocks ? b[j] + (k + 1) * step : next[j], bytes); }
 };
 // One tile of rows by kTiles of columns; `ready(j, k, p)` gives block k of stream j, which lies at p, as a tile.
 template <bool kBf16, int kTiles, class Ready>
@@ -88,23 +99,26 @@ inline void stream_row(const TileStreams& t, const Ready& ready) {
   zero_sums();
   const char* a = t.a;
   for (int64_t k = 0; k < t.blocks; ++k, a += t.a_block) {
-    const int64_t at = k * t.step, later = at + t.ahead, end = t.blocks * t.step;
     const uint8_t* tile[kTiles];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTiles; ++j) {
-      tile[j] = ready(j, k, t.b[j] + at, later < end ? t.b[j] + later : t.next[j] + (later - end));
-    }
+    for (int j = 0; kTiles == 4 && j < kTiles; ++j) t.prefetch_this(j, k);
+#pragma GCC unroll 4
+    for (int j = 0; j < kTiles; ++j) tile[j] = ready(j, k, t.b[j] + k * t.step);
     memory_barrier();
     _tile_loadd(4, a, 64);
+    t.prefetch_next(0, k, kTiles == 4 ? t.step / 2 : t.step);
     _tile_loadd(6, tile[0], 64);
     TILE_MULTIPLY_ADD(0, 4, 6);
     if constexpr (kTiles > 1) {
+      t.prefetch_next(1, k, kTiles == 4 ? t.step / 2 : t.step);
       _tile_loadd(7, tile[1], 64);
       TILE_MULTIPLY_ADD(1, 4, 7);
     }
     if constexpr (kTiles > 2) {
+      t.prefetch_next(2, k, t.step / 2);
       _tile_loadd(6, tile[2], 64);
       TILE_MULTIPLY_ADD(2, 4, 6);
+      t.prefetch_next(3, k, t.step / 2);
       _tile_loadd(7, tile[3], 64);
       TILE_MULTIPLY_ADD(3, 4, 7);
     }
@@ -122,17 +136,18 @@ inline void stream_two_rows(const TileStreams& t, const Ready& ready) {
   zero_sums();
   const char* a = t.a;
   for (int64_t k = 0; k < t.blocks; ++k, a += t.a_block) {
-    const int64_t at = k * t.step, later = at + t.ahead, end = t.blocks * t.step;
     const uint8_t* tile[kCols];
 #pragma GCC unroll 2
-    for (int j = 0; j < kCols; ++j) tile[j] = ready(j, k, t.b[j] + at, later < end ? t.b[j] + later : t.next[j] + (later - end));
+    for (int j = 0; j < kCols; ++j) tile[j] = ready(j, k, t.b[j] + k * t.step);
     memory_barrier();
+    t.prefetch_next(0, k, t.step);
     _tile_loadd(4, a, 64);
     _tile_loadd(6, tile[0], 64);
     TILE_MULTIPLY_ADD(0, 4, 6);
     _tile_loadd(5, a + t.a_tile, 64);
     TILE_MULTIPLY_ADD(2, 5, 6);
     if constexpr (kCols > 1) {
+      t.prefetch_next(1, k, t.step);
       _tile_loadd(7, tile[1], 64);
       TILE_MULTIPLY_ADD(1, 4, 7);
       TILE_MULTIPLY_ADD(3, 5, 7);
@@ -303,6 +318,7 @@ void for_streams(int64_t rows, int64_t tiles, const F& multiply) {
     return;
   }
   for (; tile + wide <= tiles; tile += wide) multiply(tile, wide, 1);
+  for (; tile + 2 <= tiles; tile += 2) multiply(tile, 2, 1);
   for (; tile < tiles; ++tile) multiply(tile, 1, 1);
 }
 

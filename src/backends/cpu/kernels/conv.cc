@@ -77,6 +77,7 @@ Support conv_problem(const NodeView& node, ConvProblem& p) {
   pair("dilations", p.dilation_h, p.dilation_w);
   p.group = attrs.get_int("group", 1);
   p.num_threads = std::max(1, node.num_threads);
+  p.ldy = node.output_pitch > 0 ? node.output_pitch : p.m;
   if (p.group < 1 || p.c % p.group || p.m % p.group || w[1] * p.group != p.c) return Support::no("groups do not fit the channels");
   if (p.batch < 1 || p.c < 1 || p.m < 1 || p.oh < 1 || p.ow < 1 || p.h < 1 || p.w < 1 || p.kh < 1 || p.kw < 1)
     return Support::no("an empty tensor");
@@ -116,7 +117,7 @@ void ConvEpilogueRun::apply(int64_t pixel, int64_t count, int64_t column, int64_
       tile[i].row_stride = in.w;
       tile[i].col_stride = in.c;
     }
-    TileOutput out{y + pixel * p.m + column, DType::F32, p.m};
+    TileOutput out{y + pixel * p.ldy + column, DType::F32, p.ldy};
     program->run(rows, columns, tile, &out, scratch + worker * scratch_stride);
     pixel += rows;
     count -= rows;
@@ -222,6 +223,9 @@ class ConvEpilogue {
     return Support::yes();
   }
 
+  // The registers read a residual at the output's pitch.
+  bool has_residual() const { return program_ == nullptr && simple_.residual > 0; }
+
   int64_t workspace_bytes(const ConvProblem& p) const {
     int64_t bytes = bias_bytes(p);
     for (const Input& in : inputs_)
@@ -268,7 +272,7 @@ class ConvEpilogue {
     run.program = program_.get();
     run.uniform = uniform_;
     run.num_inputs = static_cast<int>(inputs_.size()) + 1;
-    run.inputs[0] = {reinterpret_cast<const char*>(y), DType::F32, 4, p.oh * p.ow * p.m, p.ow * p.m, p.m, 1};
+    run.inputs[0] = {reinterpret_cast<const char*>(y), DType::F32, 4, p.oh * p.ow * p.ldy, p.ow * p.ldy, p.ldy, 1};
     for (size_t i = 0; i < inputs_.size(); ++i) {
       const Input& in = inputs_[i];
       run.inputs[i + 1] = {data[i], in.dtype, bits_of(in.dtype) / 8, in.n, in.h, in.w, in.c};
@@ -387,6 +391,12 @@ class ConvDef : public KernelDef {
   }
 
   std::vector<std::string> tactics(const NodeView& node) const override { return method_.tactics(read(node), isa_); }
+
+  bool pitches_output(const NodeView& node) const override {
+    const ConvProblem p = read(node);
+    ConvEpilogue epilogue;
+    return method_.pitches_output() && !p.nchw && ConvEpilogue::plan(node, p, epilogue) && !epilogue.has_residual();
+  }
 
   Tensor pack(const NodeView& node, const std::string& tactic, int input) const override {
     if (input != 1) return {};

@@ -22,6 +22,7 @@ struct ConvProblem {
   int64_t group = 1;
   bool nchw = false;
   int num_threads = 1;
+  int64_t ldy = 0;  // floats from pixel to pixel of the output: m, or more where it is part of a wider tensor
 
   int64_t pixels() const { return batch * oh * ow; }
   bool padded() const { return pad_top || pad_left || pad_bottom || pad_right; }
@@ -69,7 +70,7 @@ class ConvEngine {
  public:
   virtual ~ConvEngine() = default;
   virtual int64_t workspace_bytes() const = 0;
-  // x [batch, h, w, c], y [batch, oh, ow, m]; weights as packed.
+  // x [batch, h, w, c], y [batch, oh, ow, m] with ldy from pixel to pixel; weights as packed.
   virtual void run(const float* x, const float* weights, const ConvEpilogueRun& epilogue, float* y, char* workspace,
                    ThreadPool* pool) const = 0;
 };
@@ -79,6 +80,7 @@ class ConvMethod {
   virtual ~ConvMethod() = default;
   virtual std::string_view name() const = 0;  // "igemm"
   virtual Support supports(const ConvProblem& problem, const ConvIsa& isa) const = 0;
+  virtual bool pitches_output() const { return false; }  // heeds ConvProblem::ldy
   virtual std::vector<std::string> tactics(const ConvProblem& problem, const ConvIsa& isa) const = 0;
   // The packed weights are a function of the problem's kernel sizes and the tactic alone.
   virtual int64_t packed_floats(const ConvProblem& problem, const ConvIsa& isa, const std::string& tactic) const = 0;

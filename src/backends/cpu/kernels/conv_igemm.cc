@@ -10,11 +10,13 @@ namespace tokamak::cpu {
 namespace {
 
 constexpr int64_t kMaxBlockRows = 256;
-constexpr int64_t kBlockK = 768;            // floats of K a pass: B's panel streams through L1, A's block stays in L2
+constexpr int64_t kBlockK = 768;            // floats of K a pass, so that A's block stays in L2 while B's panels stream
 constexpr int64_t kBlockBytes = 384 << 10;  // of A a pass, in half of a 1 MiB L2
+constexpr int64_t kPieceBytes = 32 << 10;   // of B's panel at a time, read from L1 by all rows while the next piece is on its way
 
+// Consecutive values of K: a piece (in segments) or a pass (in pieces).
 struct KBlock {
-  int64_t first_segment, num_segments, k_begin;
+  int64_t first, count, k_begin, k_size;
 };
 
 class IgemmEngine : public ConvEngine {
@@ -55,14 +57,24 @@ class IgemmEngine : public ConvEngine {
       for (int64_t i = 0; i < p_.kh; ++i)
         for (int64_t j = 0; j < p_.kw; ++j) whole.push_back({(i * p_.dilation_h * wp_ + j * p_.dilation_w) * p_.c, cg_});
     }
-    const int64_t block = ceil_div(k_, ceil_div(k_, kBlockK));
+    const int64_t pass = ceil_div(k_, ceil_div(k_, kBlockK));
+    const int64_t piece_k = kPieceBytes / (4 * panels_[0].nv * isa_.width);
+    const int64_t piece = ceil_div(pass, ceil_div(pass, piece_k));
     int64_t k = 0;
     for (KSegment segment : whole) {
       while (segment.len > 0) {
-        if (blocks_.empty() || k - blocks_.back().k_begin >= block) blocks_.push_back({static_cast<int64_t>(segments_.size()), 0, k});
-        const int64_t len = std::min(segment.len, blocks_.back().k_begin + block - k);
+        if (passes_.empty() || k - passes_.back().k_begin >= pass) passes_.push_back({static_cast<int64_t>(pieces_.size()), 0, k, 0});
+        KBlock& in = passes_.back();
+        if (in.count == 0 || k - pieces_.back().k_begin >= piece) {
+          pieces_.push_back({static_cast<int64_t>(segments_.size()), 0, k, 0});
+          ++in.count;
+        }
+        KBlock& part = pieces_.back();
+        const int64_t len = std::min({segment.len, in.k_begin + pass - k, part.k_begin + piece - k});
         segments_.push_back({segment.offset, len});
-        ++blocks_.back().num_segments;
+        ++part.count;
+        part.k_size += len;
+        in.k_size += len;
         segment.offset += len;
         segment.len -= len;
         k += len;
@@ -117,28 +129,39 @@ class IgemmEngine : public ConvEngine {
         if (++oy == p_.oh) oy = 0, ++n;
       }
     }
-    for (size_t b = 0; b < blocks_.size(); ++b) {
-      const bool last = b + 1 == blocks_.size();
+    const auto at = [&](int64_t q, const KBlock& piece) {
+      return weights + g * group_floats_ + panels_[q].vector * isa_.width * k_ + piece.k_begin * panels_[q].nv * isa_.width;
+    };
+    for (size_t pass = 0; pass < passes_.size(); ++pass) {
+      const int64_t first = passes_[pass].first, end = first + passes_[pass].count;
       for (int64_t q = panel_begin; q < panel_end; ++q) {
         const ConvPanel& panel = panels_[q];
-        const int64_t column = g * mg_ + panel.column, at = row0 * p_.m + column;
+        const int64_t column = g * mg_ + panel.column, corner = row0 * p_.ldy + column;
         PanelArgs args;
         args.rows = rows;
         args.m = count;
-        args.segments = segments_.data() + blocks_[b].first_segment;
-        args.num_segments = blocks_[b].num_segments;
-        args.b = weights + g * group_floats_ + panel.vector * isa_.width * k_ + blocks_[b].k_begin * panel.nv * isa_.width;
         args.nv = panel.nv;
         args.n = panel.columns;
-        args.c = y + at;
-        args.ldc = p_.m;
-        args.load_c = b > 0;
-        args.plain = !last;
+        args.c = y + corner;
+        args.ldc = p_.ldy;
         args.epilogue = epilogue.registers;
         args.epilogue.bias += column;
-        if (args.epilogue.residual) args.epilogue.residual += at;
-        isa_.panel(args);
-        if (last && epilogue.program) epilogue.apply(row0, count, column, panel.columns, worker);
+        if (args.epilogue.residual) args.epilogue.residual += corner;
+        for (int64_t s = first; s < end; ++s) {
+          const KBlock& piece = pieces_[s];
+          args.segments = segments_.data() + piece.first;
+          args.num_segments = piece.count;
+          args.b = at(q, piece);
+          args.load_c = s > 0;
+          args.plain = s + 1 < static_cast<int64_t>(pieces_.size());
+          // The piece after this one: the panel's next, the next panel's first, the next pass's, the next item's.
+          const int64_t next_q = s + 1 < end ? q : q + 1 < panel_end ? q + 1 : panel_begin;
+          const KBlock& next = pieces_[s + 1 < end ? s + 1 : q + 1 < panel_end ? first : args.plain ? end : 0];
+          args.next_b = at(next_q, next);
+          args.next_floats = next.k_size * panels_[next_q].nv * isa_.width;
+          isa_.panel(args);
+        }
+        if (end == static_cast<int64_t>(pieces_.size()) && epilogue.program) epilogue.apply(row0, count, column, panel.columns, worker);
       }
     }
   }
@@ -148,13 +171,14 @@ class IgemmEngine : public ConvEngine {
   int64_t cg_, mg_, k_, hp_, wp_, group_floats_;
   std::vector<ConvPanel> panels_;
   std::vector<KSegment> segments_;
-  std::vector<KBlock> blocks_;
+  std::vector<KBlock> pieces_, passes_;
   int64_t m_blocks_ = 1, panel_groups_ = 1, block_rows_ = 1;
 };
 
 class IgemmMethod : public ConvMethod {
  public:
   std::string_view name() const override { return "igemm"; }
+  bool pitches_output() const override { return true; }
   Support supports(const ConvProblem& p, const ConvIsa&) const override {
     if (p.group == p.c && p.group == p.m && p.group > 1)
       return Support::no("it is depthwise: one column a group would waste whole vectors");

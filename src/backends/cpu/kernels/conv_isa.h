@@ -35,6 +35,10 @@ struct PanelArgs {
   bool load_c = false;        // continue a sum of earlier K blocks
   bool plain = false;         // store the sum alone, no epilogue
   RegisterEpilogue epilogue;  // bias and residual already at this panel's first row and column
+  // What the caller reads next of B, fetched towards the second-level cache while this panel is computed: weights that stream from memory
+  // are otherwise waited for.
+  const float* next_b = nullptr;
+  int64_t next_floats = 0;
 };
 
 // Winograd F(m x m, 3x3), m = 2 or 4. A tile is (m+2)^2 input pixels and m^2 output pixels.
@@ -76,8 +80,8 @@ struct DepthwiseArgs {
 struct PoolArgs {
   const float* x = nullptr;  // image [H][W][C]
   int64_t h = 0, w = 0, c = 0;
-  float* y = nullptr;  // image [OH][OW][C]
-  int64_t ow = 0;
+  float* y = nullptr;  // image [OH][OW][C], ldy floats from pixel to pixel
+  int64_t ow = 0, ldy = 0;
   int64_t kh = 0, kw = 0, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
   int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   bool is_max = false;

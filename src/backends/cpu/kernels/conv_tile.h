@@ -25,8 +25,18 @@ struct EpilogueVectors {
   }
 };
 
+constexpr int64_t kLineBytes = 64;
+constexpr int64_t kFetchSteps = 16;  // steps of K between two rounds of prefetches
+
+// The share of PanelArgs::next_b that one register tile fetches: `lines` cache lines every kFetchSteps.
+struct Fetch {
+  const char* at;
+  const char* end;
+  int64_t lines;
+};
+
 template <int MR, int NV>
-void register_tile(const float* const* rows, const PanelArgs& p, float* c, const float* residual) {
+void register_tile(const float* const* rows, const PanelArgs& p, Fetch fetch, float* c, const float* residual) {
   using S = Simd;
   S::V acc[MR][NV];
 #pragma GCC unroll 16
@@ -40,16 +50,21 @@ void register_tile(const float* const* rows, const PanelArgs& p, float* c, const
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) a[i] = rows[i] + p.segments[s].offset;
     const int64_t len = p.segments[s].len;
-    for (int64_t k = 0; k < len; ++k) {
-      S::V bv[NV];
+    for (int64_t k = 0; k < len;) {
+      const int64_t pause = len - k < kFetchSteps ? len : k + kFetchSteps;
+      for (int64_t line = 0; line < fetch.lines && fetch.at < fetch.end; ++line, fetch.at += kLineBytes)
+        _mm_prefetch(fetch.at, _MM_HINT_T1);
+      for (; k < pause; ++k) {
+        S::V bv[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) bv[v] = S::load(b + v * S::kWidth);
-      b += NV * S::kWidth;
+        for (int v = 0; v < NV; ++v) bv[v] = S::load(b + v * S::kWidth);
+        b += NV * S::kWidth;
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const S::V x = S::set1(a[i][k]);
+        for (int i = 0; i < MR; ++i) {
+          const S::V x = S::set1(a[i][k]);
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[i][v] = S::fma(x, bv[v], acc[i][v]);
+          for (int v = 0; v < NV; ++v) acc[i][v] = S::fma(x, bv[v], acc[i][v]);
+        }
       }
     }
   }
@@ -93,7 +108,7 @@ void register_tile(const float* const* rows, const PanelArgs& p, float* c, const
     }
 }
 
-using TileFunction = void (*)(const float* const*, const PanelArgs&, float*, const float*);
+using TileFunction = void (*)(const float* const*, const PanelArgs&, Fetch, float*, const float*);
 
 template <int NV, int MR>
 TileFunction pick_rows(int64_t rows) {
@@ -114,10 +129,17 @@ void panel(const PanelArgs& p) {
   const int64_t tiles = (p.m + max_rows - 1) / max_rows;
   const int64_t low = p.m / tiles, extra = p.m % tiles;
   const TileFunction tall = pick_tile<Simd::kMaxNv>(p.nv, low + 1), flat = pick_tile<Simd::kMaxNv>(p.nv, low);
+  int64_t rounds = 0;
+  for (int64_t s = 0; s < p.num_segments; ++s) rounds += (p.segments[s].len + kFetchSteps - 1) / kFetchSteps;
+  const int64_t lines = (p.next_floats * static_cast<int64_t>(sizeof(float)) + kLineBytes - 1) / kLineBytes;
+  const int64_t share = (lines + tiles - 1) / tiles, per_round = rounds == 0 ? 0 : (share + rounds - 1) / rounds;
+  const char* next = reinterpret_cast<const char*>(p.next_b);
   int64_t row = 0;
   for (int64_t t = 0; t < tiles; ++t) {
     const bool is_tall = t < extra;
-    (is_tall ? tall : flat)(p.rows + row, p, p.c + row * p.ldc, p.epilogue.residual ? p.epilogue.residual + row * p.ldc : nullptr);
+    const int64_t from = t * share < lines ? t * share : lines, to = from + share < lines ? from + share : lines;
+    const Fetch fetch{next + from * kLineBytes, next + to * kLineBytes, per_round};
+    (is_tall ? tall : flat)(p.rows + row, p, fetch, p.c + row * p.ldc, p.epilogue.residual ? p.epilogue.residual + row * p.ldc : nullptr);
     row += low + is_tall;
   }
 }

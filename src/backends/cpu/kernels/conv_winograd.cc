@@ -120,6 +120,7 @@ class WinogradEngine : public ConvEngine {
 
   void output(int64_t n, int64_t first, int64_t last, const ConvPanel& panel, const float* weights, const ConvEpilogueRun& epilogue,
               const float* v, float* s, float* y) const {
+    const bool is_last = &panel == &panels_.back();
     const float* rows[kMaxTiles];
     const KSegment segment{0, p_.c};
     const int64_t columns = panel.nv * isa_.width;
@@ -136,15 +137,18 @@ class WinogradEngine : public ConvEngine {
     for (int64_t point = 0; point < points_; ++point) {
       gemm.b = weights + (panel.vector * isa_.width * points_ + point * columns) * p_.c;
       gemm.c = s + point * s_stride_;
+      // Packed in the order of use: what follows is the next point or the next panel.
+      gemm.next_b = gemm.b + columns * p_.c;
+      gemm.next_floats = is_last && point + 1 == points_ ? 0 : columns * p_.c;
       isa_.panel(gemm);
       for (int64_t i = 0; i < gemm.m; ++i) rows[i] += v_stride_;
     }
-    const int64_t at = n * p_.oh * p_.ow * p_.m + panel.column;
+    const int64_t at = n * p_.oh * p_.ow * p_.ldy + panel.column;
     WinogradOutput args;
     args.s = s;
     args.s_stride = s_stride_, args.lds = lds_;
     args.y = y + at;
-    args.oh = p_.oh, args.ow = p_.ow, args.ldc = p_.m, args.n = panel.columns;
+    args.oh = p_.oh, args.ow = p_.ow, args.ldc = p_.ldy, args.n = panel.columns;
     args.tiles_w = tiles_w_;
     args.tile_begin = first, args.tile_end = last;
     args.epilogue = epilogue.registers;
@@ -164,6 +168,7 @@ class WinogradEngine : public ConvEngine {
 class WinogradMethod : public ConvMethod {
  public:
   std::string_view name() const override { return "winograd"; }
+  bool pitches_output() const override { return true; }
   Support supports(const ConvProblem& p, const ConvIsa&) const override {
     if (p.kh != 3 || p.kw != 3) return Support::no(fmt::format("the kernel is {}x{}, needs 3x3", p.kh, p.kw));
     if (p.stride_h != 1 || p.stride_w != 1) return Support::no("needs stride 1");

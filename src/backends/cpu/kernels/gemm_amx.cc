@@ -7,8 +7,6 @@
 namespace tokamak::cpu {
 namespace {
 
-constexpr int64_t kAhead = 2048;  // bytes that a stream of weights is prefetched ahead
-
 class Finish : public FinishTiles<Finish> {
  public:
   explicit Finish(const AmxBlock& t)
@@ -26,14 +24,11 @@ class Finish : public FinishTiles<Finish> {
 
 // Up to two tiles of rows.
 void few_rows(const AmxBlock& t) {
-  const auto ready = [](int, int64_t, const uint8_t* p, const uint8_t* later) {
-    for (int64_t i = 0; i < kTileBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(later + i), _MM_HINT_T0);
-    return p;
-  };
+  const auto ready = [](int, int64_t, const uint8_t* p) { return p; };
   const int64_t tile_bytes = t.panels->tile_bytes();
   TileStreams s;
   s.a = t.a.tiles, s.a_block = t.a.stride * 64, s.a_tile = t.a.tile_bytes(*t.panels);
-  s.step = kTileBytes, s.blocks = t.panels->k_blocks(), s.ahead = kAhead;
+  s.step = kTileBytes, s.blocks = t.panels->k_blocks();
   s.sums = static_cast<char*>(t.scratch);
   Finish finish(t);
   const auto multiply = [&](int64_t tile, int64_t count, int64_t length) {

@@ -44,6 +44,7 @@ Support pool_problem(const NodeView& node, bool is_max, PoolProblem& out) {
   p.oh = flat ? 1 : y[first];
   p.ow = y[first + spatial - 1];
   p.num_threads = std::max(1, node.num_threads);
+  p.ldy = node.output_pitch > 0 ? node.output_pitch : p.c;
   const std::string auto_pad = attrs.get_string("auto_pad", "NOTSET");
   if (auto_pad == "SAME_UPPER" || auto_pad == "SAME_LOWER") {
     const int64_t lower = auto_pad == "SAME_LOWER";
@@ -95,8 +96,8 @@ class PoolKernel : public Kernel {
         PoolArgs pool;
         pool.x = x + n * w.h * w.w * w.c;
         pool.h = w.h, pool.w = w.w, pool.c = w.c;
-        pool.y = y + n * w.oh * w.ow * w.c;
-        pool.ow = w.ow;
+        pool.y = y + n * w.oh * w.ow * w.ldy;
+        pool.ow = w.ow, pool.ldy = w.ldy;
         pool.kh = w.kh, pool.kw = w.kw;
         pool.stride_h = w.stride_h, pool.stride_w = w.stride_w;
         pool.dilation_h = w.dilation_h, pool.dilation_w = w.dilation_w;
@@ -126,6 +127,10 @@ class PoolDef : public KernelDef {
     if (!conv_isa_present(isa_)) return Support::no(fmt::format("this CPU has no {}", isa_.name));
     PoolProblem p;
     return pool_problem(node, is_max_, p);
+  }
+  bool pitches_output(const NodeView& node) const override {
+    PoolProblem p;
+    return pool_problem(node, is_max_, p) && !p.window.nchw;
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
     PoolProblem p;

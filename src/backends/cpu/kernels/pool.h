@@ -48,7 +48,7 @@ void pool(const PoolArgs& p) {
       const int64_t count = p.include_pad ? rows.padded * cols.padded : (rows.end - rows.begin) * (cols.end - cols.begin);
       const float scale = count > 0 ? 1.0f / static_cast<float>(count) : 0.0f;
       const float* x = p.x + (iy * p.w + ix) * p.c;
-      float* y = p.y + (oy * p.ow + ox) * p.c;
+      float* y = p.y + (oy * p.ow + ox) * p.ldy;
       int64_t c = 0;
       for (; c + kWide <= p.c; c += kWide) pool_vectors<kVectors>(p, x + c, rows, cols, scale, Simd::mask(Simd::kWidth), y + c);
       for (; c < p.c; c += Simd::kWidth) pool_vectors<1>(p, x + c, rows, cols, scale, Simd::mask(p.c - c), y + c);

@@ -225,6 +225,13 @@ class QuantizedMatmulDef final : public KernelDef {
 
   Support supports(const NodeView& view) const override {
     if (!cpu_features().covers(needs_)) return Support::no("needs a CPU with " + needs_.to_string());
+    if (view.input_dtypes[0] != DType::F32 || view.output_dtypes[0] != DType::F32)
+      return Support::no(
+          fmt::format("a is {}, the output {}; needs f32", to_string(view.input_dtypes[0]), to_string(view.output_dtypes[0])));
+    if (view.input_dtypes[1] != DType::I8 && view.input_dtypes[1] != DType::I4)
+      return Support::no(fmt::format("b is {}, needs i8 or i4", to_string(view.input_dtypes[1])));
+    if (view.input_dtypes[2] != DType::F32 && view.input_dtypes[2] != DType::F16)
+      return Support::no(fmt::format("scale is {}, needs f32 or f16", to_string(view.input_dtypes[2])));
     const QuantizedPanels panels = panels_of(view);
     if (panels.k > kMaxK) return Support::no(fmt::format("k is {}, at most {}", panels.k, kMaxK));
     if (panels.n > kMaxN) return Support::no(fmt::format("n is {}, at most {}", panels.n, kMaxN));

@@ -19,7 +19,7 @@ namespace {
 // As __m512 g++ 12 keeps a copy of each in memory.
 using Floats = float __attribute__((vector_size(64)));
 
-constexpr int64_t kAhead = 2048;              // bytes that a stream of weights is prefetched ahead
+constexpr int64_t kAhead = 4096;              // bytes that a stream of weights is prefetched ahead
 constexpr int64_t kVnniRows = 4;              // of groups: up to here vector instructions alone are faster
 constexpr int64_t kBytesRows = 32;            // of groups: up to here bytes are faster than bfloat16
 constexpr int64_t kBytesAt = 8 * kTileBytes;  // in the scratch: sums, or chunks of weights, then sums
@@ -28,17 +28,22 @@ inline __m512 load_scale(const void* scale, int64_t at, bool half) {
   if (half) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(scale) + at)));
   return _mm512_loadu_ps(static_cast<const float*>(scale) + at);
 }
-inline void prefetch(const uint8_t* p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
+
+// For gf2p8affine with the constant 0xf8: of each byte, four bits from `shift` on, less 8. Bits 0 to 2 stay, the others are the inverse of
+// bit 3.
+constexpr int64_t nibble_matrix(int shift) {
+  uint64_t rows = 0;  // byte 7 - i gives bit i
+  for (int i = 0; i < 8; ++i) rows |= uint64_t{1} << (shift + (i < 3 ? i : 3) + 8 * (7 - i));
+  return static_cast<int64_t>(rows);
 }
 
 // `bytes` of nibbles to twice as many signed bytes.
 inline void unpack(const uint8_t* b, int64_t bytes, uint8_t* out) {
-  const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(8);
+  const __m512i low = _mm512_set1_epi64(nibble_matrix(0)), high = _mm512_set1_epi64(nibble_matrix(4));
   for (int64_t i = 0; i < bytes; i += 64) {
     const __m512i x = _mm512_loadu_si512(b + i);
-    _mm512_store_si512(out + 2 * i, _mm512_sub_epi8(_mm512_and_si512(x, low), bias));
-    _mm512_store_si512(out + 2 * i + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(x, 4), low), bias));
+    _mm512_store_si512(out + 2 * i, _mm512_gf2p8affine_epi64_epi8(x, low, 0xf8));
+    _mm512_store_si512(out + 2 * i + 64, _mm512_gf2p8affine_epi64_epi8(x, high, 0xf8));
   }
 }
 
@@ -76,8 +81,7 @@ void stream_rows(const QuantizedBlock& t) {
   const QuantizedPanels& panels = *t.panels;
   const int64_t tile_bytes = panels.tile_bytes();
   uint8_t* const bytes = static_cast<uint8_t*>(t.scratch) + kBytesAt;
-  const auto ready = [&](int j, int64_t k, const uint8_t* p, const uint8_t* later) -> const uint8_t* {
-    prefetch(later, kNibbles ? kTileBytes / 2 : kTileBytes);
+  const auto ready = [&](int j, int64_t k, const uint8_t* p) -> const uint8_t* {
     if (!kNibbles) return p;
     uint8_t* out = bytes + ((k & 1) * 4 + j) * kTileBytes;
     unpack(p, kTileBytes / 2, out);
@@ -86,7 +90,7 @@ void stream_rows(const QuantizedBlock& t) {
   TileStreams s;
   s.a = reinterpret_cast<const char*>(t.a.values);
   s.a_block = t.a.stride * 64, s.a_tile = panels.k_blocks() * s.a_block;
-  s.step = kNibbles ? kTileBytes / 2 : kTileBytes, s.blocks = panels.k_blocks(), s.ahead = kAhead;
+  s.step = kNibbles ? kTileBytes / 2 : kTileBytes, s.blocks = panels.k_blocks();
   s.sums = static_cast<char*>(t.scratch);
   Finish<true> finish(t);
   configure_tiles(t.a.stride, 64);
@@ -250,15 +254,13 @@ void group_tiles(const QuantizedBlock& t, int64_t tile, int64_t length) {
   // Tiles are slow to load what was stored just before: nibbles are unpacked two loads ahead.
   const int64_t loads = (k_steps + steps_a_load - 1) / steps_a_load;
   const auto unpack_load = [&](int64_t load) {
-    const int64_t at = load * load_bytes;
+    if constexpr (kNibbles)
 #pragma GCC unroll 2
-    for (int j = 0; j < kTiles; ++j) {
-      prefetch((at + kAhead < tile_bytes ? b0 + j * stream : next[j]) + at + kAhead, load_bytes);
-      if constexpr (kNibbles) unpack(b0 + at + j * stream, load_bytes, bytes + ((load & 3) * 2 + j) * kTileBytes);
-    }
+      for (int j = 0; j < kTiles; ++j) unpack(b0 + load * load_bytes + j * stream, load_bytes, bytes + ((load & 3) * 2 + j) * kTileBytes);
   };
   unpack_load(0);
   if (loads > 1) unpack_load(1);
+  const int64_t group_bytes = group_steps * panels.step_bytes();
   int64_t load = 0;
   for (int64_t g = 0; g <= groups; ++g) {
     if (g < groups) {
@@ -285,14 +287,19 @@ void group_tiles(const QuantizedBlock& t, int64_t tile, int64_t length) {
     const float* row_scales = t.a.scales + done * 16;
 #pragma GCC unroll 2
     for (int j = 0; j < kTiles; ++j) {
+      const int64_t ahead_at = done * group_bytes + kAhead;
+      const uint8_t* const ahead = (ahead_at < tile_bytes ? b0 + j * stream : next[j]) + ahead_at;
       const int64_t at = ((tile + j * length) * groups + done) * 16;
       const __m512 scale = load_scale(t.scale, at, t.half_scale);
       _mm_prefetch(static_cast<const char*>(t.scale) + at * (t.half_scale ? 2 : 4) + 512, _MM_HINT_T0);
       const int32_t* from = sums + (done & 1) * 512 + j * 256;
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r)
+      for (int r = 0; r < kRows; ++r) {
+        // A line here and there: in a row they would stop what follows until memory has answered.
+        for (int64_t i = r * 64; i < group_bytes; i += kRows * 64) _mm_prefetch(reinterpret_cast<const char*>(ahead + i), _MM_HINT_T0);
         y[r][j] = (Floats)_mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + r * 16)), scale),
                                           _mm512_set1_ps(row_scales[r]), (__m512)y[r][j]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -302,16 +309,77 @@ void group_tiles(const QuantizedBlock& t, int64_t tile, int64_t length) {
       for (int j = 0; j < kTiles; ++j) add_and_store(t, r, tile + j * length, (__m512)y[r][j]);
 }
 
+// Up to 8 rows of bytes by four tiles, in groups of whole blocks: four streams from memory, as with one group. The rows of the result do
+// not fit the registers and lie in the scratch.
+void group_streams(const QuantizedBlock& t, int64_t tile, int64_t length) {
+  const QuantizedPanels& panels = *t.panels;
+  const int64_t groups = panels.groups(), tile_bytes = panels.tile_bytes(), group_blocks = panels.group_steps() / 2;
+  TileStreams s;
+  s.step = kTileBytes, s.blocks = panels.k_blocks();
+  for (int j = 0; j < 4; ++j) {
+    s.b[j] = t.b + (tile + j * length) * tile_bytes;
+    s.next[j] = t.following(tile, tile_bytes, 4, j);
+  }
+  char* const sums = static_cast<char*>(t.scratch) + kBytesAt;  // [2][4][tile]
+  float* const y = reinterpret_cast<float*>(sums + 8 * kTileBytes);
+  for (int64_t i = 0; i < t.rows * 4; ++i) _mm512_store_ps(y + i * 16, _mm512_setzero_ps());
+  const int8_t* a = t.a.values;
+  int64_t k = 0;
+  for (int64_t g = 0; g <= groups; ++g) {
+    if (g < groups) {
+      zero_sums();
+      for (const int64_t end = k + group_blocks < s.blocks ? k + group_blocks : s.blocks; k < end; ++k, a += t.a.stride * 64) {
+        for (int j = 0; j < 4; ++j) s.prefetch_this(j, k);
+        memory_barrier();
+        _tile_loadd(4, a, 64);
+        s.prefetch_next(0, k, kTileBytes / 2);
+        _tile_loadd(6, s.b[0] + k * kTileBytes, 64);
+        _tile_dpbssd(0, 4, 6);
+        s.prefetch_next(1, k, kTileBytes / 2);
+        _tile_loadd(7, s.b[1] + k * kTileBytes, 64);
+        _tile_dpbssd(1, 4, 7);
+        s.prefetch_next(2, k, kTileBytes / 2);
+        _tile_loadd(6, s.b[2] + k * kTileBytes, 64);
+        _tile_dpbssd(2, 4, 6);
+        s.prefetch_next(3, k, kTileBytes / 2);
+        _tile_loadd(7, s.b[3] + k * kTileBytes, 64);
+        _tile_dpbssd(3, 4, 7);
+      }
+      store_sums<2, 2>(sums + (g & 1) * 4 * kTileBytes);
+    }
+    if (g == 0) continue;
+    const int64_t done = g - 1;
+    const float* row_scales = t.a.scales + done * 16;
+    for (int64_t j = 0; j < 4; ++j) {
+      const int64_t at = ((tile + j * length) * groups + done) * 16;
+      const __m512 scale = load_scale(t.scale, at, t.half_scale);
+      _mm_prefetch(static_cast<const char*>(t.scale) + at * (t.half_scale ? 2 : 4) + 512, _MM_HINT_T0);
+      const char* from = sums + ((done & 1) * 4 + j) * kTileBytes;
+      for (int64_t r = 0; r < t.rows; ++r) {
+        float* to = y + (r * 4 + j) * 16;
+        const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + r * 64)), scale);
+        _mm512_store_ps(to, _mm512_fmadd_ps(x, _mm512_set1_ps(row_scales[r]), _mm512_load_ps(to)));
+      }
+    }
+  }
+  for (int64_t r = 0; r < t.rows; ++r)
+    for (int64_t j = 0; j < 4; ++j) add_and_store(t, r, tile + j * length, _mm512_load_ps(y + (r * 4 + j) * 16));
+}
+
 template <bool kNibbles>
 void group_rows(const QuantizedBlock& t) {
   configure_tiles(t.a.stride, t.panels->group_steps() % 2 ? 32 : 64);
   for (int64_t i = 0; i * 16 < t.rows; ++i) {
     const QuantizedBlock rows = t.row_tile(i);
+    const bool whole_blocks = t.panels->group_steps() % 2 == 0;
     int64_t tile = 0;
-    if (rows.rows <= 8 && t.tiles % 2 == 0)
+    if (!kNibbles && whole_blocks && rows.rows <= 8 && t.tiles % 4 == 0) {
+      for (const int64_t length = t.tiles / 4; tile < length; ++tile) group_streams(rows, tile, length);
+    } else if (rows.rows <= 8 && t.tiles % 2 == 0) {
       for (const int64_t length = t.tiles / 2; tile < length; ++tile) group_tiles<8, 2, kNibbles>(rows, tile, length);
-    else
+    } else {
       for (; tile < t.tiles; ++tile) group_tiles<16, 1, kNibbles>(rows, tile, t.tiles);
+    }
   }
 }
 

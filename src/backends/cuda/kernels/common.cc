@@ -21,6 +21,12 @@ std::string device_type(DType dtype) {
   }
 }
 
+bool is_movable(DType dtype) {
+  if (dtype == DType::String) return false;
+  const int bits = bits_of(dtype);
+  return bits == 8 || bits == 16 || bits == 32 || bits == 64;
+}
+
 Source device_source(const std::string& name, const std::string& file, std::vector<std::string> defines) {
   return {name, device_file(file), std::move(defines)};
 }

@@ -73,6 +73,13 @@ void multiply(const Product& p, const T* a, const U* b, int64_t row, std::vector
   }
 }
 
+void store_all(const char* op, const std::vector<float>& all, Tensor& out) {
+  visit_number(out.dtype(), op, [&](auto tag) {
+    using Out = typename decltype(tag)::type;
+    for (size_t i = 0; i < all.size(); ++i) out.data<Out>()[i] = store<Out>(all[i]);
+  });
+}
+
 RunFunction prepare_matmul(const NodeView& node) {
   const Product product(node);
   const double alpha = node.attrs().get_float("alpha", 1);
@@ -82,7 +89,8 @@ RunFunction prepare_matmul(const NodeView& node) {
       using T = typename decltype(tag)::type;
       using W = Accumulator<T>;
       std::vector<W> acc(product.n);
-      std::vector<float> all(epilogue ? args.outputs[0].count() : 0);
+      const bool convert = epilogue || args.outputs[0].dtype() != args.inputs[0].dtype();
+      std::vector<float> all(convert ? args.outputs[0].count() : 0);
       const Tensor& right = args.inputs[1];
       std::vector<T> converted;  // b in a's type, where they differ
       if constexpr (kIsFloat<T>)
@@ -97,17 +105,14 @@ RunFunction prepare_matmul(const NodeView& node) {
           const int64_t at = (batch * product.m + i) * product.n;
           for (int64_t j = 0; j < product.n; ++j) {
             if constexpr (kIsFloat<T>) acc[j] *= alpha;
-            if (epilogue) all[at + j] = static_cast<float>(acc[j]);
+            if (convert) all[at + j] = static_cast<float>(acc[j]);
             else args.outputs[0].data<T>()[at + j] = static_cast<T>(static_cast<Compute<T>>(acc[j]));
           }
         }
       });
-      if (!epilogue) return;
-      epilogue.apply(all, args);
-      visit_number(args.outputs[0].dtype(), "matmul", [&](auto out_tag) {
-        using Out = typename decltype(out_tag)::type;
-        for (size_t i = 0; i < all.size(); ++i) args.outputs[0].data<Out>()[i] = store<Out>(all[i]);
-      });
+      if (!convert) return;
+      if (epilogue) epilogue.apply(all, args);
+      store_all("matmul", all, args.outputs[0]);
     });
   };
 }
@@ -147,19 +152,20 @@ RunFunction prepare_quantized_matmul(const NodeView& node) {
   return [=](const RunArgs& args) {
     const Tensor& b = args.inputs[1];
     const int64_t groups = args.inputs[2].dim(1);
-    std::vector<double> row(k);
+    const Tensor& left = args.inputs[0];
+    std::vector<double> a(left.count()), row(k);
+    for (int64_t i = 0; i < left.count(); ++i) a[i] = left.float_at(i);
     std::vector<float> all(args.outputs[0].count());
     for (int64_t j = 0; j < n; ++j) {
-      for (int64_t i = 0; i < k; ++i) row[i] = double(b.int_at(j * k + i)) * args.inputs[2].float_at(j * groups + i / group);
+      for (int64_t i = 0; i < k; ++i) row[i] = b.float_at(j * k + i) * args.inputs[2].float_at(j * groups + i / group);
       for (int64_t r = 0; r * n < static_cast<int64_t>(all.size()); ++r) {
-        const float* a = args.inputs[0].data<float>() + r * k;
         double sum = 0;
-        for (int64_t i = 0; i < k; ++i) sum += a[i] * row[i];
+        for (int64_t i = 0; i < k; ++i) sum += a[r * k + i] * row[i];
         all[r * n + j] = static_cast<float>(sum);
       }
     }
     if (epilogue) epilogue.apply(all, args);
-    std::copy(all.begin(), all.end(), args.outputs[0].data<float>());
+    store_all("quantized_matmul", all, args.outputs[0]);
   };
 }
 

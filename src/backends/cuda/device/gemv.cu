@@ -1,0 +1,96 @@
+// y = epilogue(x (w * scale)^T) for few rows of x: reading w is what counts. A warp takes ROWS rows of w along all of K, PREFETCH loads of
+// LOAD_BYTES a lane and row under way at any time; the first of them before the kernel that makes x has finished.
+//   X_ELEMENT, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT;  K_SIZE; LOAD_BYTES divides a row and a group; GROUP: elements of K a scale (0: no
+//   scales) TOKENS: rows of x a block (grid.y walks through the others); WARPS
+#include "weights.cuh"
+
+constexpr int kElements = LOAD_BYTES * 8 / Weight<W_ELEMENT>::kBits;  // a load
+constexpr int kLoads = K_SIZE / kElements;                            // a row
+constexpr int kRounds = (kLoads + 31) / 32;
+constexpr int64_t kRowBytes = int64_t(kLoads) * LOAD_BYTES;
+constexpr int kPiece = kElements < 8 ? kElements : 8;  // elements converted at a time
+constexpr int kGroups = GROUP == 0 ? 1 : (K_SIZE + GROUP - 1) / GROUP;
+
+// Neighbouring elements of x, from L1.
+DEVICE void load_x(const X_ELEMENT* p, float (&x)[kPiece]) {
+  constexpr int kVector = sizeof(X_ELEMENT) * kPiece > 16 ? 16 / sizeof(X_ELEMENT) : kPiece;
+#pragma unroll
+  for (int i = 0; i < kPiece; i += kVector) {
+    const Vec<X_ELEMENT, kVector> v = *reinterpret_cast<const Vec<X_ELEMENT, kVector>*>(p + i);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) x[i + j] = to_float(v.at[j]);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    gemv(const X_ELEMENT* x, const char* w, const SCALE_ELEMENT* scale, Y_ELEMENT* y, int n, int m, Extras extras) {
+  const int lane = threadIdx.x % 32;
+  const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * ROWS, token = blockIdx.y * TOKENS;
+  Raw<LOAD_BYTES> raw[PREFETCH][ROWS];
+  float group_scale[PREFETCH][ROWS];
+  const auto load = [&](Raw<LOAD_BYTES>(&to)[ROWS], float(&s)[ROWS], int round) {
+    const int at = round * 32 + lane;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const bool valid = at < kLoads && first + r < n;
+      to[r] = valid ? load_streaming<LOAD_BYTES>(w + (first + r) * kRowBytes + int64_t(at) * LOAD_BYTES) : Raw<LOAD_BYTES>{};
+      if constexpr (kGroups > 1) s[r] = valid ? to_float(scale[int64_t(first + r) * kGroups + at * kElements / GROUP]) : 0.f;
+    }
+  };
+#pragma unroll
+  for (int p = 0; p < PREFETCH; ++p) load(raw[p], group_scale[p], p);
+  wait_for_previous();
+  allow_next();
+
+  float sum[ROWS][TOKENS] = {};
+  for (int base = 0; base < kRounds; base += PREFETCH) {
+#pragma unroll
+    for (int p = 0; p < PREFETCH; ++p) {
+      const int at = (base + p) * 32 + lane;
+      float part[ROWS][TOKENS] = {};
+      if (at < kLoads) {
+#pragma unroll
+        for (int e = 0; e < kElements; e += kPiece) {
+          float v[ROWS][kPiece];
+#pragma unroll
+          for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+            for (int i = 0; i < kPiece; ++i) v[r][i] = weight_at<W_ELEMENT>(raw[p][r], e + i);
+#pragma unroll
+          for (int t = 0; t < TOKENS; ++t) {
+            if (token + t >= m) break;
+            float piece[kPiece];
+            load_x(x + int64_t(token + t) * K_SIZE + at * kElements + e, piece);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+              for (int i = 0; i < kPiece; ++i) part[r][t] += v[r][i] * piece[i];
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int t = 0; t < TOKENS; ++t) sum[r][t] += kGroups > 1 ? part[r][t] * group_scale[p][r] : part[r][t];
+      load(raw[p], group_scale[p], base + p + PREFETCH);
+    }
+  }
+
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+    for (int t = 0; t < TOKENS; ++t) sum[r][t] = warp_reduce<Sum>(sum[r][t]);
+      // Each lane finishes one element.
+#pragma unroll
+  for (int begin = 0; begin < ROWS * TOKENS; begin += 32) {
+    float value[1] = {0};
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+      if (begin + i < ROWS * TOKENS && lane == i) value[0] = sum[(begin + i) % ROWS][(begin + i) / ROWS % TOKENS];
+    const int row = first + (begin + lane) % ROWS, t = token + (begin + lane) / ROWS;
+    if (begin + lane >= ROWS * TOKENS || row >= n || t >= m) continue;
+    if constexpr (GROUP != 0 && kGroups == 1) value[0] *= to_float(scale[row]);
+    epilogue<1>(value, t, row, extras);
+    y[int64_t(t) * n + row] = from_float<Y_ELEMENT>(value[0]);
+  }
+}

@@ -1,0 +1,62 @@
+#include "backends/cuda/kernels/linear.h"
+
+#include <charconv>
+
+#include "backends/cuda/kernels/common.h"
+#include "backends/cuda/kernels/epilogue.h"
+
+namespace tokamak::cuda {
+namespace {
+
+bool is_activation(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
+
+std::string weight_type(DType dtype) {
+  if (dtype == DType::I4) return "i4";
+  return dtype == DType::F8E4M3FN ? "f8e4m3" : device_type(dtype);
+}
+
+}  // namespace
+
+Support Linear::read(const NodeView& node, Linear& out) {
+  const bool quantized = node.node->is("quantized_matmul");
+  out.x = node.input_dtypes[0], out.w = node.input_dtypes[1], out.y = node.output_dtypes[0];
+  if (!is_activation(out.x) || !is_activation(out.y))
+    return Support::no(fmt::format("a is {}, the output {}; needs f32, f16 or bf16", to_string(out.x), to_string(out.y)));
+  if (!quantized) {
+    if (!is_activation(out.w)) return Support::no(fmt::format("b is {}, needs f32, f16 or bf16", to_string(out.w)));
+    if (node.attrs().get_bool("trans_a", false) || !node.attrs().get_bool("trans_b", false))
+      return Support::no("needs trans_b without trans_a");
+    if (node.attrs().get_float("alpha", 1) != 1) return Support::no("alpha is not 1");
+  }
+  if (node.input_shapes[1].size() != 2) return Support::no("b is not a matrix");
+  for (int i = 1; i <= (quantized ? 2 : 1); ++i) {
+    if (node.constants[i] == nullptr) return Support::no(fmt::format("input {} is not a constant", i));
+    if (!node.constants[i]->layout().empty()) return Support::no(fmt::format("input {} is packed as {}", i, node.constants[i]->layout()));
+  }
+  out.n = node.input_shapes[1][0], out.k = node.input_shapes[1][1];
+  if (out.k == 0 || out.n == 0) return Support::no("the matrix is empty");
+  if (out.n > INT32_MAX / 2 || out.k > INT32_MAX / 2) return Support::no("the matrix has too many rows or columns");
+  out.m = num_elements(node.input_shapes[0]) / out.k;
+  if (out.m > INT32_MAX / 2) return Support::no("more rows than 32 bits count");
+  if (quantized) {
+    out.scale = node.input_dtypes[2];
+    out.group = std::min(node.attrs().get_int("group_size"), out.k);
+  }
+  return Epilogue::supports(node);
+}
+
+std::vector<std::string> Linear::defines() const {
+  return {"X_ELEMENT=" + device_type(x), "W_ELEMENT=" + weight_type(w), "SCALE_ELEMENT=" + device_type(scale),
+          "Y_ELEMENT=" + device_type(y), fmt::format("K_SIZE={}", k),   fmt::format("GROUP={}", group)};
+}
+
+int tactic_number(std::string_view kernel, std::string_view tactic, std::string_view key) {
+  const std::string text = fmt::format(",{}", tactic), wanted = fmt::format(",{}=", key);
+  int value = 0;
+  if (const size_t at = text.find(wanted); at != std::string::npos)
+    std::from_chars(text.data() + at + wanted.size(), text.data() + text.size(), value);
+  if (value < 1 || value > 1024) fail(ErrorCode::Corrupt, "{} has no tactic \"{}\"; rebuild the engine", kernel, tactic);
+  return value;
+}
+
+}  // namespace tokamak::cuda

@@ -1,0 +1,31 @@
+#pragma once
+// Linear layers: matmul with a constant matrix [n, k] (trans_b) and quantized_matmul, as one kind of problem.
+
+#include <string>
+#include <vector>
+
+#include "runtime/kernel.h"
+
+namespace tokamak::cuda {
+
+// y[m, n] = x[m, k] (w[n, k] * scale)^T. The weights are dense in memory, rows of k, whatever kernel reads them: all kernels share one
+// copy.
+struct Linear {
+  int64_t m = 0, n = 0, k = 0;
+  int64_t group = 0;  // elements of k a scale; k: one a row; 0: no scales
+  DType x = DType::F32, w = DType::F32, scale = DType::F32, y = DType::F32;
+
+  // Reads the node. No, with the reason, for products of another kind, and for epilogues that device code cannot express.
+  static Support read(const NodeView& node, Linear& out);
+
+  int64_t groups() const { return group == 0 ? 0 : (k - 1) / group + 1; }
+  int64_t row_bits() const { return k * bits_of(w); }
+  bool is_quantized() const { return group != 0; }
+  // X_ELEMENT, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP of the device code.
+  std::vector<std::string> defines() const;
+};
+
+// "rows=4,warps=8" of a tactic: the number behind `key`. Throws Corrupt when it is not there or not in [1, 1024].
+int tactic_number(std::string_view kernel, std::string_view tactic, std::string_view key);
+
+}  // namespace tokamak::cuda

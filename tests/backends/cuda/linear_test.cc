@@ -1,0 +1,108 @@
+#ifdef TOKAMAK_CUDA
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "tests/backends/cuda/check_kernels.h"
+
+namespace tokamak::test {
+namespace {
+
+struct LinearCase {
+  int64_t m, n, k;
+  const char* x = "f16";
+  const char* w = "f16";
+  int64_t group = 0;
+  const char* scale = "f32";
+  const char* epilogue = "";  // of the accumulator i0, a bias i1 [n] and a tensor i2 [m, n]
+  const char* out = "";
+};
+
+// Finite values of all sizes.
+Tensor random_f8(const Shape& shape) {
+  Tensor t = Tensor::empty(DType::F8E4M3FN, shape);
+  std::mt19937 random(std::random_device{}());
+  for (int64_t i = 0; i < t.count(); ++i) {
+    const auto bits = static_cast<uint8_t>(random());
+    t.data<uint8_t>()[i] = (bits & 0x7f) == 0x7f ? 0 : bits;
+  }
+  return t;
+}
+
+void check(const LinearCase& c, const std::vector<std::string>& archs = {}) {
+  const std::string y_dtype = *c.out ? c.out : c.x;
+  std::string inputs = fmt::format("%x: {}[{},{}], %w: {}[{},{}]", c.x, c.m, c.k, c.w, c.n, c.k), args = "%x, %w", attrs;
+  if (c.group != 0) {
+    inputs += fmt::format(", %ws: {}[{},{}]", c.scale, c.n, (c.k - 1) / c.group + 1);
+    args += ", %ws";
+    attrs = fmt::format("group_size={}", c.group);
+  } else {
+    attrs = "trans_b=1";
+  }
+  if (*c.out) attrs += fmt::format(", out_dtype={}", c.out);
+  if (*c.epilogue) {
+    inputs += fmt::format(", %bias: {}[{}], %residual: {}[{},{}]", y_dtype, c.n, y_dtype, c.m, c.n);
+    args += ", %bias, %residual";
+    attrs += fmt::format(", epilogue=\"{}\", epilogue_input={}", c.epilogue, c.group != 0 ? 3 : 2);
+  }
+  CudaCase test;
+  test.text =
+      fmt::format("graph main({}) {{ %y = {}({}) {{{}}} return %y }}", inputs, c.group != 0 ? "quantized_matmul" : "matmul", args, attrs);
+  if (std::string(c.w) == "f8e4m3fn") test.inputs = {Tensor(), random_f8({c.n, c.k})};
+  // Outputs are sums of k products: relative to their spread. Weights of 8 and 4 bits are as large as their integers.
+  const double weight = c.w[0] == 'i' ? c.w[1] == '8' ? 74 : 4.6 : std::string(c.w) == "f8e4m3fn" ? 110 : 1;
+  const double spread = weight * std::sqrt(static_cast<double>(c.k));
+  const double rounding = y_dtype == "f32" ? 2e-6 : y_dtype == "f16" ? 1e-3 : 8e-3;
+  test.rtol = rounding, test.atol = 2 * rounding * spread;
+  check_cuda_kernels(test, archs);
+}
+
+constexpr const char* kFused = "t0 = add(i0, i1); t1 = silu(t0); t2 = add(t1, i2); ret t2";
+
+TEST(CudaLinear, FloatWeights) {
+  for (int64_t m : {1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 130}) check({m, 96, 512, m % 2 ? "f16" : "bf16", m % 2 ? "f16" : "bf16"});
+  for (const char* dtype : {"f16", "bf16"}) {
+    check({1, 97, 328, dtype, dtype, 0, "f32", kFused});
+    check({7, 97, 328, dtype, dtype, 0, "f32", kFused});
+    check({40, 48, 256, dtype, dtype, 0, "f32", "", "f32"});
+  }
+  check({3, 33, 77, "f16", "f16"});
+  check({1, 64, 1000, "f32", "f32"});
+  check({4, 64, 129, "f32", "f16", 0, "f32", kFused});
+  check({4, 64, 128, "f16", "bf16"});
+}
+
+TEST(CudaLinear, QuantizedWeights) {
+  for (const char* w : {"i8", "i4", "f8e4m3fn"}) {
+    for (int64_t m : {1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 130}) check({m, 96, 512, m % 2 ? "bf16" : "f16", w, 128});
+    for (int64_t group : {32, 64, 640}) check({3, 33, 640, group == 64 ? "bf16" : "f16", w, group, "f16"});
+    check({9, 161, 352, "bf16", w, 352, "bf16", kFused});
+    check({1, 161, 352, "f32", w, 32, "f16", kFused});
+    check({12, 96, 256, "f32", w, 128});
+  }
+}
+
+// Whole layers of a model: many blocks, sizes that do not divide.
+TEST(CudaLinear, LargeLayers) {
+  check({1, 4096, 4096, "f16", "f16"});
+  check({8, 1376, 11008, "bf16", "i4", 128, "f16", kFused});
+  check({64, 1032, 4096, "f16", "i8", 4096});
+}
+
+TEST(CudaLinear, OddSizes) {
+  check({1, 5, 7, "f16", "i8", 7});
+  check({2, 5, 9, "f32", "i8", 3});
+  check({5, 3, 14, "bf16", "i4", 14});
+  check({1, 1, 1, "f16", "f16"});
+  check({6, 1, 31, "f16", "f8e4m3fn", 31, "f16"});
+}
+
+TEST(CudaLinear, CompilesForEveryArchitecture) {
+  for (const char* arch : {"sm_80", "sm_89", "sm_90", "sm_100", "sm_120"})
+    for (const char* w : {"i8", "i4", "f8e4m3fn"}) check({16, 96, 512, w[0] == 'i' ? "f16" : "bf16", w, 128}, {arch});
+}
+
+}  // namespace
+}  // namespace tokamak::test
+#endif

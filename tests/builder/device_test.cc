@@ -1,0 +1,113 @@
+// What an engine is built for: names of devices, and building for a GPU that is not here.
+
+#include "builder/device.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/file.h"
+#include "builder/builder.h"
+#include "ir/text.h"
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/device.h"
+#endif
+
+namespace tokamak {
+namespace {
+
+TEST(DeviceName, Spellings) {
+  EXPECT_FALSE(parse_device("cpu").is_cuda);
+  EXPECT_TRUE(parse_device("cuda").is_cuda);
+  EXPECT_EQ(parse_device("cuda:1").ordinal, 1);
+  EXPECT_EQ(parse_device("cuda:sm_90").architecture, "sm_90");
+  for (const char* wrong : {"", "gpu", "cuda:", "cuda:sm90", "cuda:1x", "cuda:-1", "CPU"})
+    EXPECT_THROW(parse_device(wrong), Error) << wrong;
+}
+
+constexpr const char* kNet =
+    "graph g(%x: f32[n,64]) {\n %w = const f32[64] {1}\n %a = softmax(%x) {axis=-1}\n %b = softmax(%a) {axis=0}\n return %b\n}";
+
+std::string net() {
+  std::string values = "1";
+  for (int i = 1; i < 64; ++i) values += ",1";
+  std::string text = kNet;
+  return text.replace(text.find("{1}"), 3, "{" + values + "}");
+}
+
+#ifdef TOKAMAK_CUDA
+
+BuildOptions for_h100(Precision precision = Precision::F32) {
+  BuildOptions options;
+  options.device = "cuda:sm_90";
+  options.precision = precision;
+  options.num_threads = 2;
+  return options;
+}
+
+TEST(BuildForGpu, WithoutOneTheEngineCarriesItsCode) {
+  BuildReport report;
+  const auto engine = build_engine(ir::parse(net()), for_h100(), &report);
+  EXPECT_TRUE(engine->is_cuda());
+  EXPECT_EQ(engine->info().device, "cuda");
+  EXPECT_EQ(engine->info().target, "sm_90");
+  EXPECT_EQ(engine->info().precision, "fp32");
+  EXPECT_EQ(report.timed, 0);
+  EXPECT_EQ(report.num_host_nodes(), 0);
+  for (const auto& node : engine->graph().nodes()) EXPECT_EQ(node->kernel, "cuda.softmax");
+  EXPECT_EQ(engine->code()->entries().size(), 2u);  // one a shape
+}
+
+TEST(BuildForGpu, IsReproducible) {
+  const auto bytes = [] {
+    const std::string path = ::testing::TempDir() + "/reproducible.engine";
+    build_engine(ir::parse(net()), for_h100(Precision::F16))->save(path);
+    return read_file(path);
+  };
+  EXPECT_EQ(bytes(), bytes());
+}
+
+TEST(BuildForGpu, HalfPrecisionIsInTheGraph) {
+  BuildReport report;
+  const auto engine = build_engine(ir::parse(net()), for_h100(Precision::F16), &report);
+  EXPECT_EQ(engine->info().precision, "fp16");
+  EXPECT_EQ(engine->inputs()[0].dtype, DType::F32);
+  EXPECT_EQ(engine->outputs()[0].dtype, DType::F32);
+  int half = 0;
+  for (const auto& node : engine->graph().nodes()) half += node->is("softmax") && node->output()->type.dtype == DType::F16;
+  EXPECT_EQ(half, 2);
+}
+
+TEST(BuildForGpu, WithoutAKernelThereTheHostRunsTheNode) {
+  BuildReport report;
+  const auto engine = build_engine(
+      ir::parse(
+          "graph g(%x: f32[4,4]) { %a = softmax(%x) {axis=-1} %b = random_uniform() {shape=[4,4], dtype=f32} %c = add(%a, %b) return %c }"),
+      for_h100(), &report);
+  ASSERT_GE(report.num_host_nodes(), 1);
+  for (const TacticReport& t : report.tactics) {
+    if (t.op == "random_uniform") {
+      EXPECT_NE(t.host_reason.find("CUDA"), std::string::npos) << t.host_reason;
+    }
+  }
+}
+
+TEST(BuildForGpu, NeedsAKnownOneOrOneThatIsHere) {
+  BuildOptions options;
+  options.device = "cuda:sm_11";
+  EXPECT_THROW(build_engine(ir::parse(net()), options), Error);
+  if (cuda::Device::is_available()) GTEST_SKIP() << "there is a GPU";
+  options.device = "cuda";
+  try {
+    build_engine(ir::parse(net()), options);
+    ADD_FAILURE() << "built for a GPU that is not there";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::Unsupported);
+    EXPECT_NE(std::string(e.what()).find("cuda:sm_90"), std::string::npos) << e.what();
+  }
+}
+
+#endif
+
+}  // namespace
+}  // namespace tokamak
