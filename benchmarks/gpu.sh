@@ -146,7 +146,7 @@ step_conformance() {
   fi
   mkdir -p "$parts"
   find "$folder" -name model.onnx -printf '%h\n' | sort | grep "${case_filter:-.}" |
-    xargs -P 12 -n 40 bash -c 'timeout 300 "$0" verify "${@:2}" --device cuda --opt-level 0 --threads 1 --quiet --json "$1/$$.json"' "$tokamak" "$parts"
+    xargs -r -P 12 -n 40 bash -c 'timeout 300 "$0" verify "${@:2}" --device cuda --opt-level 0 --threads 1 --quiet --json "$1/$$.json"' "$tokamak" "$parts"
   python3 - "$parts" "$output/conformance.json" "$(find "$folder" -name model.onnx | grep -c "${case_filter:-.}")" >"$output/conformance.md" <<'PY'
 import glob, json, sys
 total = {"passed": 0, "failed": 0, "unsupported": 0, "skipped": 0, "cases": []}
@@ -173,9 +173,11 @@ step_models() {
   printf '| models, expected outputs | passed | of them with nodes on the CPU | failed |\n| --- | --- | --- | --- |\n' >"$output/models.md"
   for precision in fp32 tf32 fp16 bf16; do
     "$tokamak" verify "$models" --device cuda --precision $precision --opt-level 1 --quiet --json "$output/models-$precision.json" || rc=1
-    python3 -c '
+    python3 - "$output/models-$precision.json" $precision >>"$output/models.md" <<'PY'
 import json, sys
-r = json.load(open(sys.argv[1])); print(f"| {sys.argv[2]} | {r[\"passed\"]} | {r[\"fell_back\"][\"passed\"]} | {r[\"failed\"]} |")' "$output/models-$precision.json" $precision >>"$output/models.md"
+r = json.load(open(sys.argv[1]))
+print(f"| {sys.argv[2]} | {r['passed']} | {r['fell_back']['passed']} | {r['failed']} |")
+PY
   done
   return $rc
 }
