@@ -147,10 +147,12 @@ std::vector<Place> input_places(const ir::Graph& graph) {
 // Plans the tuned and the largest shapes for a GPU, which makes the code of every kernel that they take: what the engine carries. Holds
 // the memory against the limit.
 std::shared_ptr<cuda::CodeCache> plan_for_gpu(const ir::Graph& graph, const BuildOptions& options, const std::vector<Shape>& tuned,
-                                              const BuildDevice& device, ThreadPool& pool, BuildReport& report) {
+                                              const std::vector<std::vector<Shape>>& others, const BuildDevice& device, ThreadPool& pool,
+                                              BuildReport& report) {
   const auto context = engine_context(device);
   std::vector<std::vector<Shape>> all = largest_shapes(graph, options, tuned);
   if (!options.profiles.empty() && !tuned.empty()) all.push_back(tuned);
+  all.insert(all.end(), others.begin(), others.end());
   int copies = 0;
   bool is_static = true;
   for (const auto& shapes : all) {
@@ -249,6 +251,12 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   ThreadPool pool(num_threads);
   const std::vector<Shape> shapes =
       options.profiles.empty() ? default_shapes(*graph, num_threads) : shapes_of(*graph, options.profiles[0], Corner::Opt);
+  // On a GPU one product has different best kernels for few rows and for many.
+  std::vector<std::vector<Shape>> other_shapes;
+  if (device.name.is_cuda) {
+    for (size_t i = 1; i < options.profiles.size(); ++i) other_shapes.push_back(shapes_of(*graph, options.profiles[i], Corner::Opt));
+    if (options.profiles.empty()) other_shapes = step_shapes(*graph);
+  }
   std::optional<quant::Ranges> ranges;
   const char* precision =
       device.name.is_cuda ? choose_precision_for_gpu(*graph, options, shapes, pool, ranges, r) : choose_weights(*graph, options, pool, r);
@@ -263,13 +271,15 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
     if (!options.timing_cache.empty()) cache.merge_file(options.timing_cache);
     tune::TunerOptions tuner{options.opt_level, options.disabled_kernels, device.tuning.get(),
                              [&](double fraction) { progress.report("tune", 0.15, 0.98, fraction); }};
-    tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r);
+    std::vector<Binding> more;
+    for (const auto& other : other_shapes) more.push_back(bind_shapes(*graph, other, num_threads));
+    tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r, more);
     if (!options.timing_cache.empty()) cache.save(options.timing_cache);
   }
   r.tune_s = tuning.seconds();
   ir::verify(*graph);
   std::shared_ptr<cuda::CodeCache> code;
-  if (device.name.is_cuda) code = plan_for_gpu(*graph, options, shapes, device, pool, r);
+  if (device.name.is_cuda) code = plan_for_gpu(*graph, options, shapes, other_shapes, device, pool, r);
   else check_workspace(*graph, options, shapes, num_threads, r);
 
   EngineInfo info;

@@ -31,6 +31,22 @@ bool fits(const ir::Graph& graph, const std::vector<Shape>& shapes, int num_thre
 
 }  // namespace
 
+std::vector<std::vector<Shape>> step_shapes(const ir::Graph& graph) {
+  if (!graph.metadata.contains("llm.architecture")) return {};
+  struct Step {
+    int64_t tokens, seqs, rows;
+  };
+  constexpr Step kSteps[] = {{8, 8, 8}, {32, 32, 32}, {64, 64, 64}, {256, 256, 256}, {128, 2, 1}, {512, 2, 1}, {2048, 2, 1}};
+  std::vector<std::vector<Shape>> all;
+  for (const Step& s : kSteps) {
+    constexpr int64_t kBlocks = 8;
+    const ir::Dim::Bindings symbols{
+        {"tokens", s.tokens}, {"seqs", s.seqs}, {"rows", s.rows}, {"blocks_per_seq", kBlocks}, {"num_blocks", kBlocks * s.seqs}};
+    if (auto shapes = shapes_with(graph, symbols)) all.push_back(std::move(*shapes));
+  }
+  return all;
+}
+
 std::vector<Shape> default_shapes(const ir::Graph& graph, int num_threads) {
   std::vector<std::string> free;
   ir::Dim::Bindings symbols;

@@ -11,4 +11,8 @@ namespace tokamak {
 // over other lengths when those contradict each other (past + new = total). Empty when nothing fits.
 std::vector<Shape> default_shapes(const ir::Graph& graph, int num_threads);
 
+// Of the step graph of a language model (import/hf/decoder.h): further steps to tune for, decoding for several users at once and prompts of
+// several lengths. Empty for other graphs.
+std::vector<std::vector<Shape>> step_shapes(const ir::Graph& graph);
+
 }  // namespace tokamak

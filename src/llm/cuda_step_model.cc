@@ -103,6 +103,7 @@ struct CudaStepModel::Impl {
     cache = device->allocate(layer_bytes * config.num_layers, "KV cache");
     // What a sequence has not written is never read, but a NaN there would survive a multiplication by a zero weight.
     check(driver().cuMemsetD8(cache.pointer(), 0, static_cast<size_t>(cache.size_bytes())), "clearing the KV cache");
+    check(driver().cuStreamSynchronize(nullptr), "clearing the KV cache");  // the context's stream does not wait for the default one
     for (int layer = 0; layer < config.num_layers; ++layer)
       context.set_input(cache_input_name(layer),
                         Tensor::view(config.kv_dtype, {num_blocks, 2, config.num_kv_heads, config.block_size, config.head_dim},

@@ -6,6 +6,7 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "backends/cpu/thread_pool.h"
+#include "runtime/size_choices.h"
 #ifdef TOKAMAK_CUDA
 #include "backends/cuda/cuda_backend.h"
 #endif
@@ -221,30 +222,41 @@ bool names_device_kernel(std::string_view name) {
 // The node's chosen kernel if it accepts, else the first that does, the GPU's before the CPU's, else none.
 struct Choice {
   const KernelDef* def = nullptr;
-  bool is_tuned = false;        // it is the node's own
-  std::string fallback_reason;  // why the node's own was not taken
-  std::string host_reason;      // why none of the GPU's was
-  std::string reasons;          // of all that declined
+  std::optional<std::string> tactic;  // when it is the node's own
+  std::string fallback_reason;        // why the node's own was not taken
+  std::string host_reason;            // why none of the GPU's was
+  std::string reasons;                // of all that declined
 };
+
+// The kernels that the node was tuned for, the likeliest first.
+std::vector<SizeChoice> own_choices(const NodeView& view) {
+  const ir::Node& node = *view.node;
+  if (node.kernel.empty()) return {};
+  if (node.kernel != kBySize) return {{0, node.kernel, node.tactic}};
+  std::vector<SizeChoice> table = parse_size_choices(node.tactic);
+  sort_by_nearness(table, size_of(view));
+  return table;
+}
 
 Choice choose(const NodeView& view) {
   Choice choice;
   const ir::Node& node = *view.node;
   const bool on_gpu = view.cuda != nullptr;
-  if (!node.kernel.empty() && (on_gpu || !names_device_kernel(node.kernel))) {
-    const KernelDef* def = cpu::find_kernel(node.kernel);
-    if (def == nullptr && on_gpu) def = find_device_kernel(node.kernel);
+  for (SizeChoice& own : own_choices(view)) {
+    if (!on_gpu && names_device_kernel(own.kernel)) continue;
+    const KernelDef* def = cpu::find_kernel(own.kernel);
+    if (def == nullptr && on_gpu) def = find_device_kernel(own.kernel);
     if (def == nullptr)
       fail(ErrorCode::Unsupported, "[{} \"{}\"] the engine wants the kernel `{}`, which this version does not have; rebuild the engine",
-           node.op().name, node.label(), node.kernel);
+           node.op().name, node.label(), own.kernel);
     const Support support = accepts(*def, view);
     if (support) {
       choice.def = def;
-      choice.is_tuned = true;
+      choice.tactic = std::move(own.tactic);
       if (on_gpu && def->place() == Place::Host) choice.host_reason = "chosen when the engine was built";
       return choice;
     }
-    choice.fallback_reason = fmt::format("{}: {}", node.kernel, support.reason());
+    if (choice.fallback_reason.empty()) choice.fallback_reason = fmt::format("{}: {}", own.kernel, support.reason());
   }
   const auto take_first_of = [&](const std::vector<const KernelDef*>& kernels) {
     for (const KernelDef* def : kernels) {
@@ -285,7 +297,7 @@ ReadyKernel make_kernel(NodeView view) {
   }
   Choice choice = choose(view);
   if (choice.def != nullptr) {
-    ReadyKernel out = ready(*choice.def, view, choice.is_tuned ? view.node->tactic : choice.def->tactics(view).front());
+    ReadyKernel out = ready(*choice.def, view, choice.tactic ? *choice.tactic : choice.def->tactics(view).front());
     out.fallback_reason = std::move(choice.fallback_reason);
     out.host_reason = std::move(choice.host_reason);
     return out;

@@ -59,23 +59,23 @@ class DeviceStopwatch final : public Stopwatch {
     NodeView view = view_;
     std::vector<Tensor> packed = pack_constants(view_, candidate);
     int64_t bytes = 0;
+    bool is_packed = false;
     for (size_t i = 0; i < packed.size(); ++i) {
       if (view_.constants[i] == nullptr) continue;
+      is_packed |= packed[i].defined();
       if (!packed[i].defined()) packed[i] = *view_.constants[i];
       view.constants[i] = &packed[i];
       bytes += packed[i].size_bytes();
     }
     const auto kernel = candidate.def->make(view, candidate.tactic);
 
-    constexpr int64_t kMostCopies = 16;
-    const int64_t copies = bytes == 0 ? 1 : std::clamp<int64_t>(2 * view_.cuda->target().l2_bytes / bytes + 1, 1, kMostCopies);
-    std::vector<Buffer> buffers;
-    std::vector<std::vector<Tensor>> turns;
-    for (int64_t c = 0; c < copies; ++c) {
-      turns.push_back(inputs_);
-      for (size_t i = 0; i < packed.size(); ++i)
-        if (view_.constants[i]) turns.back()[i] = upload(packed[i], buffers);
-    }
+    // Constants that this candidate leaves as they are stay on the device for the next ones.
+    std::vector<Buffer> own_buffers;
+    std::vector<std::vector<Tensor>> own_turns;
+    if (is_packed) own_turns = upload_turns(packed, bytes, own_buffers);
+    else if (plain_turns_.empty()) plain_turns_ = upload_turns(packed, bytes, buffers_);
+    const std::vector<std::vector<Tensor>>& turns = is_packed ? own_turns : plain_turns_;
+    const auto copies = static_cast<int64_t>(turns.size());
     const Buffer workspace = device_.allocate(kernel->workspace_bytes(), "workspace of a tactic");
     const auto queue = [&](int64_t runs) {
       for (int64_t run = 0; run < runs; ++run) {
@@ -116,6 +116,19 @@ class DeviceStopwatch final : public Stopwatch {
  private:
   static constexpr double kGraphUs = 400;  // a graph's own launch is then lost in what it holds
 
+  // The inputs with as many copies of the constants as outgrow the L2 cache.
+  std::vector<std::vector<Tensor>> upload_turns(const std::vector<Tensor>& constants, int64_t bytes, std::vector<Buffer>& buffers) {
+    constexpr int64_t kMostCopies = 16;
+    const int64_t copies = bytes == 0 ? 1 : std::clamp<int64_t>(2 * view_.cuda->target().l2_bytes / bytes + 1, 1, kMostCopies);
+    std::vector<std::vector<Tensor>> turns;
+    for (int64_t c = 0; c < copies; ++c) {
+      turns.push_back(inputs_);
+      for (size_t i = 0; i < constants.size(); ++i)
+        if (view_.constants[i]) turns.back()[i] = upload(constants[i], buffers);
+    }
+    return turns;
+  }
+
   Tensor upload(const Tensor& host, std::vector<Buffer>& buffers) {
     if (!host.defined()) return {};
     buffers.push_back(device_.allocate(host.size_bytes(), "inputs of a tactic"));
@@ -132,6 +145,7 @@ class DeviceStopwatch final : public Stopwatch {
   cuda::Stream stream_;
   std::vector<Buffer> buffers_;
   std::vector<Tensor> inputs_, outputs_;
+  std::vector<std::vector<Tensor>> plain_turns_;
 };
 
 }  // namespace

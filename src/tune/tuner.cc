@@ -15,6 +15,7 @@
 #endif
 #include "ir/op.h"
 #include "ir/text.h"
+#include "runtime/size_choices.h"
 #include "tune/stopwatch.h"
 
 namespace tokamak::tune {
@@ -59,10 +60,11 @@ std::vector<Candidate> accepting(const std::vector<const KernelDef*>& kernels, c
       report.declined.emplace_back(def->name(), support.reason());
       continue;
     }
-    const std::vector<std::string> tactics = def->tactics(view);
-    for (size_t i = 0; i < tactics.size() && (i == 0 || options.opt_level >= 2); ++i) out.push_back({def, tactics[i]});
     // Nothing to time, or nothing that timing could tell: the first that accepts.
-    if (!can_time(options) || view.node->op().has(ir::kDataDependentWork)) break;
+    const bool is_timed = can_time(options) && !(options.cuda != nullptr && view.node->op().has(ir::kDataDependentWork));
+    const std::vector<std::string> tactics = def->tactics(view);
+    for (size_t i = 0; i < tactics.size() && (i == 0 || (is_timed && options.opt_level >= 2)); ++i) out.push_back({def, tactics[i]});
+    if (!is_timed || view.node->op().has(ir::kDataDependentWork)) break;
   }
   return out;
 }
@@ -121,6 +123,25 @@ struct Choice {
   TacticReport report;
 };
 
+// The kernels for each size, ascending; empty when one does for all, or when one packs constants: the others could not read them.
+std::vector<SizeChoice> size_table(const Choice& first, const std::vector<const Choice*>& more) {
+  std::vector<const Choice*> all{&first};
+  all.insert(all.end(), more.begin(), more.end());
+  std::vector<SizeChoice> table;
+  bool differ = false;
+  for (const Choice* c : all) {
+    for (const Tensor& t : pack_constants(c->view, c->candidate))
+      if (t.defined()) return {};
+    differ |= c->candidate.def != first.candidate.def || c->candidate.tactic != first.candidate.tactic;
+    const int64_t size = size_of(c->view);
+    if (std::none_of(table.begin(), table.end(), [&](const SizeChoice& s) { return s.size == size; }))
+      table.push_back({size, std::string(c->candidate.def->name()), c->candidate.tactic});
+  }
+  if (!differ) return {};
+  std::sort(table.begin(), table.end(), [](const SizeChoice& a, const SizeChoice& b) { return a.size < b.size; });
+  return table;
+}
+
 // The view of a node that can be tuned; nothing for views, control flow, what the binding does not reach, and what is known without
 // running.
 std::optional<NodeView> tunable(const ir::Node& node, const Binding& binding, int threads, const cuda::Context* cuda) {
@@ -161,21 +182,25 @@ void compile_candidates(const std::vector<std::pair<const NodeView*, const Candi
 
 }  // namespace
 
-void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options,
-          BuildReport& report) {
+void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report,
+          std::span<const Binding> more) {
   const int64_t streamed = options.cuda == nullptr ? streamed_bytes(graph, pool.width()) : 0;
   const std::string machine = machine_of(options, pool.width(), streamed);
   std::map<std::string, Choice> by_signature;
-  std::vector<std::pair<ir::Node*, const Choice*>> nodes;
+  struct Tuned {
+    ir::Node* node;
+    const Choice* choice;
+    std::vector<const Choice*> more;  // for the other sizes
+  };
+  std::vector<Tuned> nodes;
   std::vector<Choice*> order;
   std::vector<std::string> keys;
-  for (ir::Node* node : graph.nodes_snapshot()) {
-    std::optional<NodeView> view = tunable(*node, binding, pool.width(), options.cuda);
-    if (!view) continue;
+  const auto add = [&](ir::Node* node, const Binding& sizes) -> Choice* {
+    std::optional<NodeView> view = tunable(*node, sizes, pool.width(), options.cuda);
+    if (!view) return nullptr;
     const auto [found, fresh] = by_signature.try_emplace(signature(*view));
     Choice& choice = found->second;
-    nodes.emplace_back(node, &choice);
-    if (!fresh) continue;
+    if (!fresh) return &choice;
     choice.view = std::move(*view);
     choice.candidates = candidates_for(choice.view, options, choice.report);
     if (choice.candidates.empty()) {
@@ -186,6 +211,15 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
     choice.candidate = choice.candidates[0];
     order.push_back(&choice);
     keys.push_back(found->first);
+    return &choice;
+  };
+  for (ir::Node* node : graph.nodes_snapshot()) {
+    const Choice* choice = add(node, binding);
+    if (choice == nullptr) continue;
+    nodes.push_back({node, choice, {}});
+    if (node->op().has(ir::kDataDependentWork)) continue;  // the first that accepts, at any size
+    for (const Binding& sizes : more)
+      if (const Choice* other = add(node, sizes)) nodes.back().more.push_back(other);
   }
 
   const auto entry_of = [&](size_t i, const Candidate& c) {
@@ -212,7 +246,11 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
         ++report.cached;
       } else {
         if (!stopwatch) stopwatch = stopwatch_for(choice.view, pool, streamed);
-        us = cache.insert(entry, stopwatch->measure(c, budget_of(options.opt_level), best));
+        try {
+          us = cache.insert(entry, stopwatch->measure(c, budget_of(options.opt_level), best));
+        } catch (const Error& e) {
+          throw Error(e.code(), fmt::format("timing the kernel {} \"{}\" for `{}`: {}", c.def->name(), c.tactic, keys[i], e.what()));
+        }
         ++report.timed;
       }
       choice.report.candidates.emplace_back(c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic),
@@ -226,21 +264,28 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
   }
 
   std::map<std::pair<const void*, std::string>, ir::Value*> packed_constants;
-  for (const auto& [node_pointer, choice_pointer] : nodes) {
-    ir::Node& node = *node_pointer;
-    const Choice& choice = *choice_pointer;
+  for (const Tuned& tuned : nodes) {
+    ir::Node& node = *tuned.node;
+    const Choice& choice = *tuned.choice;
     const NodeView view = *tunable(node, binding, pool.width(), options.cuda);
     node.kernel = choice.candidate.def->name();
     node.tactic = choice.candidate.tactic;
+    const std::vector<Tensor> packed = pack_constants(view, choice.candidate);
+    if (const auto table = size_table(choice, tuned.more); !table.empty()) {
+      node.kernel = kBySize;
+      node.tactic = to_text(table);
+    }
     TacticReport entry = choice.report;
     entry.node = node.label();
     entry.op = node.op().name;
     entry.origin = node.origin;
     entry.kernel = node.kernel;
     entry.tactic = node.tactic;
+    for (const Choice* other : tuned.more)
+      for (const auto& [name, us] : other->report.candidates)
+        entry.candidates.emplace_back(fmt::format("{} at {}", name, size_of(other->view)), us);
     report.tactics.push_back(std::move(entry));
 
-    const std::vector<Tensor> packed = pack_constants(view, choice.candidate);
     for (size_t i = 0; i < packed.size(); ++i) {
       if (!packed[i].defined()) continue;
       ir::Value* source = node.input(static_cast<int>(i));

@@ -2,6 +2,7 @@
 // Picks a kernel and a tactic for every node by timing the candidates, then packs weights for the choice.
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,9 @@ struct TunerOptions {
 
 // Fills Node::kernel, Node::tactic and replaces weights by packed ones. Nodes that the binding does not reach (after a data-dependent
 // shape, inside subgraphs) keep no choice: the runtime picks the first kernel that accepts. Equal nodes (same op, attributes, shapes) are
-// timed once.
-void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report);
+// timed once. `more`: other sizes to tune for; a node that timing gives different kernels for gets a table of them
+// (runtime/size_choices.h), unless one of them packs its weights.
+void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report,
+          std::span<const Binding> more = {});
 
 }  // namespace tokamak::tune

@@ -6,6 +6,10 @@
 #include "backends/cuda/device.h"
 #include "base/tensor.h"
 
+namespace tokamak {
+class ThreadPool;
+}
+
 namespace tokamak::cuda {
 
 // Thread-safe. Constants are known by their storage on the host, which must outlive this.
@@ -15,8 +19,8 @@ class DeviceConstants {
 
   // Bytes that upload() would allocate for those that are not here yet.
   int64_t missing_bytes(std::span<const Tensor> constants) const;
-  // Throws ResourceExhausted.
-  void upload(std::span<const Tensor> constants);
+  // Throws ResourceExhausted. The pool copies into pinned memory while the GPU fetches from it.
+  void upload(std::span<const Tensor> constants, ThreadPool& pool);
   // The address on the GPU of a constant that was uploaded.
   std::byte* find(const Tensor& constant) const;
   int64_t size_bytes() const;
@@ -26,8 +30,13 @@ class DeviceConstants {
   struct Hash {
     size_t operator()(const Key& key) const { return std::hash<const void*>()(key.first) ^ static_cast<size_t>(key.second) * 0x9e3779b9; }
   };
-  // The different ones that are missing, with the offset each would get; sets `bytes`.
-  std::vector<std::pair<const Tensor*, int64_t>> missing(std::span<const Tensor> constants, int64_t& bytes) const;
+  struct Placed {
+    const Tensor* tensor;
+    int64_t offset;
+  };
+  // The different ones that are missing, with the offset each would get, in that order; sets `bytes`.
+  std::vector<Placed> missing(std::span<const Tensor> constants, int64_t& bytes) const;
+  void send(const std::vector<Placed>& wanted, const Buffer& buffer, ThreadPool& pool);
 
   std::shared_ptr<Device> device_;
   mutable std::mutex mutex_;

@@ -166,7 +166,7 @@ void Executor::make_room(Planned& planned) {
          "values made for these shapes are missing, {} are free",
          device_->target().device_name, weights, growth > 0 ? arena : 0, plan.largest_workspace_bytes(), own, free + kept);
 
-  constants_->upload(of_graph);
+  constants_->upload(of_graph, *pool_);
   if (!has_constants) {
     if (own_bytes > 0) planned.constants = device_->allocate(own_bytes, "values made for these shapes");
     std::byte* next = planned.constants.data();
@@ -426,7 +426,7 @@ Tensor Executor::to_device(const Tensor& tensor) {
 
 Tensor Executor::constant(const Tensor& tensor) {
   device_->make_current();
-  constants_->upload({&tensor, 1});
+  constants_->upload({&tensor, 1}, *pool_);
   return Tensor::packed_view(tensor.dtype(), tensor.shape(), tensor.layout(), constants_->find(tensor), tensor.size_bytes(), nullptr);
 }
 

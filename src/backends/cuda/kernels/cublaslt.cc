@@ -82,7 +82,9 @@ struct Call {
     const DType dtype = node.input_dtypes[0];
     const cudaDataType_t type = data_type(dtype);
     element_bytes = bits_of(dtype) / 8;
-    check(lt.cublasLtMatmulDescInit_internal(&desc, sizeof(desc), CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescInit");
+    const bool tf32 = dtype == DType::F32 && node.cuda->allow_tf32();
+    check(lt.cublasLtMatmulDescInit_internal(&desc, sizeof(desc), tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
+          "cublasLtMatmulDescInit");
     const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
       check(lt.cublasLtMatmulDescSetAttribute(&desc, attribute, &value, sizeof(value)), "cublasLtMatmulDescSetAttribute");
     };

@@ -405,7 +405,7 @@ class CudnnConvDef final : public CudaKernelDef {
     if (!chain) fail(ErrorCode::Corrupt, "{}: the epilogue is no chain that cuDNN has; rebuild the engine", name_);
     auto graph = std::make_unique<OperationGraph>(handle.handle, node, s, *chain, packed);
     if (choice.version != static_cast<int64_t>(find_cudnn()->cudnnGetVersion())) {  // another version numbers its engines otherwise
-      const auto list = choices(handle, *graph, choice.fused, node.input_dtypes[0] == DType::F32, 1);
+      const auto list = choices(handle, *graph, choice.fused, needs_float32(node), 1);
       if (list.empty()) fail(ErrorCode::Unsupported, "{}: this version of cuDNN has no engine for it; rebuild the engine", name_);
       choice = list[0];
     }
@@ -418,6 +418,7 @@ class CudnnConvDef final : public CudaKernelDef {
   }
 
  private:
+  static bool needs_float32(const NodeView& node) { return node.input_dtypes[0] == DType::F32 && !node.cuda->allow_tf32(); }
   ConvShape checked_shape(const NodeView& node) const {
     ConvShape s;
     if (const Support support = conv_shape(node, s); !support) fail(ErrorCode::InvalidArgument, "{}: {}", name_, support.reason());
@@ -431,12 +432,12 @@ class CudnnConvDef final : public CudaKernelDef {
     static std::map<std::string, std::vector<Choice>> known;
     const std::lock_guard known_lock(mutex);
     const std::lock_guard lock(handle.mutex);
-    std::string key = fmt::format("{} {} {} {} {}", op_, s.spatial_rank, node.cuda->device()->ordinal(), to_string(node.input_dtypes[0]),
-                                  Epilogue(node).code());
+    std::string key = fmt::format("{} {} {} {} {} {}", op_, s.spatial_rank, node.cuda->device()->ordinal(), to_string(node.input_dtypes[0]),
+                                  needs_float32(node), Epilogue(node).code());
     for (const std::string& define : s.defines()) key += define + " ";
     for (const int64_t pad : s.pad_end) key += fmt::format("{} ", pad);
     if (const auto found = known.find(key); found != known.end()) return found->second;
-    const bool is_float32 = node.input_dtypes[0] == DType::F32;
+    const bool is_float32 = needs_float32(node);
     std::vector<Choice> list;
     const auto append = [&](const std::vector<PointwiseStep>& chain, bool fused) {
       try {
