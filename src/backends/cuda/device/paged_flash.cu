@@ -1,5 +1,6 @@
-// paged_attention with tensor cores (flash.cuh) for batches with several new tokens a sequence: a block takes kTileRows rows of one sequence
-// and kv head, a row being a token and one of the query heads that share the kv head. HEADS, KV_HEADS, BLOCK_SIZE; the others: flash.cuh.
+// paged_attention with tensor cores (flash.cuh) for batches with several new tokens a sequence: a block takes kTileRows rows of one
+// sequence and kv head, a row being a token and one of the query heads that share the kv head. HEADS, KV_HEADS, BLOCK_SIZE; the others:
+// flash.cuh.
 #define VALUE_DIM HEAD_DIM
 #define SOURCE CACHE
 #include "flash.cuh"
