@@ -114,13 +114,13 @@ step_build() {
     fi
     options+=("-DCMAKE_PREFIX_PATH=$prefix")
   fi
-  cmake -G Ninja -S "$root" -B "$build" "${options[@]}" && ninja -C "$build" tokamak tokamak_tests tokamak_cuda_kernels
+  cmake -G Ninja -S "$root" -B "$build" "${options[@]}" && ninja -C "$build" tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention
 }
 
 pack_binaries() {
   mkdir -p "$pack/bin" "$pack/lib"
   local program
-  for program in tokamak tokamak_tests tokamak_cuda_kernels; do
+  for program in tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention; do
     cp "$build/bin/$program" "$pack/bin/"
     strip "$pack/bin/$program"
     # Everything but the C and C++ run time, which every machine has.
@@ -182,7 +182,13 @@ PY
   return $rc
 }
 
-step_kernels() { "$bin/tokamak_cuda_kernels" >"$output/kernels.txt"; local rc=$?; cat "$output/kernels.txt"; return $rc; }
+step_kernels() {
+  local rc=0
+  "$bin/tokamak_cuda_attention" >"$output/attention.txt" || rc=1
+  "$bin/tokamak_cuda_kernels" "$root"/benchmarks/cuda/*.txt >"$output/kernels.txt" || rc=1
+  cat "$output/attention.txt" "$output/kernels.txt"
+  return $rc
+}
 
 step_llm() {
   local precision rc=0
