@@ -77,6 +77,8 @@ TEST(CudaGather, TensorsFromLittle) {
       {"graph main() { %a = const i64[] {10} %b = const i64[] {-5} %c = const i64[] {-2} %y = range(%a, %b, %c) return %y }"});
   check_cuda_kernels({"graph main() { %y = fill() {value=dense f32[1]{2.5}, shape=<3,77>} return %y }"});
   check_cuda_kernels({"graph main() { %y = fill() {value=dense i64[1]{-3}, shape=<5>} return %y }"});
+  check_cuda_kernels({"graph main(%x: f32[4,6,5]) { %y = shape(%x) {start=1} return %y }"});
+  check_cuda_kernels({"graph main(%x: f32[4,6,5]) { %y = size(%x) return %y }"});
   check_cuda_kernels({"graph main(%x: f32[4,6]) { %y = eye_like(%x) {k=1} return %y }"});
   check_cuda_kernels({"graph main(%x: f32[6,4]) { %y = eye_like(%x) {dtype=i64, k=-2} return %y }"});
 }

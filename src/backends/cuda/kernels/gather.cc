@@ -1,6 +1,6 @@
-// gather, gather_elements, gather_nd, scatter_elements, scatter_nd, onehot, range, fill, eye_like. An index outside its axis, which the CPU
-// reports, cannot be reported from here: it is brought to the nearest element, so that nothing outside the tensors is touched.
-// Updates of one element by several indices combine in any order; with reduction "none" any of them stays, as ONNX leaves it open.
+// gather, gather_elements, gather_nd, scatter_elements, scatter_nd, onehot, range, fill, eye_like, shape, size. An index outside its axis,
+// which the CPU reports, cannot be reported from here: it is brought to the nearest element, so that nothing outside the tensors is
+// touched. Updates of one element by several indices combine in any order; with reduction "none" any of them stays, as ONNX leaves it open.
 
 #include <algorithm>
 #include <functional>
@@ -265,6 +265,27 @@ std::vector<IndexedCode> eye_like(const NodeView& node) {
   return {code};
 }
 
+// "out0[i] = table[i];" of sizes that are known here.
+std::vector<IndexedCode> sizes(const Shape& values) {
+  IndexedCode code{.name = {}, .preamble = {}, .body = "  out0[i] = table[i];"};
+  for (int64_t v : values) code.preamble += fmt::format("{}{}", code.preamble.empty() ? "" : ", ", v);
+  code.preamble = "__device__ const int64_t table[] = {" + code.preamble + "};";
+  code.outputs = {{0, "int64_t"}};
+  code.count = static_cast<int64_t>(values.size());
+  if (values.empty()) code.preamble = "__device__ const int64_t table[] = {0};";
+  return {code};
+}
+std::vector<IndexedCode> shape(const NodeView& node) {
+  const Shape& in = node.input_shapes[0];
+  const int64_t rank = static_cast<int64_t>(in.size());
+  int64_t start = node.attrs().get_int("start", 0), end = node.attrs().get_int("end", rank);
+  start = std::clamp<int64_t>(start < 0 ? start + rank : start, 0, rank);
+  end = std::clamp<int64_t>(end < 0 ? end + rank : end, start, rank);
+  return sizes(Shape(in.begin() + start, in.begin() + end));
+}
+std::vector<IndexedCode> size(const NodeView& node) { return sizes({num_elements(node.input_shapes[0])}); }
+Support always(const NodeView&) { return Support::yes(); }
+
 Support output_movable(const NodeView& node) {
   return is_movable(node.output_dtypes[0]) ? Support::yes() : Support::no(fmt::format("elements of {}", to_string(node.output_dtypes[0])));
 }
@@ -286,8 +307,9 @@ std::vector<const KernelDef*> gather_kernels() {
   static const RuleDef gathers("gather", supports_gather, gather), elements("gather_elements", supports_gather, gather_elements),
       nd("gather_nd", supports_gather, gather_nd), scatter("scatter_elements", supports_scatter, scatter_elements, true),
       scatters_nd("scatter_nd", supports_scatter, scatter_nd, true), onehots("onehot", supports_onehot, onehot),
-      ranges("range", supports_typed_output, range), fills("fill", output_movable, fill), eyes("eye_like", supports_eye, eye_like);
-  return {&gathers, &elements, &nd, &scatter, &scatters_nd, &onehots, &ranges, &fills, &eyes};
+      ranges("range", supports_typed_output, range), fills("fill", output_movable, fill), eyes("eye_like", supports_eye, eye_like),
+      shapes("shape", always, shape), counts("size", always, size);
+  return {&gathers, &elements, &nd, &scatter, &scatters_nd, &onehots, &ranges, &fills, &eyes, &shapes, &counts};
 }
 
 }  // namespace tokamak::cuda

@@ -252,7 +252,8 @@ Support supports_pad(const NodeView& node) {
 IndexedCode pad(const NodeView& node) {
   const Shape &in = node.input_shapes[0], &out = node.output_shapes[0];
   const size_t rank = in.size();
-  const std::string mode = node.attrs().get_string("mode", "constant"), type = unit_type(bytes_of_element(node.input_dtypes[0]));
+  const std::string mode = node.attrs().get_string("mode", "constant");
+  const int64_t bytes = bytes_of_element(node.input_dtypes[0]);
   const auto has = [&](int i) { return i < node.num_inputs() && node.has_input(i); };
   const std::vector<int64_t> pads = has(1) ? node.constants[1]->to_ints() : dims_attr(node, "pads");
   const std::vector<int64_t> axes = has(3) ? node.constants[3]->to_ints() : node.attrs().get_ints("axes", {});
@@ -274,21 +275,24 @@ IndexedCode pad(const NodeView& node) {
     else joined.push_back({in[d], out[d], begin[d]});
     last_is_whole = whole;
   }
-  IndexedCode code{.name = {},
-                   .preamble = {},
-                   .inputs = {{0, type}},
-                   .outputs = {{0, type}},
-                   .count = num_elements(out),
-                   .largest = num_elements(in),
-                   .body = {}};
+  // Where the last of them stays, its elements move in larger units; a filler that only the device knows has no larger form.
+  int64_t unit = bytes;
+  if (last_is_whole && !(has(2) && mode == "constant")) {
+    unit = std::max(bytes, unit_bytes({joined.back().in * bytes}));
+    joined.back().in /= unit / bytes, joined.back().out /= unit / bytes;
+  }
+  IndexedCode code{.name = {}, .preamble = {}, .body = {}};
+  code.inputs = {{0, unit_type(unit)}};
+  code.outputs = {{0, unit_type(unit)}};
+  code.count = num_elements(out) * bytes / unit, code.largest = num_elements(in) * bytes / unit;
   std::string value;
   if (has(2)) {
-    code.inputs.push_back({2, type});
+    if (mode == "constant") code.inputs.push_back({2, unit_type(unit)});
     value = "in1[0]";
   } else {
     Tensor filler = Tensor::zeros(node.output_dtypes[0], {});
     if (const double v = node.attrs().get_float("value", 0); v != 0) cpu::ref::from_doubles({v}, filler);
-    value = element_literal(filler);
+    value = element_literal(filler, unit);
   }
   Shape out_sizes, in_sizes;
   for (const Axis& axis : joined) out_sizes.push_back(axis.out), in_sizes.push_back(axis.in);
