@@ -97,6 +97,8 @@ class RowNormDef final : public CudaKernelDef {
     const auto type = [&](int i) { return device_type(has(i) ? node.input_dtypes[i] : node.input_dtypes[0]); };
     const auto step = [&](int i) { return has(i) && num_elements(node.input_shapes[i]) == 1 && cols != 1 ? 0 : 1; };
     std::vector<std::string> defines = plan.defines();
+    const auto known = [&](int i) { return !has(i) || (node.constants[i] != nullptr && step(i) == 1); };
+    const bool early = plan.in_registers && plan.items <= 4 && known(scale) && known(bias);
     const bool residual_is_full = has_residual() && node.input_shapes[1] == x;
     for (const std::string& define :
          {"ELEMENT=" + device_type(node.input_dtypes[0]), "SCALE_TYPE=" + type(scale), "BIAS_TYPE=" + type(bias),
@@ -104,7 +106,8 @@ class RowNormDef final : public CudaKernelDef {
           fmt::format("HAS_SCALE={:d}", has(scale)), fmt::format("HAS_BIAS={:d}", has(bias)),
           fmt::format("HAS_SUM={:d}", has_residual() && node.num_outputs() > 1),
           fmt::format("HAS_STATISTICS={:d}", !has_residual() && node.num_outputs() > 1), fmt::format("SCALE_STEP={}", step(scale)),
-          fmt::format("BIAS_STEP={}", step(bias)), fmt::format("RESIDUAL_STEP={:d}", residual_is_full || !has_residual())})
+          fmt::format("BIAS_STEP={}", step(bias)), fmt::format("EARLY={:d}", early),
+          fmt::format("RESIDUAL_STEP={:d}", residual_is_full || !has_residual())})
       defines.push_back(define);
     return std::make_unique<RowNorm>(node.cuda->function(device_source(name_, "row_norm.cu", defines), "row_norm"), plan, rows,
                                      static_cast<float>(node.attrs().get_float("epsilon", 1e-5)), has_residual(), residual_is_full);
