@@ -17,7 +17,7 @@ DEVICE Best shuffled(const Best& a, int offset) { return {__shfl_xor_sync(~0u, a
 
 extern "C" __global__ void __launch_bounds__(THREADS) arg_rows(const ELEMENT* __restrict__ x, int64_t* __restrict__ y, int64_t) {
   __shared__ Best scratch[32];
-  wait_for_previous();
+  wait_with_next();
   const ELEMENT* const row = x + int64_t(blockIdx.x) * SIZE;
   Best best{COMPUTE(0), -1};
   for (int64_t k = threadIdx.x; k < SIZE; k += THREADS) {
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) arg_rows(const ELEMENT* __
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) arg_columns(const ELEMENT* __restrict__ x, int64_t* __restrict__ y, int64_t columns) {
-  wait_for_previous();
+  wait_with_next();
   const int64_t column = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (column >= columns) return;
   const ELEMENT* const from = x + column / INNER * (int64_t(SIZE) * INNER) + column % INNER;

@@ -7,7 +7,7 @@ constexpr int kThreads = 256;
 extern "C" __global__ void __launch_bounds__(kThreads)
     find_range(const ELEMENT* __restrict__ x, float2* __restrict__ parts, int64_t count) {
   __shared__ float scratch[32];
-  wait_for_previous();
+  wait_with_next();
   float low = 0, high = 0;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += PARTS * kThreads) {
     const float v = widen<float>(x[i]);
@@ -22,7 +22,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     quantize(const ELEMENT* __restrict__ x, const float2* __restrict__ parts, uint8_t* __restrict__ y, float* scale_out, uint8_t* zero_out,
              int64_t count) {
   __shared__ float scratch[32];
-  wait_for_previous();
+  wait_with_next();
   float low = 0, high = 0;
   for (int i = threadIdx.x; i < PARTS; i += kThreads) {
     low = parts[i].x < low ? parts[i].x : low;

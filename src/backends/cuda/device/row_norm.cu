@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
     row_norm(const ELEMENT* x, const ELEMENT* residual, const SCALE_TYPE* __restrict__ scale, const BIAS_TYPE* __restrict__ bias,
              ELEMENT* y, ELEMENT* sum, float* mean_out, float* inverse_out, int64_t rows, float epsilon) {
   __shared__ float scratch[32];
-  wait_for_previous();
+  wait_with_next();
   const int64_t row = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;
   if (row >= rows) return;
   const int lane = threadIdx.x % ROW_THREADS;

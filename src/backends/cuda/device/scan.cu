@@ -6,7 +6,7 @@ DEVICE ACCUMULATOR combine(ACCUMULATOR a, ACCUMULATOR b) { return IS_PRODUCT ? a
 
 extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t) {
   __shared__ ACCUMULATOR totals[32];
-  wait_for_previous();
+  wait_with_next();
   const int64_t base = int64_t(blockIdx.x) * SIZE;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const ACCUMULATOR none = IS_PRODUCT ? 1 : 0;
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(const ELEMENT* _
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     scan_columns(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t columns) {
-  wait_for_previous();
+  wait_with_next();
   const int64_t column = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (column >= columns) return;
   const int64_t base = column / INNER * (int64_t(SIZE) * INNER) + column % INNER;

@@ -4,7 +4,7 @@
 
 extern "C" __global__ void __launch_bounds__(32 * Y_THREADS) softmax(const ELEMENT* x, ELEMENT* y, int64_t columns) {
   __shared__ float scratch[Y_THREADS][32];
-  wait_for_previous();
+  wait_with_next();
   const int64_t column = int64_t(blockIdx.x) * 32 + threadIdx.x;
   const bool inside = column < columns;
   const int64_t base = column / INNER * (int64_t(SIZE) * INNER) + column % INNER;

@@ -6,7 +6,7 @@ constexpr int kStep = ROW_THREADS * WIDTH, kUnroll = IN_REGISTERS ? ITEMS : 1;
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS) softmax_rows(const ELEMENT* x, ELEMENT* y, int64_t rows) {
   __shared__ float scratch[32];
-  wait_for_previous();
+  wait_with_next();
   const int64_t row = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;
   if (row >= rows) return;
   const int lane = threadIdx.x % ROW_THREADS;

@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __shared__ Entry sorted[SORT_SIZE];
   __shared__ int histogram[kDigits];
   __shared__ int chosen, wanted, taken;
-  wait_for_previous();
+  wait_with_next();
   const int64_t row = blockIdx.x;
   const ELEMENT* const from = x + row / INNER * (int64_t(SIZE) * INNER) + row % INNER;
 

@@ -10,7 +10,7 @@ constexpr int kTile = 32 * VECTOR, kRowsAtOnce = 8;
 extern "C" __global__ void __launch_bounds__(32 * kRowsAtOnce) transpose(const UNIT* __restrict__ x, UNIT* __restrict__ y) {
   // Four bytes more a row: reads along a column then touch every bank once.
   __shared__ UNIT tile[kTile][kTile + (sizeof(UNIT) < 4 ? 4 / sizeof(UNIT) : 1)];
-  wait_for_previous();
+  wait_with_next();
   constexpr int64_t kTilesAcross = (COLS + kTile - 1) / kTile, kTilesDown = (ROWS + kTile - 1) / kTile;
   const int64_t across = blockIdx.x % kTilesAcross, down = blockIdx.x / kTilesAcross % kTilesDown,
                 batch = blockIdx.x / kTilesAcross / kTilesDown;

@@ -19,4 +19,7 @@ inline int64_t bytes_of_element(DType dtype) { return bits_of(dtype) / 8; }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Whether a tactic timed at size `tuned` is still a good one at `size`.
+inline bool is_near(int64_t tuned, int64_t size) { return tuned <= 4 * size && size <= 4 * tuned; }
+
 }  // namespace tokamak::cuda

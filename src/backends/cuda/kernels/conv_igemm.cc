@@ -90,7 +90,7 @@ class ConvIgemmDef final : public CudaKernelDef {
     const Tensor* w = node.constants[1];
     if (w == nullptr || w->layout() != kLayout || w->size_bytes() != s.m * padded_row(s) * 2)
       fail(ErrorCode::Corrupt, "{}: the weights are not packed for shape {}; rebuild the engine", name(), to_string(node.input_shapes[1]));
-    const MmaTile tile = MmaTile::parse(tactic, node.cuda->target());
+    const MmaTile tile = mma_tile(tactic, node.cuda->target(), problem(s));
     Epilogue epilogue(node);
     std::vector<std::string> defines = tile.defines();
     const std::vector<std::string> sizes = s.defines();
@@ -106,13 +106,9 @@ class ConvIgemmDef final : public CudaKernelDef {
   }
 
  private:
+  static MmaProduct problem(const ConvShape& s) { return {s.n * s.out_area(), s.group_m(), row_elements(s), s.group, true}; }
   static std::vector<std::string> tactics_of(const NodeView& node, const ConvShape& s) {
-    std::vector<std::string> tactics;
-    for (const std::string& tactic : mma_tactics(node.cuda->target(), s.n * s.out_area(), s.group_m(), row_elements(s), s.group, true)) {
-      const MmaTile tile = MmaTile::parse(tactic, node.cuda->target());
-      if (tile.m % (static_cast<int>(tile.threads()) / 8) == 0) tactics.push_back(tactic);  // whole rows a thread copy
-    }
-    return tactics;
+    return mma_tactics(node.cuda->target(), problem(s));
   }
 };
 

@@ -156,9 +156,10 @@ struct Call {
   }
 };
 
-// "fused,130200,0123...": epilogue inside or behind, the library's version, the algorithm as the library serializes it.
-std::string tactic_of(bool fused, size_t version, const cublasLtMatmulAlgo_t& algo) {
-  std::string text = fmt::format("{},{},", fused ? "fused" : "plain", version);
+// "fused,130200,128,0123...": epilogue inside or behind, the library's version, the rows of a that it was chosen for, the algorithm as the
+// library serializes it.
+std::string tactic_of(bool fused, size_t version, int64_t m, const cublasLtMatmulAlgo_t& algo) {
+  std::string text = fmt::format("{},{},{},", fused ? "fused" : "plain", version, m);
   for (const uint64_t word : algo.data) text += fmt::format("{:016x}", word);
   return text;
 }
@@ -166,6 +167,7 @@ std::string tactic_of(bool fused, size_t version, const cublasLtMatmulAlgo_t& al
 struct ParsedTactic {
   bool fused = false;
   size_t version = 0;
+  int64_t m = 0;
   cublasLtMatmulAlgo_t algo{};
 };
 
@@ -175,10 +177,17 @@ ParsedTactic parse_tactic(const std::string& text) {
   bool good = text.size() > 6 && (text.starts_with("fused,") || text.starts_with("plain,"));
   parsed.fused = text.starts_with("fused,");
   if (good) {
-    const auto [stop, status] = std::from_chars(at + 6, end, parsed.version);
-    good = status == std::errc() && end - stop == 1 + 16 * 8 && *stop == ',';
+    const char* stop = at + 6;
+    const auto number = [&](auto& value) {
+      const auto [next, status] = std::from_chars(stop, end, value);
+      good = good && status == std::errc() && next != end && *next == ',';
+      stop = good ? next + 1 : end;
+    };
+    number(parsed.version);
+    number(parsed.m);
+    good = good && end - stop == 16 * 8;
     for (int i = 0; good && i < 8; ++i) {
-      const char* word = stop + 1 + i * 16;
+      const char* word = stop + i * 16;
       const auto [word_end, word_status] = std::from_chars(word, word + 16, parsed.algo.data[i], 16);
       good = word_status == std::errc() && word_end == word + 16;
     }
@@ -271,19 +280,20 @@ class LtMatmulDef final : public CudaKernelDef {
     const std::optional<FusedEpilogue> fused = parsed.fused ? fused_epilogue(node) : FusedEpilogue();
     if (!fused) fail(ErrorCode::Corrupt, "cublaslt.matmul: the epilogue is none of cuBLASLt's; rebuild the engine");
     const cublasLtHandle_t handle = cublas_lt_handle(node.cuda->device());
+    node.cuda->device()->make_current();
     Call call(lt, node, *fused);
     cublasLtMatmulHeuristicResult_t algorithm{};
-    if (parsed.version == lt.cublasLtGetVersion()) {
-      check(lt.cublasLtMatmulAlgoCheck(handle, &call.desc, &call.a, &call.b, &call.c, &call.c, &parsed.algo, &algorithm),
-            "the tactic of a cublaslt.matmul");
+    const bool taken = parsed.version == lt.cublasLtGetVersion() && is_near(parsed.m, call.product.m) &&
+                       lt.cublasLtMatmulAlgoCheck(handle, &call.desc, &call.a, &call.b, &call.c, &call.c, &parsed.algo, &algorithm) ==
+                           CUBLAS_STATUS_SUCCESS &&
+                       algorithm.workspaceSize <= kMostWorkspace;
+    if (taken) {
       algorithm.algo = parsed.algo;
-    } else {  // another version numbers its algorithms otherwise: its own first choice
+    } else {  // chosen by another version, or for another size than the plan's: the library's own first choice
       const auto algorithms = call.algorithms(lt, handle, 1);
       if (algorithms.empty()) fail(ErrorCode::Unsupported, "this version of cuBLASLt has no algorithm for the product; rebuild the engine");
       algorithm = algorithms.front();
     }
-    if (algorithm.workspaceSize > kMostWorkspace)
-      fail(ErrorCode::Corrupt, "cublaslt.matmul: the tactic needs {} bytes of workspace; rebuild the engine", algorithm.workspaceSize);
     return std::make_unique<LtMatmul>(node, lt, handle, std::move(call), algorithm, parsed.fused);
   }
 
@@ -297,7 +307,7 @@ class LtMatmulDef final : public CudaKernelDef {
     const auto append = [&](const FusedEpilogue& epilogue, bool fused, int count) {
       Call call(lt, node, epilogue);
       for (const auto& result : call.algorithms(lt, handle, count))
-        tactics.push_back(tactic_of(fused, lt.cublasLtGetVersion(), result.algo));
+        tactics.push_back(tactic_of(fused, lt.cublasLtGetVersion(), call.product.m, result.algo));
     };
     if (const auto fused = fused_epilogue(node)) append(*fused, true, most);
     if (tactics.empty()) append({}, false, most);

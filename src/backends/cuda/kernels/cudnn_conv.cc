@@ -404,15 +404,17 @@ class CudnnConvDef final : public CudaKernelDef {
     const auto chain = choice.fused ? pointwise_chain(node) : std::vector<PointwiseStep>();
     if (!chain) fail(ErrorCode::Corrupt, "{}: the epilogue is no chain that cuDNN has; rebuild the engine", name_);
     auto graph = std::make_unique<OperationGraph>(handle.handle, node, s, *chain, packed);
-    if (choice.version != static_cast<int64_t>(find_cudnn()->cudnnGetVersion())) {  // another version numbers its engines otherwise
-      const auto list = choices(handle, *graph, choice.fused, needs_float32(node), 1);
-      if (list.empty()) fail(ErrorCode::Unsupported, "{}: this version of cuDNN has no engine for it; rebuild the engine", name_);
-      choice = list[0];
-    }
     int64_t workspace_bytes = 0;
-    const auto config = make_config(*graph, choice);
-    auto plan = config ? make_plan(handle.handle, *config, workspace_bytes) : std::nullopt;
-    if (!plan) fail(ErrorCode::Unsupported, "{}: cuDNN does not take tactic \"{}\" on this device; rebuild the engine", name_, tactic);
+    std::optional<CudnnDescriptor> plan;
+    const auto try_plan = [&] {
+      if (const auto config = make_config(*graph, choice)) plan = make_plan(handle.handle, *config, workspace_bytes);
+    };
+    if (choice.version == static_cast<int64_t>(find_cudnn()->cudnnGetVersion())) try_plan();
+    if (!plan) {  // chosen by another version, or for another size than the plan's: the library's own first choice
+      const auto list = choices(handle, *graph, choice.fused, needs_float32(node), 1);
+      if (!list.empty()) choice = list[0], try_plan();
+    }
+    if (!plan) fail(ErrorCode::Unsupported, "{}: this cuDNN has no engine for tactic \"{}\"; rebuild the engine", name_, tactic);
     return std::make_unique<CudnnConv>(handle, std::move(graph), std::move(*plan), workspace_bytes,
                                        choice.fused ? EpiloguePass() : EpiloguePass(node, name_));
   }

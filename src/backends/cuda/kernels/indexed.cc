@@ -29,7 +29,7 @@ IndexedKernel::IndexedKernel(const NodeView& node, const std::vector<IndexedCode
     CHECK(step.inputs.size() + step.outputs.size() <= kMaxPointers);
     const Source source{code.name,
                         fmt::format("#include \"elementwise.cuh\"\n{}\nusing Index = {};\nDEVICE void element(Index i, {}) {{\n{}\n}}\n"
-                                    "extern \"C\" __global__ void __launch_bounds__({}) indexed({}) {{\n  wait_for_previous();\n"
+                                    "extern \"C\" __global__ void __launch_bounds__({}) indexed({}) {{\n  wait_with_next();\n"
                                     "#pragma unroll\n  for (int k = 0; k < {}; ++k) {{\n"
                                     "    const Index i = (Index(blockIdx.x) * {} + k) * {} + Index(threadIdx.x);\n"
                                     "    if (i < {}) element(i{});\n  }}\n}}\n",

@@ -60,20 +60,14 @@ class MatmulMmaDef final : public CudaKernelDef {
     if (b_row % 8 != 0) return Support::no(fmt::format("rows of b have {} elements, need a multiple of 8", b_row));
     if (p.k == 0) return Support::no("k is 0");
     if (p.m * p.batch_count() > INT32_MAX || p.n > INT32_MAX || p.k > INT32_MAX) return Support::no("a size is over 2^31");
-    if (mma_tactics(node.cuda->target(), p.m, p.n, p.k, p.batch_count(), false).empty())
-      return Support::no("more tiles than a grid has blocks");
+    if (mma_tactics(node.cuda->target(), {p.m, p.n, p.k, p.batch_count()}).empty()) return Support::no("more tiles than a grid has blocks");
     return Epilogue::supports(node);
   }
-  std::vector<std::string> tactics(const NodeView& node) const override {
-    Product p(node);
-    p.flatten();
-    const bool along_k = !p.trans_a && p.k % 8 == 0 && (p.trans_b || node.constants[1] != nullptr);
-    return mma_tactics(node.cuda->target(), p.m, p.n, p.k, p.batch_count(), along_k);
-  }
+  std::vector<std::string> tactics(const NodeView& node) const override { return mma_tactics(node.cuda->target(), problem(node)); }
   // Warpgroups read b along k.
   Tensor pack(const NodeView& node, const std::string& tactic, int input) const override {
     const Product p(node);
-    if (input != 1 || p.trans_b || !MmaTile::parse(tactic, node.cuda->target()).wgmma) return {};
+    if (input != 1 || p.trans_b || !mma_tile(tactic, node.cuda->target(), problem(node)).wgmma) return {};
     const Tensor& b = *node.constants[1];
     if (b.layout() == kLayout) return b;
     Tensor packed = Tensor::packed(b.dtype(), b.shape(), std::string(kLayout), b.size_bytes());
@@ -89,7 +83,7 @@ class MatmulMmaDef final : public CudaKernelDef {
   bool reads_layout(std::string_view layout) const override { return layout == kLayout; }
 
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
-    const MmaTile tile = MmaTile::parse(tactic, node.cuda->target());
+    const MmaTile tile = mma_tile(tactic, node.cuda->target(), problem(node));
     Product p(node);
     p.flatten();
     const Tensor* constant = node.constants[1];
@@ -114,6 +108,14 @@ class MatmulMmaDef final : public CudaKernelDef {
                         std::move(defines)};
     return std::make_unique<MatmulMma>(node.cuda->function(source, "matmul_mma"), tile, p, std::move(epilogue),
                                        static_cast<float>(node.attrs().get_float("alpha", 1)));
+  }
+
+ private:
+  static MmaProduct problem(const NodeView& node) {
+    Product p(node);
+    p.flatten();
+    const bool along_k = !p.trans_a && p.k % 8 == 0 && (p.trans_b || node.constants[1] != nullptr);
+    return {p.m, p.n, p.k, p.batch_count(), along_k};
   }
 };
 

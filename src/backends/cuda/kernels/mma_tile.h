@@ -1,5 +1,6 @@
 #pragma once
-// Tactics of the kernels built on device/mma_tile.cuh: "128x64,stages=4,split=2"; "w128x256,..." multiplies by warpgroups (sm_90).
+// Tactics of the kernels built on device/mma_tile.cuh: "128x64,stages=4,split=2,rows=49"; "w128x256,..." multiplies by
+// warpgroups (sm_90). `rows` is the size of the product that it was chosen for.
 
 #include <string>
 #include <vector>
@@ -14,9 +15,7 @@ struct MmaTile {
   int split = 1;  // blocks that share the tile's k, in one cluster
   bool wgmma = false;
 
-  // Throws Corrupt when the tactic is not one of those that mma_tactics() can give.
-  static MmaTile parse(const std::string& tactic, const Target& target);
-  std::string tactic() const;
+  std::string name() const;  // a tactic without its `rows`
   unsigned threads() const { return static_cast<unsigned>(warps_m * warps_n * 32); }
   int shared_bytes() const;  // dynamic
   std::vector<std::string> defines() const;
@@ -24,8 +23,17 @@ struct MmaTile {
   std::string code(const std::string& element) const;
 };
 
-// For `batch` products of [m, k] and [k, n], the likeliest fastest first by a model of the time, a handful. `along_k`: both operands are
-// stored along k, as warpgroups need them.
-std::vector<std::string> mma_tactics(const Target& target, int64_t m, int64_t n, int64_t k, int64_t batch, bool along_k);
+// `batch` products of [m, k] and [k, n]. `along_k`: both operands are stored along k, as warpgroups need them.
+struct MmaProduct {
+  int64_t m = 0, n = 0, k = 0, batch = 1;
+  bool along_k = false;
+};
+
+// The likeliest fastest first by a model of the time, a handful.
+std::vector<std::string> mma_tactics(const Target& target, const MmaProduct& product);
+
+// The tile of a tactic; for a product of another size than the tactic's, the one that the model likes best. Throws Corrupt when the tactic
+// is not one of those that mma_tactics() can give.
+MmaTile mma_tile(const std::string& tactic, const Target& target, const MmaProduct& product);
 
 }  // namespace tokamak::cuda

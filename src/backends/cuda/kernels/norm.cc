@@ -1,9 +1,7 @@
-// The normalisations. Floor: one read of x (and the residual), one write of every output.
+// The normalisations but group_norm and instance_norm. Floor: one read of x (and the residual), one write of every output.
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "backends/cuda/kernels/elementwise.h"
 #include "backends/cuda/kernels/expr_code.h"
@@ -118,69 +116,6 @@ class RowNormDef final : public CudaKernelDef {
   std::string name_, op_;
 };
 
-// --- group_norm, instance_norm ---
-
-class GroupNorm final : public Kernel {
- public:
-  GroupNorm(Function function, unsigned blocks, unsigned threads, float epsilon)
-      : function_(std::move(function)), blocks_(blocks), threads_(threads), epsilon_(epsilon) {}
-  bool can_alias(int, int input) const override { return input == 0; }
-  void run(const RunArgs& args) const override {
-    function_.launch(args.stream, {.grid = {blocks_}, .block = {threads_}, .overlap = true}, args.inputs[0].raw(), args.inputs[1].raw(),
-                     args.inputs[2].raw(), args.outputs[0].raw(), epsilon_);
-  }
-
- private:
-  Function function_;
-  unsigned blocks_, threads_;
-  float epsilon_;
-};
-
-class GroupNormDef final : public CudaKernelDef {
- public:
-  explicit GroupNormDef(std::string op) : name_("cuda." + op), op_(std::move(op)) {}
-  std::string_view name() const override { return name_; }
-  std::string_view op() const override { return op_; }
-  Support supports(const NodeView& node) const override {
-    for (int i = 0; i < 3; ++i)
-      if (!is_row_float(node.input_dtypes[i])) return Support::no("inputs must be f32, f16 or bf16");
-    const Groups g(node);
-    if (g.batch * g.groups > INT32_MAX || g.channels > INT32_MAX) return Support::no("more groups than a grid has blocks");
-    return Support::yes();
-  }
-  std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
-    const Groups g(node);
-    const int64_t group_channels = g.channels / g.groups;
-    int64_t width = bits_of(node.input_dtypes[0]) == 32 ? 4 : 8;
-    while ((g.last ? std::gcd(group_channels, g.channels) : g.area) % width != 0) width /= 2;
-    const int64_t vectors = group_channels * g.area / width;
-    const int64_t threads = std::clamp<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ceil_div(vectors, 4)))), 32, 1024);
-    const Source source =
-        device_source(name_, "group_norm.cu",
-                      {"ELEMENT=" + device_type(node.input_dtypes[0]), "SCALE_TYPE=" + device_type(node.input_dtypes[1]),
-                       "BIAS_TYPE=" + device_type(node.input_dtypes[2]), fmt::format("GROUP_CHANNELS={}", group_channels),
-                       fmt::format("CHANNELS={}", g.channels), fmt::format("AREA={}", g.area), fmt::format("CHANNELS_LAST={:d}", g.last),
-                       fmt::format("WIDTH={}", width), fmt::format("THREADS={}", threads)});
-    return std::make_unique<GroupNorm>(node.cuda->function(source, "group_norm"), static_cast<unsigned>(g.batch * g.groups),
-                                       static_cast<unsigned>(threads), static_cast<float>(node.attrs().get_float("epsilon", 1e-5)));
-  }
-
- private:
-  struct Groups {
-    int64_t batch, channels, area, groups;
-    bool last;
-    explicit Groups(const NodeView& node) {
-      const Shape& x = node.input_shapes[0];
-      last = node.attrs().get_string("layout", "NCHW") == "NHWC";
-      batch = x[0];
-      channels = x.size() > 1 ? x[last ? x.size() - 1 : 1] : 1;
-      area = num_elements(x) / std::max<int64_t>(1, batch * channels);
-      groups = node.attrs().get_int("num_groups", channels);
-    }
-  };
-  std::string name_, op_;
-};
-
 // --- batch_norm: pointwise ---
 
 class BatchNormDef final : public CudaKernelDef {
@@ -249,10 +184,9 @@ class LrnDef final : public CudaKernelDef {
 
 std::vector<const KernelDef*> norm_kernels() {
   static const RowNormDef layer_norm("layer_norm"), rms_norm("rms_norm"), add_layer_norm("add_layer_norm"), add_rms_norm("add_rms_norm");
-  static const GroupNormDef group_norm("group_norm"), instance_norm("instance_norm");
   static const BatchNormDef batch_norm;
   static const LrnDef lrn;
-  return {&layer_norm, &rms_norm, &add_layer_norm, &add_rms_norm, &group_norm, &instance_norm, &batch_norm, &lrn};
+  return {&layer_norm, &rms_norm, &add_layer_norm, &add_rms_norm, &batch_norm, &lrn};
 }
 
 }  // namespace tokamak::cuda
