@@ -248,7 +248,7 @@ std::vector<IndexedCode> reverse_sequence(const NodeView& node) {
       fmt::format(
           "  const Index length = in1[c{0}] > {3} ? {3} : in1[c{0}];\n  const Index from = c{1} < length ? length - 1 - c{1} : c{1};\n"
           "  out0[i] = in0[i + (from - c{1}) * {2}];",
-          batch, time, step);
+          batch, time, step, shape[time]);
   return {code};
 }
 
