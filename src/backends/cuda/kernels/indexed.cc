@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/cuda/kernels/indexed_def.h"
 #include "base/error.h"
 
 namespace tokamak::cuda {
@@ -60,6 +61,11 @@ void IndexedKernel::run(const RunArgs& args) const {
     for (size_t k = 0; k < n; ++k) arguments[k] = &pointers[k];
     step.function.launch_raw(args.stream, step.launch, arguments);
   }
+}
+
+Support supports_moving(const NodeView& node, int input) {
+  const DType dtype = node.input_dtypes[input];
+  return is_movable(dtype) ? Support::yes() : Support::no(fmt::format("elements of {}", to_string(dtype)));
 }
 
 std::string unit_type(int64_t bytes) {
