@@ -194,7 +194,7 @@ step_llm() {
   local precision rc=0
   for precision in ${precisions//,/ }; do
     "$tokamak" bench --synthetic llama-2-7b --device cuda --precision "$precision" --batch "$batches" --prompt-tokens 128 --new-tokens 128 \
-      --max-num-batched-tokens 8192 --no-cache --json "$output/llm-$precision.json" || rc=1
+      --max-num-batched-tokens 8192 --no-cache --timing-cache "$output/timings.txt" --json "$output/llm-$precision.json" || rc=1
   done
   [ -z "$peers" ] || python3 "$root/benchmarks/compare_torch.py" llm --batches "$batches" --json "$output/llm-torch.json" || rc=1
   python3 "$root/benchmarks/compare_torch.py" llm-table "$output" >"$output/llm.md" || rc=1

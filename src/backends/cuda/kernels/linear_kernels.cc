@@ -9,7 +9,7 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int64_t kFewTokens = 4;    // up to here the tensor cores gain nothing
+constexpr int64_t kFewTokens = 2;    // up to here the tensor cores gain little
 constexpr int64_t kManyTokens = 64;  // beyond, 16-bit weights are a matmul like any other
 
 // Problems of a class share their tactics.
@@ -66,12 +66,10 @@ class LinearDef final : public CudaKernelDef {
     std::vector<std::string> mma = linear_mma_tactics(l, node.cuda->target(), prefix, mma_reason);
     if (l.m > kManyTokens && !l.is_quantized() && find_matmul(node) != nullptr) return {fmt::format("matmul,m={}", class_of(l.m))};
     if (l.m > kFewTokens && !mma.empty()) return mma;
-    std::vector<std::string> gemv = gemv_tactics(l, prefix, reason);
-    // Four bits take more instructions to convert than a warp has time for; the tensor cores need only half of them.
-    if (l.m > 1 || bits_of(l.w) == 4) std::swap(mma, gemv);
-    gemv.insert(gemv.end(), mma.begin(), mma.end());
+    const std::vector<std::string> gemv = gemv_tactics(l, prefix, reason);
+    mma.insert(mma.end(), gemv.begin(), gemv.end());
     if (!mma_reason.empty()) reason += (reason.empty() ? "" : "; ") + mma_reason;
-    return gemv;
+    return mma;
   }
   static std::unique_ptr<Kernel> make_way(const NodeView& node, const Linear& l, const std::string& tactic) {
     if (tactic.starts_with("gemv,")) return make_gemv(node, l, tactic);

@@ -29,7 +29,7 @@ struct Tiling {
     if (rows < 16 || rows > 128 || (rows & (rows - 1)) != 0) return false;
     // Registers: sums of a warp's rows and tokens, twice with groups.
     row_tiles = rows == 16 || (grouped && tiles >= 8) ? 1 : 2;
-    if (blocks > 1 && tiles * row_tiles * (grouped ? 2 : 1) > 8) return false;
+    if (blocks > 1 && tiles * row_tiles * (grouped ? 2 : 1) > (blocks > 2 ? 2 : 8)) return false;
     warps_n = rows / 16 / row_tiles;
     warps_k = kWarps / warps_n;
     unit = 16;
@@ -50,16 +50,18 @@ struct Tiling {
   }
   int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tiles * 8) * split; }
 
-  // What a launch costs, in bytes from memory: for the order of tactics when nothing is timed.
+  // What a launch costs, in bytes from memory: for the order of tactics when nothing is timed. Weighed by times on an H100: two blocks an
+  // SM keep the memory busy, a second wave costs little, sums over clusters cost more than their bytes.
   double cost(const Linear& l, const Target& target) const {
-    const double blocks_in_all = static_cast<double>(num_blocks(l)), slots = static_cast<double>(target.num_sms) * blocks;
-    const double waves = std::ceil(blocks_in_all / slots);
-    // A last wave that is not full still has most of the bandwidth; fewer blocks than SMs have not.
-    const double idle = blocks_in_all < target.num_sms ? target.num_sms / blocks_in_all : 1 + 0.3 * (waves - blocks_in_all / slots);
-    const double weights = static_cast<double>(l.n) * static_cast<double>(l.row_bits()) / 8 * static_cast<double>(ceil_div(l.m, tiles * 8));
-    const double x = blocks_in_all / split * tiles * 16 * static_cast<double>(l.k);
-    const double sums = blocks_in_all * (split > 1 ? 1 : 0) * tiles * 8 * rows * 4;
-    return weights * idle + 0.5 * (x + sums);
+    const auto all = static_cast<double>(num_blocks(l)), sms = static_cast<double>(target.num_sms), slots = sms * blocks;
+    const double tokens = static_cast<double>(std::min<int64_t>(l.m, tiles * 8));
+    const double wanted = tiles <= 2 ? 1.9 * sms : 0.95 * sms;
+    const double idle = (all < wanted ? 0.1 * (wanted / all - 1) : 0) + (all < sms ? 0.5 * (sms / all - 1) : 0) +
+                        (all > slots ? 0.02 * std::ceil(all / slots) : 0);
+    const double weights = static_cast<double>(l.n * l.row_bits() / 8 * ceil_div(l.m, tiles * 8));
+    const double x = all / split * tokens * 2 * static_cast<double>(l.k);
+    const double sums = split > 1 ? 0.5e6 * split * split + all * tokens * rows * 4 : 0;
+    return weights * (1 + idle) + 0.5 * x + sums;
   }
 };
 
@@ -93,20 +95,20 @@ class LinearMma final : public Kernel {
 
 // The likeliest first.
 std::vector<Tiling> tilings(const Linear& l, const Target& target) {
-  constexpr size_t kMost = 8;
+  const size_t most = l.m <= 16 ? 12 : 8;
   std::vector<Tiling> found;
   for (int rows : {16, 32, 64, 128})
     for (int split : {1, 2, 4})
-      for (int blocks : {2, 1}) {
+      for (int blocks : {2, 1, 3}) {
         Tiling t;
         t.rows = rows, t.split = split, t.blocks = blocks;
         if (rows > 16 && l.n <= rows / 2) continue;
         if (!t.complete(l, target) || t.num_blocks(l) > INT32_MAX) continue;
-        if (split > 1 && (t.num_blocks(l) > 4 * target.num_sms || ceil_div(l.k, t.stage_k) < 2 * split)) continue;
+        if (split > 1 && (t.num_blocks(l) > 3 * target.num_sms || ceil_div(l.k, t.stage_k) < 2 * split)) continue;
         found.push_back(t);
       }
   std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
-  if (found.size() > kMost) found.resize(kMost);
+  if (found.size() > most) found.resize(most);
   return found;
 }
 
