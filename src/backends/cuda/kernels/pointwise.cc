@@ -150,7 +150,10 @@ Support power(const NodeView& node, ElementwiseCode& code) {
     code.body = "y0 = ::powf(x0, x1);";
   } else {
     code.preamble = "#include \"cast.cuh\"\n";
-    code.body = fmt::format("y0 = convert<{}>(::pow(double(x0), double(x1)));", base);
+    // An integer result is truncated: a power that is whole must not fall short of it by a rounding error.
+    const char* const snap =
+        is_float_base ? "" : " const double whole = ::rint(p); if (::fabs(p - whole) <= 4e-15 * ::fabs(whole)) p = whole;";
+    code.body = fmt::format("double p = ::pow(double(x0), double(x1));{} y0 = convert<{}>(p);", snap, base);
   }
   return Support::yes();
 }
