@@ -1,7 +1,9 @@
-// Times every CUDA kernel and tactic on nodes given as IR text: tokamak_cuda_kernels [--only TEXT] [--kernel TEXT] FILE...
+// Times every CUDA kernel (but fallbacks) and tactic on nodes given as IR text:
+//   tokamak_cuda_kernels [--only TEXT] [--kernel TEXT] [--best N] FILE...
 // A line of a file is "name: graph main(...) { ... }" with one node; inputs named %w... are constants, which kernels may pack. '#' starts
 // a comment. Launches follow each other in a CUDA graph, as in an engine's step, and take turns at copies of the tensors that together are
-// larger than the L2 cache. Prints microseconds a launch (median of replays), the share of kBandwidth that reading each input and writing
+// larger than the L2 cache. Prints, the fastest
+// first, microseconds a launch (median of replays), the share of kBandwidth that reading each input and writing
 // each output once comes to, and TFLOP/s of matrix products.
 
 #include <algorithm>
@@ -23,7 +25,7 @@ namespace {
 using namespace cuda;
 
 constexpr double kBandwidth = 3.06e12;  // bytes a second that an H100's memory reads
-constexpr int kLaunches = 32, kReplays = 20;
+constexpr int kLaunches = 32, kReplays = 9;
 constexpr int kMaxCopies = 16;
 
 struct Case {
@@ -45,37 +47,28 @@ std::vector<Case> read_cases(const std::string& path) {
 
 // Random bits that are ordinary numbers: floats about 1, small non-negative integers in 32 and 64 bits.
 Tensor random_tensor(DType dtype, const Shape& shape) {
-  Tensor t = Tensor::empty(dtype, shape);
+  constexpr int64_t kPool = 4099;  // a prime: repeats do not line up with rows
+  Tensor pool = Tensor::empty(dtype, {kPool * 2}), t = Tensor::empty(dtype, shape);
   std::mt19937 random(1);
-  std::vector<uint32_t> pool(4099);  // a prime: repeats do not line up with rows
-  for (uint32_t& x : pool) x = random();
-  const auto real = [&](int64_t i) { return static_cast<float>(pool[i % 4099]) * 0x1p-31f - 1; };
-  auto* bytes = static_cast<uint8_t*>(t.raw());
-  switch (dtype) {
-    case DType::F32:
-      for (int64_t i = 0; i < t.count(); ++i) t.data<float>()[i] = real(i);
-      break;
-    case DType::F16:
-      for (int64_t i = 0; i < t.count(); ++i) t.data<uint16_t>()[i] = float_to_half(real(i));
-      break;
-    case DType::BF16:
-      for (int64_t i = 0; i < t.count(); ++i) t.data<uint16_t>()[i] = float_to_bfloat16(real(i));
-      break;
-    case DType::I32:
-      for (int64_t i = 0; i < t.count(); ++i) t.data<int32_t>()[i] = static_cast<int32_t>(pool[i % 4099] % 16);
-      break;
-    case DType::I64:
-      for (int64_t i = 0; i < t.count(); ++i) t.data<int64_t>()[i] = static_cast<int64_t>(pool[i % 4099] % 16);
-      break;
-    case DType::Bool:
-      for (int64_t i = 0; i < t.count(); ++i) bytes[i] = pool[i % 4099] & 1;
-      break;
-    case DType::F8E4M3FN:
-      for (int64_t i = 0; i < t.count(); ++i) bytes[i] = static_cast<uint8_t>(pool[i % 4099] & 0xbf);  // below 2
-      break;
-    default:
-      for (int64_t i = 0; i < t.size_bytes(); ++i) bytes[i] = static_cast<uint8_t>(pool[i % 4099]);
+  auto* bytes = static_cast<uint8_t*>(pool.raw());
+  for (int64_t i = 0; i < pool.count(); ++i) {
+    const uint32_t bits = random();
+    const float real = static_cast<float>(bits) * 0x1p-31f - 1;
+    switch (dtype) {
+      case DType::F32: pool.data<float>()[i] = real; break;
+      case DType::F16: pool.data<uint16_t>()[i] = float_to_half(real); break;
+      case DType::BF16: pool.data<uint16_t>()[i] = float_to_bfloat16(real); break;
+      case DType::I32: pool.data<int32_t>()[i] = static_cast<int32_t>(bits % 16); break;
+      case DType::I64: pool.data<int64_t>()[i] = bits % 16; break;
+      case DType::Bool: bytes[i] = bits & 1; break;
+      case DType::F8E4M3FN: bytes[i] = static_cast<uint8_t>(bits & 0xbf); break;  // below 2
+      default:
+        if (i < pool.size_bytes()) bytes[i] = static_cast<uint8_t>(bits);
+    }
   }
+  auto* to = static_cast<uint8_t*>(t.raw());
+  for (int64_t at = 0; at < t.size_bytes(); at += pool.size_bytes())
+    std::memcpy(to + at, bytes, static_cast<size_t>(std::min(pool.size_bytes(), t.size_bytes() - at)));
   return t;
 }
 
@@ -151,7 +144,12 @@ double measure(const Kernel& kernel, std::vector<Copy>& copies, Device& device, 
   return times[kReplays / 2];
 }
 
-void run_case(const Case& c, const std::string& kernel_filter, const Context& context) {
+struct Result {
+  double us = 0;
+  std::string kernel, tactic;
+};
+
+void run_case(const Case& c, const std::string& kernel_filter, size_t best, const Context& context) {
   const auto graph = ir::parse(c.text);
   if (graph->num_nodes() != 1) fail(ErrorCode::InvalidArgument, "{}: expected one node, found {}", c.name, graph->num_nodes());
   const ir::Node& node = *graph->nodes().front();
@@ -180,45 +178,62 @@ void run_case(const Case& c, const std::string& kernel_filter, const Context& co
   std::printf("%s: %.2f MB, %.2f GFLOP, %.2f us at full bandwidth\n", c.name.c_str(), bytes / 1e6, flops / 1e9, bytes / kBandwidth * 1e6);
   const auto& device = context.device();
   const auto num_copies =
-      std::clamp<int64_t>(static_cast<int64_t>(2.5 * static_cast<double>(device->target().l2_bytes) / bytes) + 1, 2, kMaxCopies);
+      std::clamp<int64_t>(static_cast<int64_t>(2 * static_cast<double>(device->target().l2_bytes) / bytes) + 1, 2, kMaxCopies);
+  const auto upload_all = [&](const std::vector<Tensor>& tensors) {
+    std::vector<Copy> copies;
+    for (int64_t i = 0; i < num_copies; ++i) copies.push_back(upload(*device, tensors, view));
+    return copies;
+  };
+  std::vector<Copy> dense = upload_all(inputs);
+  std::vector<Result> results;
   for (const KernelDef* def : kernels_for(node.op().name)) {
-    if (std::string(def->name()).find(kernel_filter) == std::string::npos) continue;
+    const std::string name(def->name());
+    if (name.find(kernel_filter) == std::string::npos || (def->is_fallback() && !results.empty())) continue;
     if (const Support support = def->supports(view); !support) {
-      std::printf("  %-28s declines: %s\n", std::string(def->name()).c_str(), support.reason().c_str());
+      std::printf("  %-28s declines: %s\n", name.c_str(), support.reason().c_str());
       continue;
     }
     for (const std::string& tactic : def->tactics(view)) {
       std::vector<Tensor> packed = inputs;
       NodeView packed_view = view;
+      bool is_packed = false;
       for (size_t i = 0; i < packed.size(); ++i)
         if (view.constants[i] != nullptr) {
-          if (Tensor t = def->pack(view, tactic, static_cast<int>(i)); t.defined()) packed[i] = t;
+          if (Tensor t = def->pack(view, tactic, static_cast<int>(i)); t.defined()) packed[i] = t, is_packed = true;
           packed_view.constants[i] = &packed[i];
         }
       try {
         const auto kernel = def->make(packed_view, tactic);
-        std::vector<Copy> copies;
-        for (int64_t i = 0; i < num_copies; ++i) copies.push_back(upload(*device, packed, view));
-        const double us = measure(*kernel, copies, *device, device);
-        std::printf("  %-28s %-24s %9.2f us %6.1f %% of bandwidth", std::string(def->name()).c_str(), tactic.c_str(), us,
-                    100 * bytes / kBandwidth / us * 1e6);
-        if (flops > 0) std::printf(" %7.1f TFLOP/s", flops / us / 1e6);
-        std::printf("\n");
+        std::vector<Copy> copies = is_packed ? upload_all(packed) : std::vector<Copy>();
+        results.push_back({measure(*kernel, is_packed ? copies : dense, *device, device), name, tactic});
       } catch (const Error& e) {
-        std::printf("  %-28s %-24s fails: %s\n", std::string(def->name()).c_str(), tactic.c_str(), e.what());
+        std::printf("  %-28s %-36s fails: %s\n", name.c_str(), tactic.c_str(), e.what());
       }
-      std::fflush(stdout);
     }
   }
+  std::stable_sort(results.begin(), results.end(), [](const Result& a, const Result& b) { return a.us < b.us; });
+  if (results.size() > best) results.resize(best);
+  for (const Result& r : results) {
+    std::printf("  %-24s %-36.36s %9.2f us %6.1f %% of bandwidth", r.kernel.c_str(), r.tactic.c_str(), r.us,
+                100 * bytes / kBandwidth / r.us * 1e6);
+    if (flops > 0) std::printf(" %7.1f TFLOP/s", flops / r.us / 1e6);
+    std::printf("\n");
+  }
+  std::fflush(stdout);
 }
 
 int run(int argc, char** argv) {
   std::string only, kernel;
+  size_t best = 1000;
   std::vector<Case> cases;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if ((arg == "--only" || arg == "--kernel") && i + 1 < argc) {
       (arg == "--only" ? only : kernel) = argv[++i];
+      continue;
+    }
+    if (arg == "--best" && i + 1 < argc) {
+      best = std::stoul(argv[++i]);
       continue;
     }
     for (Case& c : read_cases(arg)) cases.push_back(std::move(c));
@@ -228,7 +243,7 @@ int run(int argc, char** argv) {
   const Context context(device->target(), std::make_shared<CodeCache>(), device);
   std::printf("%s\n", device->target().device_name.c_str());
   for (const Case& c : cases)
-    if (c.name.find(only) != std::string::npos) run_case(c, kernel, context);
+    if (c.name.find(only) != std::string::npos) run_case(c, kernel, best, context);
   return 0;
 }
 

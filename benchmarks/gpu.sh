@@ -114,13 +114,13 @@ step_build() {
     fi
     options+=("-DCMAKE_PREFIX_PATH=$prefix")
   fi
-  cmake -G Ninja -S "$root" -B "$build" "${options[@]}" && ninja -C "$build" tokamak tokamak_tests tokamak_cuda_kernels
+  cmake -G Ninja -S "$root" -B "$build" "${options[@]}" && ninja -C "$build" tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention
 }
 
 pack_binaries() {
   mkdir -p "$pack/bin" "$pack/lib"
   local program
-  for program in tokamak tokamak_tests tokamak_cuda_kernels; do
+  for program in tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention; do
     cp "$build/bin/$program" "$pack/bin/"
     strip "$pack/bin/$program"
     # Everything but the C and C++ run time, which every machine has.
@@ -146,7 +146,7 @@ step_conformance() {
   fi
   mkdir -p "$parts"
   find "$folder" -name model.onnx -printf '%h\n' | sort | grep "${case_filter:-.}" |
-    xargs -P 12 -n 40 bash -c 'timeout 300 "$0" verify "${@:2}" --device cuda --opt-level 0 --threads 1 --quiet --json "$1/$$.json"' "$tokamak" "$parts"
+    xargs -r -P 12 -n 40 bash -c 'timeout 300 "$0" verify "${@:2}" --device cuda --opt-level 0 --threads 1 --quiet --json "$1/$$.json"' "$tokamak" "$parts"
   python3 - "$parts" "$output/conformance.json" "$(find "$folder" -name model.onnx | grep -c "${case_filter:-.}")" >"$output/conformance.md" <<'PY'
 import glob, json, sys
 total = {"passed": 0, "failed": 0, "unsupported": 0, "skipped": 0, "cases": []}
@@ -173,20 +173,28 @@ step_models() {
   printf '| models, expected outputs | passed | of them with nodes on the CPU | failed |\n| --- | --- | --- | --- |\n' >"$output/models.md"
   for precision in fp32 tf32 fp16 bf16; do
     "$tokamak" verify "$models" --device cuda --precision $precision --opt-level 1 --quiet --json "$output/models-$precision.json" || rc=1
-    python3 -c '
+    python3 - "$output/models-$precision.json" $precision >>"$output/models.md" <<'PY'
 import json, sys
-r = json.load(open(sys.argv[1])); print(f"| {sys.argv[2]} | {r[\"passed\"]} | {r[\"fell_back\"][\"passed\"]} | {r[\"failed\"]} |")' "$output/models-$precision.json" $precision >>"$output/models.md"
+r = json.load(open(sys.argv[1]))
+print(f"| {sys.argv[2]} | {r['passed']} | {r['fell_back']['passed']} | {r['failed']} |")
+PY
   done
   return $rc
 }
 
-step_kernels() { "$bin/tokamak_cuda_kernels" >"$output/kernels.txt"; local rc=$?; cat "$output/kernels.txt"; return $rc; }
+step_kernels() {
+  local rc=0
+  "$bin/tokamak_cuda_attention" >"$output/attention.txt" || rc=1
+  "$bin/tokamak_cuda_kernels" "$root"/benchmarks/cuda/*.txt >"$output/kernels.txt" || rc=1
+  cat "$output/attention.txt" "$output/kernels.txt"
+  return $rc
+}
 
 step_llm() {
   local precision rc=0
   for precision in ${precisions//,/ }; do
     "$tokamak" bench --synthetic llama-2-7b --device cuda --precision "$precision" --batch "$batches" --prompt-tokens 128 --new-tokens 128 \
-      --max-num-batched-tokens 8192 --no-cache --json "$output/llm-$precision.json" || rc=1
+      --max-num-batched-tokens 8192 --no-cache --timing-cache "$output/timings.txt" --json "$output/llm-$precision.json" || rc=1
   done
   [ -z "$peers" ] || python3 "$root/benchmarks/compare_torch.py" llm --batches "$batches" --json "$output/llm-torch.json" || rc=1
   python3 "$root/benchmarks/compare_torch.py" llm-table "$output" >"$output/llm.md" || rc=1

@@ -115,7 +115,7 @@ namespace {
 // How large the graph's values get; nothing, with a note, when that is not to be found out. `shapes` may be empty: none are known.
 std::optional<quant::Ranges> ranges_of(const ir::Graph& graph, const std::vector<Shape>& shapes, const BuildOptions& options,
                                        ThreadPool& pool, BuildReport& report) {
-  const char* unmeasured = "values too large for fp16 are not looked for: ";
+  const char* unmeasured = "values beyond the range of fp16 are not looked for: ";
   if (options.precision == Precision::FP8) {
     report.notes.push_back(fmt::format("{}the CPU does not multiply by fp8 weights", unmeasured));
     return std::nullopt;
@@ -160,7 +160,7 @@ void choose_half(ir::Graph& graph, DType dtype, const quant::Ranges* ranges, Thr
   report.notes.push_back(
       fmt::format("{} nodes work in {} with fp32 accumulation{}", half.nodes, name, kept.empty() ? "" : "; in fp32 stay " + kept));
   if (!half.kept_for_range.empty())
-    report.notes.push_back(fmt::format("fp32 where fp16 would overflow: {}", first_of(half.kept_for_range)));
+    report.notes.push_back(fmt::format("fp32 where fp16 has not the range: {}", first_of(half.kept_for_range)));
   for (const std::string& why : half.refused) report.notes.push_back(fmt::format("stays fp32: {}", why));
 }
 

@@ -30,6 +30,7 @@ Tensor DeviceTensors::add(const Tensor& host) {
   const cuda::Buffer& buffer = impl_->buffers.back();
   if (host.size_bytes() > 0)
     cuda::check(cuda::driver().cuMemcpyHtoD(buffer.pointer(), host.raw(), static_cast<size_t>(host.size_bytes())), "uploading an input");
+  wait(nullptr);  // the context's stream does not wait for the default one
   return Tensor::view(host.dtype(), host.shape(), buffer.data());
 }
 

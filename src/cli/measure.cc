@@ -12,6 +12,7 @@
 #include "backends/cpu/thread_pool.h"
 #include "cli/device_tensors.h"
 #include "ir/op.h"
+#include "runtime/size_choices.h"
 
 namespace tokamak::cli {
 
@@ -253,6 +254,11 @@ std::vector<LayerTime> profile_layers(const std::shared_ptr<const Engine>& engin
   }
   stream.context().set_profiler(nullptr);
   for (LayerTime& layer : collector.layers) layer.ms.resize(collector.iteration + 1, 0.0);
+  // A node that was tuned for several sizes: the kernel that these shapes took.
+  for (const StepInfo& step : stream.context().steps())
+    for (LayerTime& layer : collector.layers)
+      if (step.node != nullptr && layer.kernel == kBySize && layer.name == step.node->label())
+        layer.kernel = step.kernel, layer.tactic = "";
   return std::move(collector.layers);
 }
 

@@ -8,6 +8,7 @@
 
 #include "ir/op.h"
 #include "runtime/execution_context.h"
+#include "runtime/size_choices.h"
 
 namespace tokamak::cli {
 
@@ -19,12 +20,28 @@ class KindCollector final : public Profiler {
   struct Kind {
     int64_t count = 0, ns = 0;
   };
+  // A step of so many sequences and new tokens.
+  KindCollector(int64_t seqs, int64_t tokens) : sizes_{{"tokens", tokens}, {"seqs", seqs}, {"rows", seqs}} {}
   void on_node(const ir::Node& node, int64_t start_ns, int64_t end_ns) override {
-    Kind& kind = kinds[{std::string(node.op().name), node.kernel + (node.tactic.empty() ? "" : " " + node.tactic)}];
+    Kind& kind = kinds[{std::string(node.op().name), kernel_of(node)}];
     ++kind.count;
     kind.ns += end_ns - start_ns;
   }
   std::map<std::pair<std::string, std::string>, Kind> kinds;
+
+ private:
+  std::string kernel_of(const ir::Node& node) const {
+    std::string kernel = node.kernel, tactic = node.tactic;
+    if (kernel == kBySize) {  // which of them, for this step
+      std::vector<SizeChoice> table = parse_size_choices(tactic);
+      const ir::Dim size = node.output()->type.num_elements().substitute(sizes_);
+      if (size.is_const()) sort_by_nearness(table, size.value());
+      kernel = table.front().kernel;
+      tactic = table.front().tactic;
+    }
+    return tactic.empty() ? kernel : kernel + " " + tactic;
+  }
+  ir::Dim::Bindings sizes_;
 };
 
 // `num_seqs` sequences, each on blocks of its own, that get `tokens` new tokens after `past`; logits of the last one.
@@ -80,7 +97,7 @@ void profile_llm(const std::shared_ptr<const Engine>& engine, const llm::StepMod
     fail(ErrorCode::ResourceExhausted, "{} sequences of {} blocks: the KV cache has {}", batch, blocks_per_seq, model.num_blocks());
   const auto profile = [&](const char* what, int seqs, int tokens, const llm::StepBatch& step) {
     for (int i = 0; i < 2; ++i) model.run(step);
-    KindCollector collector;
+    KindCollector collector(seqs, tokens);
     model.set_profiler(&collector);
     const auto start = Clock::now();
     int64_t steps = 0;

@@ -200,7 +200,7 @@ constexpr TrtFlag kFlags[] = {
     {"dumpRawBindingsToFile", kNone, "9-11", Honoured, "write inputs and outputs as NAME.input.bin and NAME.output.bin"},
     {"dumpOptimizationProfile", kNone, "10-11", Honoured, "print the optimization profiles"},
     // System.
-    {"device", kNeeded, "8-11", Honoured, "GPU number, or cpu or cuda:sm_90 (default: GPU 0 where there is one, else the CPU)"},
+    {"device", kNeeded, "8-11", Honoured, "GPU number (the CPU where there is no GPU), cpu or cuda:sm_90"},
     {"staticPlugins", kNeeded, "8.6-11", Ignored, kPlugins},
     {"plugins", kNeeded, "8-11", Ignored, kPlugins},
     {"dynamicPlugins", kNeeded, "8.6-11", Ignored, kPlugins},

@@ -40,10 +40,8 @@ void read_pools(const std::string& text, BuildOptions& build, std::vector<std::s
 }
 
 // TensorRT counts GPUs; `cpu` and `cuda:sm_90` are ours.
-std::string number_or_name(const std::string& value) {
-  const bool is_number = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
-  return is_number ? "cuda:" + value : value;
-}
+bool is_number(const std::string& value) { return !value.empty() && value.find_first_not_of("0123456789") == std::string::npos; }
+std::string number_or_name(const std::string& value) { return is_number(value) ? "cuda:" + value : value; }
 
 // Scripts written for TensorRT expect a GPU; where there is none they still run.
 std::string default_device() {
@@ -134,7 +132,12 @@ TrtOptions trt_options(const TrtWords& words) {
   }
   o.measure.transfers = !words.has("noDataTransfers");
   o.build.num_threads = o.measure.threads;
-  if (!words.has("device")) o.build.device = default_device();
+  const std::string asked = words.get("device");
+  if (asked.empty()) o.build.device = default_device();
+  else if (default_device() == "cpu" && is_number(asked)) {
+    o.build.device = "cpu";
+    o.notes.push_back(fmt::format("--device={}: there is no GPU here; the CPU is used", asked));
+  }
   const DeviceName device = parse_device(o.build.device);
   o.measure.device = device.ordinal;
   if (device.is_cuda) open_device(o.build.device, false);  // says at once when there is none

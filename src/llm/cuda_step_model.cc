@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <mutex>
 
 #include "backends/cuda/device.h"
 #include "llm/step_signature.h"
@@ -212,11 +213,13 @@ struct CudaStepModel::Impl {
     argmax_rows.launch(context.stream(), {.grid = {count}, .block = {32}, .overlap = true}, parts.pointer(), chosen.data(), kArgmaxSplits);
   }
 
+  // Several threads may read rows of a step at once.
   const float* host_logits() {
+    const std::lock_guard lock(mutex);
     if (!logits_are_here) {
+      device->make_current();
       const int64_t bytes = int64_t{num_rows} * config.vocab_size * 4;
       if (logits_copy.size_bytes() < bytes) logits_copy = cuda::PinnedBuffer(bytes);
-      device->make_current();
       check(driver().cuMemcpyDtoHAsync(logits_copy.data(), reinterpret_cast<CUdeviceptr>(logits), static_cast<size_t>(bytes),
                                        context.stream()),
             "copying logits from the GPU");
@@ -240,6 +243,7 @@ struct CudaStepModel::Impl {
   int token_capacity = 0;
   Sizes bound;
   const void* logits = nullptr;  // on the device
+  std::mutex mutex;              // of what follows
   int num_rows = 0;
   bool logits_are_here = false;
 };

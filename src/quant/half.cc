@@ -71,10 +71,11 @@ class Narrowing {
     return found == options_.ranges->largest.end() ? 0 : found->second;
   }
   bool is_large(const Value* v) const { return is_wide(v) && !v->is_constant() && largest(v) > options_.most; }
+  bool is_tiny(const Value* v) const { return is_wide(v) && !v->is_constant() && largest(v) > 0 && largest(v) < options_.least; }
 
-  // The constant in 16 bits; null when it does not fit.
+  // The constant in 16 bits, once for all that share its bytes; null when it does not fit.
   Value* narrow_constant(Value* v) {
-    const auto [found, fresh] = constants_.emplace(v, nullptr);
+    const auto [found, fresh] = constants_.emplace(std::pair{v->constant.raw(), v->constant.shape()}, nullptr);
     if (fresh)
       if (Tensor t = converted(v->constant, options_.dtype, pool_); t.defined()) found->second = v->graph()->add_constant(t, v->name);
     return found->second;
@@ -128,7 +129,7 @@ class Narrowing {
   Keep keeps(Node& node) {
     if (is_exact(node) || coordinates_.contains(&node)) return Keep::Nature;
     for (const Value* v : node.outputs())
-      if (is_large(v)) return Keep::Range;
+      if (is_large(v) || is_tiny(v)) return Keep::Range;
     bool any_half = false, any_exact = false;
     for (int i = 0; i < node.num_inputs(); ++i) {
       Value* v = node.input(i);
@@ -208,6 +209,13 @@ class Narrowing {
         dtypes.push_back(to_string(is_wide(v) && !v->is_graph_output() ? options_.dtype : v->type.dtype));
       node.attrs.set("dtypes", dtypes);
     }
+    // A cast between float types that was a region of its own.
+    if (node.is("fused") && node.attrs.get_string("expr") == "ret i0" && is_half(node.input(0)) && !node.output(0)->is_graph_output() &&
+        node.input(0)->type.dims == node.output(0)->type.dims && !has_subgraphs_) {
+      graph_.replace_all_uses(node.output(0), node.input(0));
+      dead_.push_back(&node);
+      return true;
+    }
     // A product that the model gives out (logits) is rounded once, not twice.
     const auto& specs = node.op().attrs;
     const bool has_out_dtype = std::any_of(specs.begin(), specs.end(), [](const ir::AttrSpec& s) { return s.name == "out_dtype"; });
@@ -272,7 +280,8 @@ class Narrowing {
   const HalfOptions& options_;
   ThreadPool& pool_;
   HalfReport report_;
-  std::unordered_map<Value*, Value*> constants_, narrow_, wide_, masks_;
+  std::map<std::pair<const void*, Shape>, Value*> constants_;
+  std::unordered_map<Value*, Value*> narrow_, wide_, masks_;
   std::unordered_set<const Value*> narrowed_;  // were float32 and are 16 bits wide now
   std::unordered_set<const Value*> exact_;     // come from integers and stay float32
   std::unordered_set<const Node*> coordinates_;

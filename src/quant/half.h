@@ -15,6 +15,8 @@ struct HalfOptions {
   // A value that the ranges show to pass it stays float32, and what makes and reads it does. A quarter of f16's largest: inputs are made
   // up.
   double most = 16384;
+  // So does one whose largest element is below it (but not 0): f16 has fixed steps of 2^-24 down there.
+  double least = 0x1p-12;
 };
 
 struct HalfReport {
@@ -27,7 +29,7 @@ struct HalfReport {
 // Runs on the optimized graph, so that every fusion is already made: values change their type in place, and casts stand only where 16 and
 // 32 bits meet. Graph inputs and outputs keep their types. Stay float32: what comes from integers (positions, angles, masks) until a 16-bit
 // value joins, quantization and random generators, running sums, boxes, what subgraphs use, and what HalfOptions::ranges shows to be too
-// large. Constants are converted where the node that reads them works in 16 bits.
+// large or too small. Constants are converted where the node that reads them works in 16 bits.
 HalfReport floats_to_half(ir::Graph& graph, const HalfOptions& options, ThreadPool& pool);
 
 }  // namespace tokamak::quant

@@ -40,8 +40,9 @@ Engine::Engine(std::unique_ptr<ir::Graph> graph, EngineInfo info, std::shared_pt
 
 Engine::~Engine() = default;
 
-std::shared_ptr<const Engine> Engine::load(const std::string& path) {
+std::shared_ptr<const Engine> Engine::load(const std::string& path, bool trust_code) {
   engine::Contents contents = engine::read(path);
+  if (!trust_code) contents.code = nullptr;
   return std::make_shared<const Engine>(std::move(contents.graph), std::move(contents.info), std::move(contents.code));
 }
 

@@ -56,7 +56,9 @@ class Engine {
 
   // Maps and checks the file (every checksum). Throws Corrupt, Unsupported (newer format, another CPU) or Io; the message says which and
   // what to do. An engine for a GPU loads anywhere, to be inspected; an ExecutionContext needs the GPU.
-  static std::shared_ptr<const Engine> load(const std::string& path);
+  // `trust_code` false: the compiled kernels that an engine for a GPU carries are dropped and compiled again from this version's own
+  // source. They are machine code, which runs on the GPU with the rights of this process; nothing else in an engine file is.
+  static std::shared_ptr<const Engine> load(const std::string& path, bool trust_code = true);
   // Writes to a temporary file beside `path`, then renames. Byte-for-byte reproducible.
   void save(const std::string& path) const;
 

@@ -53,6 +53,7 @@ class DeviceStopwatch final : public Stopwatch {
       buffers_.push_back(device_.allocate(bytes_of(view.output_dtypes[i], num_elements(view.output_shapes[i])), "outputs of a tactic"));
       outputs_.push_back(Tensor::view(view.output_dtypes[i], view.output_shapes[i], buffers_.back().data()));
     }
+    wait_for_uploads();
   }
 
   double measure(const Candidate& candidate, Budget budget, double best) override {
@@ -126,8 +127,12 @@ class DeviceStopwatch final : public Stopwatch {
       for (size_t i = 0; i < constants.size(); ++i)
         if (view_.constants[i]) turns.back()[i] = upload(constants[i], buffers);
     }
+    wait_for_uploads();
     return turns;
   }
+
+  // Uploads go through the default stream and may return before they are done; stream_ does not wait for it.
+  static void wait_for_uploads() { check(driver().cuStreamSynchronize(nullptr), "uploading inputs of a tactic"); }
 
   Tensor upload(const Tensor& host, std::vector<Buffer>& buffers) {
     if (!host.defined()) return {};

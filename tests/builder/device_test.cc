@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "builder/builder.h"
 #include "ir/text.h"
+#include "runtime/size_choices.h"
 #ifdef TOKAMAK_CUDA
 #include "backends/cuda/device.h"
 #endif
@@ -90,6 +91,29 @@ TEST(BuildForGpu, WithoutAKernelThereTheHostRunsTheNode) {
       EXPECT_NE(t.host_reason.find("CUDA"), std::string::npos) << t.host_reason;
     }
   }
+}
+
+TEST(BuildForGpu, LanguageModelsStayOnTheGpu) {
+  BuildOptions options = for_h100(Precision::FP8);
+  options.activations = DType::F16;
+  BuildReport report;
+  const auto engine = build_engine(std::string(TOKAMAK_SOURCE_DIR) + "/examples/models/llama3-docs-6m", options, &report);
+  EXPECT_EQ(engine->info().precision, "fp8");
+  EXPECT_EQ(engine->outputs()[0].dtype, DType::F32);
+  EXPECT_EQ(report.num_host_nodes(), 0);
+  int products = 0;
+  for (const auto& node : engine->graph().nodes()) {
+    if (node->is("paged_attention")) {
+      EXPECT_EQ(node->input(1)->type.dtype, DType::F16);
+    }
+    if (!node->is("quantized_matmul")) continue;
+    ++products;
+    EXPECT_EQ(node->input(0)->type.dtype, DType::F16);
+    EXPECT_EQ(node->input(1)->type.dtype, DType::F8E4M3FN);
+    EXPECT_EQ(node->kernel, kBySize);  // chosen for few rows and for many
+    EXPECT_GE(parse_size_choices(node->tactic).size(), 5u);
+  }
+  EXPECT_GT(products, 12);
 }
 
 TEST(BuildForGpu, NeedsAKnownOneOrOneThatIsHere) {

@@ -216,6 +216,7 @@ TEST(EngineFile, CodeOfAGpuSurvives) {
   EXPECT_EQ(*entries.at(std::string(32, 'b')), small_cubin(100));
   loaded->save(b);
   EXPECT_EQ(bytes_of_file(a), bytes_of_file(b));
+  EXPECT_TRUE(Engine::load(a, false)->code()->entries().empty());
   // Any changed byte is found here too.
   const std::string good = bytes_of_file(a);
   for (size_t i = 0; i < good.size(); i += 3) {

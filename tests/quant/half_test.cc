@@ -97,6 +97,17 @@ TEST(Half, LargeValuesStayWide) {
   EXPECT_TRUE(none.kept_for_range.empty());
 }
 
+TEST(Half, TinyValuesStayWide) {
+  auto graph = ir::parse(
+      "graph g(%x: f32[2,2]) {\n %small = const f32[2,2] {1e-5, 0, 0, 1e-5}\n %y = matmul(%x, %small)\n %z = softmax(%y) {axis=-1}\n "
+      "return %z\n}");
+  ThreadPool pool(2);
+  const Ranges ranges = measure_ranges(*graph, {{2, 2}}, pool);
+  const HalfReport report = floats_to_half(*graph, {.dtype = DType::F16, .ranges = &ranges}, pool);
+  EXPECT_EQ(find(*graph, "matmul")->output(0)->type.dtype, DType::F32) << ir::print(*graph);
+  EXPECT_EQ(report.kept_for_range.size(), 1u);
+}
+
 TEST(Half, MasksAreLimitedNotInfinite) {
   const auto graph = narrowed(
       "graph g(%q: f32[1,1,2,4], %k: f32[1,1,2,4], %v: f32[1,1,2,4], %m: bool[1,1,2,2]) {\n %low = const f32[] {-3.4e38}\n %zero = const "

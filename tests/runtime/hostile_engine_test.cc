@@ -7,8 +7,13 @@
 #include <functional>
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/cpu/thread_pool.h"
 #include "ir/text.h"
 #include "runtime/execution_context.h"
+#ifdef TOKAMAK_CUDA
+#include "backends/cuda/device.h"
+#include "runtime/device_plan.h"
+#endif
 
 namespace tokamak {
 namespace {
@@ -95,6 +100,38 @@ TEST(HostileEngine, PackedConstantsWhereNobodyUnpacksThem) {
   };
   for (const auto& [text, part] : cases) expect_error(with_constant(text, packed), {64, 64}, part);
 }
+
+#ifdef TOKAMAK_CUDA
+// The same for an engine for a GPU, planned without one.
+TEST(HostileEngine, PackedConstantsOfAGpuWhereNobodyUnpacksThem) {
+  const auto plan_error = [](const std::string& text, const Tensor& constant) -> std::string {
+    const auto graph = with_constant(text.c_str(), constant);
+    const cuda::Context cuda(cuda::Target::named("sm_90"), std::make_shared<cuda::CodeCache>(), nullptr);
+    ThreadPool pool(1);
+    try {
+      DevicePlan(*graph, bind_shapes(*graph, {{32, 64}}, 1), pool, cuda, {Place::Host}, Place::Host);
+    } catch (const Error& e) {
+      EXPECT_NE(e.code(), ErrorCode::Internal) << e.what();
+      return e.what();
+    }
+    return "";
+  };
+  // Layouts of either backend and of none, with too few bytes, for a chosen kernel of the GPU, one of the CPU and none.
+  for (const char* layout : {"gemm.nr16", "cuda.linear", "cuda.mystery", "other"})
+    for (const char* kernel : {"kernel \"cublaslt.matmul\" \"\"", "kernel \"cuda.linear_mma\" \"\"", "kernel \"ref.matmul\" \"\"", ""}) {
+      const std::string text = fmt::format(
+          "graph g(%x: f32[n,64]) {{\n %w = const f32[64,64] @0 layout \"{}\"\n %y: f32[n,64] = matmul(%x, %w) {{}} \"m\" {}\n return "
+          "%y\n}}",
+          layout, kernel);
+      EXPECT_NE(plan_error(text, Tensor::packed(DType::F32, {64, 64}, layout, 64)), "") << text;
+    }
+  EXPECT_NE(plan_error("graph g(%x: f32[n,64]) {\n %y: f32[n,64] = relu(%x) {} \"r\" kernel \"cuda.none_such\" \"\"\n return %y\n}", {})
+                .find("cuda.none_such"),
+            std::string::npos);
+  // A kernel for another operator: relu's own takes over.
+  EXPECT_EQ(plan_error("graph g(%x: f32[n,64]) {\n %y: f32[n,64] = relu(%x) {} \"r\" kernel \"cuda.softmax\" \"\"\n return %y\n}", {}), "");
+}
+#endif
 
 // The parser refuses none of these without inference: the verifier or the runtime must.
 TEST(HostileEngine, ControlFlowWithoutBodies) {

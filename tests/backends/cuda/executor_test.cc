@@ -255,9 +255,15 @@ TEST(CudaExecutor, MemoryComesBack) {
     }
   };
   for (int i = 0; i < 3; ++i) load_and_run();  // what the driver keeps for itself
-  const int64_t before = device->free_bytes();
-  for (int i = 0; i < 100; ++i) load_and_run();
-  EXPECT_LE(before - device->free_bytes(), 4 << 20);
+  // Free memory is the whole GPU's, and other processes come and go: what comes back once did come back.
+  int64_t missing = 0;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const int64_t before = device->free_bytes();
+    for (int i = 0; i < 100; ++i) load_and_run();
+    missing = before - device->free_bytes();
+    if (missing <= 4 << 20) return;
+  }
+  FAIL() << missing << " bytes are missing after 100 engines were loaded, run and dropped";
 }
 
 TEST(CudaExecutor, WhatDoesNotFitIsNamedBeforeAnythingIsAllocated) {
@@ -277,7 +283,7 @@ TEST(CudaExecutor, WhatDoesNotFitIsNamedBeforeAnythingIsAllocated) {
   const std::string message = message_of([&] { context.prepare(); });
   EXPECT_NE(message.find("bytes of weights"), std::string::npos) << message;
   EXPECT_NE(message.find("activations and workspace"), std::string::npos) << message;
-  EXPECT_EQ(device->free_bytes(), before);
+  EXPECT_LT(std::abs(device->free_bytes() - before), before / 4) << "two outputs of half of it were not allocated";
   EXPECT_NO_THROW(small_run()) << "the context goes on with less";
 }
 

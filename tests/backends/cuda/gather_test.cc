@@ -32,6 +32,8 @@ TEST(CudaGather, Gathers) {
     check_cuda_kernels({.text = fmt::format("graph main(%x: {}[4,4,6], %i: i64[5,2]) {{ %y = gather_nd(%x, %i) return %y }}", dtype),
                         .inputs = {{}, indices({5, 2}, 4)}});
   }
+  check_cuda_kernels(
+      {.text = "graph main(%x: f16[1000,4096], %i: i64[700]) { %y = gather(%x, %i) return %y }", .inputs = {{}, indices({700}, 1000)}});
   check_cuda_kernels({.text = "graph main(%x: f32[7,3], %i: i64[]) { %y = gather(%x, %i) {axis=-1} return %y }",
                       .inputs = {{}, Tensor::scalar<int64_t>(-1)}});
   check_cuda_kernels({.text = "graph main(%x: f32[2,5,4], %i: i64[2,3,1]) { %y = gather_nd(%x, %i) {batch_dims=1} return %y }",
@@ -77,6 +79,8 @@ TEST(CudaGather, TensorsFromLittle) {
       {"graph main() { %a = const i64[] {10} %b = const i64[] {-5} %c = const i64[] {-2} %y = range(%a, %b, %c) return %y }"});
   check_cuda_kernels({"graph main() { %y = fill() {value=dense f32[1]{2.5}, shape=<3,77>} return %y }"});
   check_cuda_kernels({"graph main() { %y = fill() {value=dense i64[1]{-3}, shape=<5>} return %y }"});
+  check_cuda_kernels({"graph main(%x: f32[4,6,5]) { %y = shape(%x) {start=1} return %y }"});
+  check_cuda_kernels({"graph main(%x: f32[4,6,5]) { %y = size(%x) return %y }"});
   check_cuda_kernels({"graph main(%x: f32[4,6]) { %y = eye_like(%x) {k=1} return %y }"});
   check_cuda_kernels({"graph main(%x: f32[6,4]) { %y = eye_like(%x) {dtype=i64, k=-2} return %y }"});
 }

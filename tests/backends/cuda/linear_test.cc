@@ -60,37 +60,53 @@ void check(const LinearCase& c, const std::vector<std::string>& archs = {}) {
 
 constexpr const char* kFused = "t0 = add(i0, i1); t1 = silu(t0); t2 = add(t1, i2); ret t2";
 
-TEST(CudaLinear, FloatWeights) {
-  for (int64_t m : {1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 130}) check({m, 96, 512, m % 2 ? "f16" : "bf16", m % 2 ? "f16" : "bf16"});
-  for (const char* dtype : {"f16", "bf16"}) {
-    check({1, 97, 328, dtype, dtype, 0, "f32", kFused});
-    check({7, 97, 328, dtype, dtype, 0, "f32", kFused});
-    check({40, 48, 256, dtype, dtype, 0, "f32", "", "f32"});
-  }
+class CudaLinear : public ::testing::TestWithParam<std::tuple<const char*, int64_t>> {};
+
+// Any number of rows, in every format of the weights; rows of another type than the weights' neighbours in the list.
+TEST_P(CudaLinear, Rows) {
+  const auto& [w, m] = GetParam();
+  const bool is_float = std::string(w) == "f16" || std::string(w) == "bf16";
+  check({m, 96, 512, is_float ? w : m % 2 ? "bf16" : "f16", w, is_float ? 0 : 128});
+}
+INSTANTIATE_TEST_SUITE_P(Formats, CudaLinear,
+                         ::testing::Combine(::testing::Values("f16", "bf16", "i8", "i4", "f8e4m3fn"),
+                                            ::testing::Values(1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 130)),
+                         [](const auto& info) { return fmt::format("{}_{}", std::get<0>(info.param), std::get<1>(info.param)); });
+
+TEST(CudaLinearLayers, FloatWeights) {
+  for (const char* dtype : {"f16", "bf16"}) check({7, 97, 328, dtype, dtype, 0, "f32", kFused});
+  check({1, 97, 328, "f16", "f16", 0, "f32", kFused});
+  check({40, 48, 256, "bf16", "bf16", 0, "f32", "", "f32"});
   check({3, 33, 77, "f16", "f16"});
   check({1, 64, 1000, "f32", "f32"});
   check({4, 64, 129, "f32", "f16", 0, "f32", kFused});
   check({4, 64, 128, "f16", "bf16"});
 }
 
-TEST(CudaLinear, QuantizedWeights) {
-  for (const char* w : {"i8", "i4", "f8e4m3fn"}) {
-    for (int64_t m : {1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 130}) check({m, 96, 512, m % 2 ? "bf16" : "f16", w, 128});
-    for (int64_t group : {32, 64, 640}) check({3, 33, 640, group == 64 ? "bf16" : "f16", w, group, "f16"});
-    check({9, 161, 352, "bf16", w, 352, "bf16", kFused});
-    check({1, 161, 352, "f32", w, 32, "f16", kFused});
-    check({12, 96, 256, "f32", w, 128});
-  }
+class CudaLinearGroups : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(CudaLinearGroups, OfEverySize) {
+  const char* w = GetParam();
+  for (int64_t group : {32, 64, 640}) check({9, 33, 640, group == 64 ? "bf16" : "f16", w, group, "f16"});
+  check({70, 130, 640, "bf16", w, 64});
 }
+TEST_P(CudaLinearGroups, WithEpilogueAndOtherTypes) {
+  const char* w = GetParam();
+  check({9, 161, 352, "bf16", w, 352, "bf16", kFused});
+  check({1, 161, 352, "f32", w, 32, "f16", kFused});
+  check({12, 96, 256, "f32", w, 128});
+}
+INSTANTIATE_TEST_SUITE_P(Formats, CudaLinearGroups, ::testing::Values("i8", "i4", "f8e4m3fn"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // Whole layers of a model: many blocks, sizes that do not divide.
-TEST(CudaLinear, LargeLayers) {
+TEST(CudaLinearLayers, LargeLayers) {
   check({1, 4096, 4096, "f16", "f16"});
   check({8, 1376, 11008, "bf16", "i4", 128, "f16", kFused});
   check({64, 1032, 4096, "f16", "i8", 4096});
 }
 
-TEST(CudaLinear, OddSizes) {
+TEST(CudaLinearLayers, OddSizes) {
   check({1, 5, 7, "f16", "i8", 7});
   check({2, 5, 9, "f32", "i8", 3});
   check({5, 3, 14, "bf16", "i4", 14});
@@ -98,7 +114,7 @@ TEST(CudaLinear, OddSizes) {
   check({6, 1, 31, "f16", "f8e4m3fn", 31, "f16"});
 }
 
-TEST(CudaLinear, CompilesForEveryArchitecture) {
+TEST(CudaLinearLayers, CompilesForEveryArchitecture) {
   for (const char* arch : {"sm_80", "sm_89", "sm_90", "sm_100", "sm_120"})
     for (const char* w : {"i8", "i4", "f8e4m3fn"}) check({16, 96, 512, w[0] == 'i' ? "f16" : "bf16", w, 128}, {arch});
 }

@@ -56,6 +56,8 @@ TEST(CudaMovement, Pad) {
       check(fmt::format("{}[2,3,5,6]", dtype), fmt::format("pad(%x) {{pads=[0,0,1,2,0,0,3,1], mode=\"{}\"}}", mode));
       check(fmt::format("{}[4,7]", dtype), fmt::format("pad(%x) {{pads=[3,-1,2,-2], mode=\"{}\", value=1.5}}", mode));
     }
+  check("f16[3,5,8]", "pad(%x) {pads=[1,2,0,0,1,0], value=1.5}");
+  check("u8[2,3,12]", "pad(%x) {pads=[0,1,0,0,1,0], mode=\"reflect\"}");
   check("i64[5,6,4]", "pad(%x) {pads=[2,1], axes=[1], value=7.0}");
   check_cuda_kernels({"graph main(%x: bf16[3,4], %v: bf16[]) { %y = pad(%x, _, %v) {pads=[1,1,0,2]} return %y }"});
 }

@@ -31,6 +31,17 @@ TEST(CudaNorm, LayerAndRms) {
   check_cuda_kernels({"graph main(%x: f16[1,16384], %s: f16[16384]) { %y = rms_norm(%x, %s) return %y }"});
 }
 
+TEST(CudaNorm, WeightsAreReadEarly) {
+  for (const char* dtype : {"f32", "f16"})
+    for (const char* n : {"33", "2048", "4096"})
+      for (const char* rows : {"1", "1500"})
+        check_cuda_kernels(
+            {fmt::format("graph main(%x: {0}[{2},{1}], %w: {0}[{1}]) {{ %y = rms_norm(%x, %w) return %y }}", dtype, n, rows)});
+  check_cuda_kernels(
+      {"graph main(%x: bf16[2,768], %r: bf16[2,768], %w: f32[768], %wb: f32[768]) { %y, %z = add_layer_norm(%x, %r, %w, %wb) return %y, %z "
+       "}"});
+}
+
 TEST(CudaNorm, WithResidual) {
   for (const char* dtype : {"f32", "bf16"})
     for (const char* op : {"add_layer_norm", "add_rms_norm"}) {

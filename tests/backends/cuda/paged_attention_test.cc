@@ -64,6 +64,8 @@ std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& 
           const Buffer output = device.allocate(bytes + kGuard, "test output");
           check(driver().cuMemsetD8(output.pointer(), 0xff, static_cast<size_t>(bytes + kGuard)), "poison");
           check(driver().cuMemsetD8(workspace.pointer(), 0xff, static_cast<size_t>(workspace_bytes + kGuard)), "poison");
+          // Poison and uploads went through the default stream, which the kernel's does not wait for.
+          check(driver().cuStreamSynchronize(nullptr), "poison");
           std::vector<Tensor> outputs{Tensor::view(view.output_dtypes[0], view.output_shapes[0], output.data())};
           RunArgs args;
           args.inputs = tensors, args.outputs = outputs, args.workspace = workspace.data(), args.stream = stream.get();

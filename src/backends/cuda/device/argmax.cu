@@ -1,6 +1,6 @@
 // The index of the largest of SIZE floats a row, the lowest among equals; -1 when one of them is not finite. Two kernels: SPLITS blocks a
-// row leave their best, then one warp a row picks. A candidate is 64 bits: the float's bits made monotonic, above the index's complement, so
-// that one comparison of integers decides.
+// row leave their best, then one warp a row picks. A candidate is 64 bits: the float's bits made monotonic, above the index's complement,
+// so that one comparison of integers decides.
 #include "prelude.cuh"
 
 DEVICE uint64_t candidate(float x, uint32_t index) {

@@ -25,8 +25,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     PerRow column;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)
-      column.at[r] =
-          first + r < a.q_length ? to_float(q[batch * a.q.batch + head * a.q.head + int64_t(first + r) * a.q.row + d]) : 0.f;
+      column.at[r] = first + r < a.q_length ? to_float(q[batch * a.q.batch + head * a.q.head + int64_t(first + r) * a.q.row + d]) : 0.f;
     queries[d] = column;
   }
   float largest[ROWS], total[ROWS], sum[ROWS][kColumns] = {};

@@ -9,7 +9,7 @@ struct HeadStrides {
 
 struct AttentionArgs {
   HeadStrides q, k, v, y;
-  int64_t mask[4];  // strides: batch, head, query, key; 0 repeats
+  int64_t mask[4];   // strides: batch, head, query, key; 0 repeats
   int heads, group;  // query heads, and how many share a kv head
   int q_length, k_length, is_causal;
   float scale, softcap;

@@ -14,9 +14,7 @@ struct DenseProblem {
   const MASK* mask_rows[2];
 
   DEVICE const ELEMENT* any_query() const { return q; }
-  DEVICE const ELEMENT* query(int row) const {
-    return first_row + row < a.q_length ? q + int64_t(first_row + row) * a.q.row : nullptr;
-  }
+  DEVICE const ELEMENT* query(int row) const { return first_row + row < a.q_length ? q + int64_t(first_row + row) * a.q.row : nullptr; }
   DEVICE ELEMENT* output(int row) const { return y + int64_t(first_row + row) * a.y.row; }
   DEVICE int row_begin(int) const { return 0; }
   DEVICE int row_end(int row) const { return a.visible(first_row + row); }

@@ -57,7 +57,7 @@ struct StepRow {
 // The sequence that `row` belongs to, or -1: starts[s] <= row < starts[s + 1]. Of starts that go backwards the answer is any in range.
 DEVICE int sequence_of(const int32_t* starts, int num_sequences, int row) {
   if (row < num_sequences && starts[row] <= row && row < starts[row + 1]) return row;  // decoding: a row a sequence
-  int low = 0, high = num_sequences + 1;                                              // the first start above row
+  int low = 0, high = num_sequences + 1;                                               // the first start above row
   while (low < high) {
     const int middle = (low + high) / 2;
     if (starts[middle] <= row) low = middle + 1;

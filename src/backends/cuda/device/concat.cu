@@ -11,7 +11,7 @@ struct Pieces {
 };
 
 extern "C" __global__ void __launch_bounds__(256) concat(const __grid_constant__ Pieces a) {
-  wait_for_previous();
+  wait_with_next();
   const INDEX length = a.length[blockIdx.y], units = a.rows * length;
   UNIT* const piece = static_cast<UNIT*>(a.piece[blockIdx.y]);
   UNIT* const whole = static_cast<UNIT*>(a.whole) + a.start[blockIdx.y];

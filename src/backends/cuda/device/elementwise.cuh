@@ -45,6 +45,24 @@ DEVICE void store_vector(T* p, const Vec<T, V>& v) {
     for (int k = 0; k < V; ++k) p[k] = v.at[k];
   }
 }
+// Of weights, before wait_for_previous(): stays in its place.
+template <class T, int V>
+DEVICE Vec<T, V> load_early(const T* p) {
+  Vec<T, V> v;
+  if constexpr (sizeof(v) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < int(sizeof(v) / 16); ++i) {
+      uint4 word;
+      asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                   : "l"(reinterpret_cast<const uint4*>(p) + i));
+      reinterpret_cast<uint4*>(&v)[i] = word;
+    }
+  } else {
+    v = load_vector<T, V>(p);
+  }
+  return v;
+}
 // The first n elements only.
 template <class T, int V>
 DEVICE Vec<T, V> load_some(const T* p, int n) {

@@ -1,5 +1,5 @@
-// Attention with tensor cores, the scores never in memory (FlashAttention-2, arXiv:2307.08691): a block takes WARPS_M * 16 query rows, walks
-// over tiles of TILE_K keys and values that cp.async brings two tiles deep, and keeps sums relative to the largest score so far.
+// Attention with tensor cores, the scores never in memory (FlashAttention-2, arXiv:2307.08691): a block takes WARPS_M * 16 query rows,
+// walks over tiles of TILE_K keys and values that cp.async brings two tiles deep, and keeps sums relative to the largest score so far.
 // WARPS_N warps share the keys of a tile and add up at the end: for few rows.
 //   ELEMENT     f16 or bf16: what is multiplied; SOURCE: how keys and values are stored (ELEMENT, or f8e4m3 with ELEMENT f16)
 //   ACTIVATION  element type of queries and output
@@ -211,8 +211,7 @@ DEVICE void flash(Problem& p) {
 #pragma unroll
       for (int d = 0; d < kValueDim / 8; ++d)
         if (d * 8 < VALUE_DIM)
-          *reinterpret_cast<uint32_t*>(to + d * 8 + lane % 4 * 2) =
-              pack(ACTIVATION{}, out[d][2 * i] * scale, out[d][2 * i + 1] * scale);
+          *reinterpret_cast<uint32_t*>(to + d * 8 + lane % 4 * 2) = pack(ACTIVATION{}, out[d][2 * i] * scale, out[d][2 * i + 1] * scale);
     }
   } else {
     // Sums [WARPS_N][kTileRows][kValueDim + 4], then states [WARPS_N][kTileRows], where the tiles were.

@@ -39,8 +39,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
   };
 #pragma unroll
   for (int p = 0; p < PREFETCH; ++p) load(raw[p], group_scale[p], p);
-  wait_for_previous();
   allow_next();
+  wait_for_previous();
 
   float sum[ROWS][TOKENS] = {};
   for (int base = 0; base < kRounds; base += PREFETCH) {

@@ -136,13 +136,13 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s)
     if (begin + s < end) copy_w(base + s * kStage, begin + s);
+  allow_next();  // its weights may come as soon as there is room
   wait_for_previous();
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s) {
     if (begin + s < end) copy_x(base + s * kStage + kStageW, begin + s);
     copy_async_commit();
   }
-  allow_next();
 
   const int lane = threadIdx.x % 32, warp_n = threadIdx.x / 32 % WARPS_N, warp_k = threadIdx.x / 32 / WARPS_N;
   Sums sums;

@@ -87,6 +87,13 @@ DEVICE void allow_next() {
 #endif
 }
 
+// wait_for_previous(), for kernels without a better place for allow_next(): a grid that leaves the GPU room lets the next kernel's blocks
+// take their places beforehand, so that they start when this one ends.
+DEVICE void wait_with_next() {
+  if (gridDim.x * gridDim.y * gridDim.z <= 264) allow_next();
+  wait_for_previous();
+}
+
 // --- reductions ---
 
 struct Sum {

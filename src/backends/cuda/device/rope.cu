@@ -8,8 +8,8 @@ struct RopeArgs {
   int64_t angle_strides[3];  // of cos and sin along them, 0 repeats
 };
 
-extern "C" __global__ void __launch_bounds__(256) rope(const ELEMENT* __restrict__ x, const ANGLE* __restrict__ cos,
-                                                       const ANGLE* __restrict__ sin, ELEMENT* __restrict__ y, RopeArgs a) {
+extern "C" __global__ void __launch_bounds__(256)
+    rope(const ELEMENT* __restrict__ x, const ANGLE* __restrict__ cos, const ANGLE* __restrict__ sin, ELEMENT* __restrict__ y, RopeArgs a) {
   wait_for_previous();
   allow_next();
   const int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x;
@@ -24,8 +24,8 @@ extern "C" __global__ void __launch_bounds__(256) rope(const ELEMENT* __restrict
   const int pair = INTERLEAVED ? d / 2 : is_first ? d : d - HALF;
   const int partner = INTERLEAVED ? d ^ 1 : is_first ? d + HALF : d - HALF;
   const int64_t outer = row / a.sizes[2];
-  const int64_t at = row % a.sizes[2] * a.angle_strides[2] + outer % a.sizes[1] * a.angle_strides[1] +
-                     outer / a.sizes[1] * a.angle_strides[0] + pair;
+  const int64_t at =
+      row % a.sizes[2] * a.angle_strides[2] + outer % a.sizes[1] * a.angle_strides[1] + outer / a.sizes[1] * a.angle_strides[0] + pair;
   const float own = to_float(x[e]), other = to_float(x[row * WIDTH + partner]), c = to_float(cos[at]), s = to_float(sin[at]);
   y[e] = from_float<ELEMENT>(is_first ? own * c - other * s : own * c + other * s);
 }

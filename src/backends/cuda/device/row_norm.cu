@@ -1,6 +1,7 @@
 // layer_norm, rms_norm and the forms that add a residual first: a warp or a block a row (row_plan.h), the row in registers, or read once a
 // pass where it is too long. ELEMENT: x, residual, y, sum. SCALE_TYPE, BIAS_TYPE. IS_RMS, HAS_RESIDUAL, HAS_SCALE, HAS_BIAS, HAS_SUM,
-// HAS_STATISTICS. SCALE_STEP, BIAS_STEP: 0 for one value for all columns. RESIDUAL_STEP: 0 for one row for all rows.
+// HAS_STATISTICS. EARLY: scale and bias are weights, read before the kernel before this one ends. SCALE_STEP, BIAS_STEP: 0 for one value
+// for all columns. RESIDUAL_STEP: 0 for one row for all rows.
 #include "row.cuh"
 
 constexpr int kStep = ROW_THREADS * WIDTH, kUnroll = IN_REGISTERS ? ITEMS : 1;
@@ -26,10 +27,22 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
     row_norm(const ELEMENT* x, const ELEMENT* residual, const SCALE_TYPE* __restrict__ scale, const BIAS_TYPE* __restrict__ bias,
              ELEMENT* y, ELEMENT* sum, float* mean_out, float* inverse_out, int64_t rows, float epsilon) {
   __shared__ float scratch[32];
-  wait_for_previous();
+  const int lane = threadIdx.x % ROW_THREADS;
+#if EARLY && HAS_SCALE
+  Vec<SCALE_TYPE, WIDTH> scales[ITEMS];
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item)
+    if (const int col = item * kStep + lane * WIDTH; col < COLS) scales[item] = load_early<SCALE_TYPE, WIDTH>(scale + col);
+#endif
+#if EARLY && HAS_BIAS
+  Vec<BIAS_TYPE, WIDTH> biases[ITEMS];
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item)
+    if (const int col = item * kStep + lane * WIDTH; col < COLS) biases[item] = load_early<BIAS_TYPE, WIDTH>(bias + col);
+#endif
+  wait_with_next();
   const int64_t row = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;
   if (row >= rows) return;
-  const int lane = threadIdx.x % ROW_THREADS;
   const Row in{x + row * COLS, residual + row * RESIDUAL_STEP * COLS};
 #if IN_REGISTERS
   float held[ITEMS][WIDTH];
@@ -76,10 +89,14 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
     const int col = item * kStep + lane * WIDTH;
     if (col >= COLS) break;
     LOAD_ROW(v)
-#if HAS_SCALE
+#if EARLY && HAS_SCALE
+    const Vec<SCALE_TYPE, WIDTH> s = scales[item];
+#elif HAS_SCALE
     const Vec<SCALE_TYPE, WIDTH> s = SCALE_STEP ? load_vector<SCALE_TYPE, WIDTH>(scale + col) : Vec<SCALE_TYPE, WIDTH>{};
 #endif
-#if HAS_BIAS
+#if EARLY && HAS_BIAS
+    const Vec<BIAS_TYPE, WIDTH> b = biases[item];
+#elif HAS_BIAS
     const Vec<BIAS_TYPE, WIDTH> b = BIAS_STEP ? load_vector<BIAS_TYPE, WIDTH>(bias + col) : Vec<BIAS_TYPE, WIDTH>{};
 #endif
     Vec<ELEMENT, WIDTH> out;

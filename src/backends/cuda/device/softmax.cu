@@ -1,30 +1,33 @@
-// softmax and log_softmax: one block a row, the row in registers (PER_THREAD elements a thread). ELEMENT: element type. LOG: log_softmax.
-// Row r, element i is at x[(r / inner * SIZE + i) * inner + r % inner].
+// softmax and log_softmax along an axis that is not contiguous: neighbouring threads take neighbouring columns, Y_THREADS rows of threads
+// share the axis. ELEMENT; LOG: log_softmax. Column c, element i is at x[(c / INNER * SIZE + i) * INNER + c % INNER].
 #include "prelude.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS) softmax(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t inner) {
-  __shared__ float scratch[THREADS / 32];
-  wait_for_previous();
-  const int64_t row = blockIdx.x;
-  const int64_t base = row / inner * SIZE * inner + row % inner;
-  float value[PER_THREAD];
+extern "C" __global__ void __launch_bounds__(32 * Y_THREADS) softmax(const ELEMENT* x, ELEMENT* y, int64_t columns) {
+  __shared__ float scratch[Y_THREADS][32];
+  wait_with_next();
+  const int64_t column = int64_t(blockIdx.x) * 32 + threadIdx.x;
+  const bool inside = column < columns;
+  const int64_t base = column / INNER * (int64_t(SIZE) * INNER) + column % INNER;
   float largest = Max::identity();
+  if (inside)
+    for (int64_t i = threadIdx.y; i < SIZE; i += Y_THREADS) largest = Max::apply(largest, to_float(x[base + i * INNER]));
+  scratch[threadIdx.y][threadIdx.x] = largest;
+  __syncthreads();
 #pragma unroll
-  for (int k = 0; k < PER_THREAD; ++k) {
-    const int i = k * THREADS + threadIdx.x;
-    value[k] = i < SIZE ? to_float(x[base + i * inner]) : Max::identity();
-    largest = Max::apply(largest, value[k]);
-  }
-  largest = block_reduce<Max, THREADS>(largest, scratch);
+  for (int k = 0; k < Y_THREADS; ++k) largest = Max::apply(largest, scratch[k][threadIdx.x]);
+  __syncthreads();
   float sum = 0;
+  if (inside)
+    for (int64_t i = threadIdx.y; i < SIZE; i += Y_THREADS) sum += __expf(to_float(x[base + i * INNER]) - largest);
+  scratch[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (!inside) return;
+  sum = 0;
 #pragma unroll
-  for (int k = 0; k < PER_THREAD; ++k)
-    if (k * THREADS + threadIdx.x < SIZE) sum += __expf(value[k] - largest);
-  sum = block_reduce<Sum, THREADS>(sum, scratch);
-  const float log_sum = __logf(sum), scale = 1.f / sum;
-#pragma unroll
-  for (int k = 0; k < PER_THREAD; ++k) {
-    const int i = k * THREADS + threadIdx.x;
-    if (i < SIZE) y[base + i * inner] = from_float<ELEMENT>(LOG ? value[k] - largest - log_sum : __expf(value[k] - largest) * scale);
+  for (int k = 0; k < Y_THREADS; ++k) sum += scratch[k][threadIdx.x];
+  const float log_sum = logf(sum), scale = 1.f / sum;
+  for (int64_t i = threadIdx.y; i < SIZE; i += Y_THREADS) {
+    const float e = to_float(x[base + i * INNER]) - largest;
+    y[base + i * INNER] = from_float<ELEMENT>(LOG ? e - log_sum : __expf(e) * scale);
   }
 }

@@ -10,7 +10,7 @@ constexpr int kTile = 32 * VECTOR, kRowsAtOnce = 8;
 extern "C" __global__ void __launch_bounds__(32 * kRowsAtOnce) transpose(const UNIT* __restrict__ x, UNIT* __restrict__ y) {
   // Four bytes more a row: reads along a column then touch every bank once.
   __shared__ UNIT tile[kTile][kTile + (sizeof(UNIT) < 4 ? 4 / sizeof(UNIT) : 1)];
-  wait_for_previous();
+  wait_with_next();
   constexpr int64_t kTilesAcross = (COLS + kTile - 1) / kTile, kTilesDown = (ROWS + kTile - 1) / kTile;
   const int64_t across = blockIdx.x % kTilesAcross, down = blockIdx.x / kTilesAcross % kTilesDown,
                 batch = blockIdx.x / kTilesAcross / kTilesDown;
@@ -19,7 +19,8 @@ extern "C" __global__ void __launch_bounds__(32 * kRowsAtOnce) transpose(const U
   const int64_t row0 = down * kTile, col0 = across * kTile;
   const int lane = threadIdx.x * VECTOR;
 #pragma unroll
-  for (int r = threadIdx.y; r < kTile; r += kRowsAtOnce) {
+  for (int step = 0; step < kTile / kRowsAtOnce; ++step) {
+    const int r = step * kRowsAtOnce + threadIdx.y;
     if (row0 + r >= ROWS || col0 + lane >= COLS) continue;
     const Vec<UNIT, VECTOR> v = load_vector<UNIT, VECTOR>(x + in + (row0 + r) * ROW_STRIDE + col0 + lane);
 #pragma unroll
@@ -27,7 +28,8 @@ extern "C" __global__ void __launch_bounds__(32 * kRowsAtOnce) transpose(const U
   }
   __syncthreads();
 #pragma unroll
-  for (int c = threadIdx.y; c < kTile; c += kRowsAtOnce) {
+  for (int step = 0; step < kTile / kRowsAtOnce; ++step) {
+    const int c = step * kRowsAtOnce + threadIdx.y;
     if (col0 + c >= COLS || row0 + lane >= ROWS) continue;
     Vec<UNIT, VECTOR> v;
 #pragma unroll

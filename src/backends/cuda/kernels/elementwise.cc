@@ -79,7 +79,7 @@ class ElementwiseKernel final : public Kernel {
     t += fmt::format(
         "}};\nusing Index = {};\nconstexpr int V = {};\n"
         "extern \"C\" __global__ void __launch_bounds__({}) elementwise(const __grid_constant__ Args a) {{\n"
-        "  wait_for_previous();\n  const Index first = (Index(blockIdx.x) * {} + Index(threadIdx.x)) * V;\n"
+        "  wait_with_next();\n  const Index first = (Index(blockIdx.x) * {} + Index(threadIdx.x)) * V;\n"
         "  if (first >= Index(a.count)) return;\n  const int n = a.count - first < V ? int(a.count - first) : V;\n",
         wide ? "int64_t" : "int", V, kThreads, kThreads);
     // Coordinates and offsets of the operands that repeat, from `start` (in vectors or elements).

@@ -65,7 +65,7 @@ class RowText {
     if (dims > 0 && num_inputs > 0) t += fmt::format("  int64_t stride[{}][{}];\n", num_inputs, dims);
     t += "};\nconstexpr int kStep = ROW_THREADS * WIDTH, kUnroll = IN_REGISTERS ? ITEMS : 1;\n"
          "extern \"C\" __global__ void __launch_bounds__(ROW_THREADS * BLOCK_ROWS) fused_rows(const __grid_constant__ Args a) {\n"
-         "  __shared__ float scratch[32];\n  wait_for_previous();\n"
+         "  __shared__ float scratch[32];\n  wait_with_next();\n"
          "  const int64_t row = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;\n  if (row >= a.rows) return;\n"
          "  const int lane = threadIdx.x % ROW_THREADS;\n";
     if (dims > 0) t += "  int64_t rest = row;\n";

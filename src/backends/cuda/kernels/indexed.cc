@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/cuda/kernels/indexed_def.h"
 #include "base/error.h"
 
 namespace tokamak::cuda {
@@ -29,7 +30,7 @@ IndexedKernel::IndexedKernel(const NodeView& node, const std::vector<IndexedCode
     CHECK(step.inputs.size() + step.outputs.size() <= kMaxPointers);
     const Source source{code.name,
                         fmt::format("#include \"elementwise.cuh\"\n{}\nusing Index = {};\nDEVICE void element(Index i, {}) {{\n{}\n}}\n"
-                                    "extern \"C\" __global__ void __launch_bounds__({}) indexed({}) {{\n  wait_for_previous();\n"
+                                    "extern \"C\" __global__ void __launch_bounds__({}) indexed({}) {{\n  wait_with_next();\n"
                                     "#pragma unroll\n  for (int k = 0; k < {}; ++k) {{\n"
                                     "    const Index i = (Index(blockIdx.x) * {} + k) * {} + Index(threadIdx.x);\n"
                                     "    if (i < {}) element(i{});\n  }}\n}}\n",
@@ -62,6 +63,11 @@ void IndexedKernel::run(const RunArgs& args) const {
   }
 }
 
+Support supports_moving(const NodeView& node, int input) {
+  const DType dtype = node.input_dtypes[input];
+  return is_movable(dtype) ? Support::yes() : Support::no(fmt::format("elements of {}", to_string(dtype)));
+}
+
 std::string unit_type(int64_t bytes) {
   switch (bytes) {
     case 1: return "uint8_t";
@@ -79,12 +85,14 @@ int64_t unit_bytes(const std::vector<int64_t>& byte_counts) {
   return bytes;
 }
 
-std::string element_literal(const Tensor& tensor) {
+std::string element_literal(const Tensor& tensor, int64_t unit) {
   const int64_t bytes = bytes_of_element(tensor.dtype());
-  uint64_t bits = 0;
-  std::memcpy(&bits, tensor.raw(), static_cast<size_t>(bytes));
-  if (bytes == 8) return fmt::format("make_uint2({}u, {}u)", bits & 0xffffffff, bits >> 32);
-  return fmt::format("{}({}u)", unit_type(bytes), bits);
+  if (unit == 0) unit = bytes;
+  uint32_t words[4] = {};
+  for (int64_t at = 0; at < unit; at += bytes) std::memcpy(reinterpret_cast<char*>(words) + at, tensor.raw(), static_cast<size_t>(bytes));
+  if (unit == 16) return fmt::format("make_uint4({}u, {}u, {}u, {}u)", words[0], words[1], words[2], words[3]);
+  if (unit == 8) return fmt::format("make_uint2({}u, {}u)", words[0], words[1]);
+  return fmt::format("{}({}u)", unit_type(unit), words[0]);
 }
 
 std::vector<int64_t> strides_of(const Shape& shape) {

@@ -48,8 +48,8 @@ class IndexedKernel final : public Kernel {
 std::string unit_type(int64_t bytes);
 // The largest such size that divides every one of `byte_counts` (0 divides by all), at most 16.
 int64_t unit_bytes(const std::vector<int64_t>& byte_counts);
-// The one element of `tensor`, at most 8 bytes, as a literal of its unit type.
-std::string element_literal(const Tensor& tensor);
+// The one element of `tensor`, at most 8 bytes, as a literal of its unit type, or repeated as one of `unit` bytes.
+std::string element_literal(const Tensor& tensor, int64_t unit = 0);
 // Row-major strides in elements.
 std::vector<int64_t> strides_of(const Shape& shape);
 

@@ -50,12 +50,12 @@ std::vector<std::string> Linear::defines() const {
           "Y_ELEMENT=" + device_type(y), fmt::format("K_SIZE={}", k),   fmt::format("GROUP={}", group)};
 }
 
-int tactic_number(std::string_view kernel, std::string_view tactic, std::string_view key) {
+int tactic_number(std::string_view tactic, std::string_view key) {
   const std::string text = fmt::format(",{}", tactic), wanted = fmt::format(",{}=", key);
   int value = 0;
   if (const size_t at = text.find(wanted); at != std::string::npos)
     std::from_chars(text.data() + at + wanted.size(), text.data() + text.size(), value);
-  if (value < 1 || value > 1024) fail(ErrorCode::Corrupt, "{} has no tactic \"{}\"; rebuild the engine", kernel, tactic);
+  if (value < 1 || value > 1024) fail(ErrorCode::Corrupt, "no linear layer has the tactic \"{}\"; rebuild the engine", tactic);
   return value;
 }
 

@@ -1,9 +1,12 @@
 #pragma once
 // Linear layers: matmul with a constant matrix [n, k] (trans_b) and quantized_matmul, as one kind of problem.
 
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "backends/cuda/target.h"
 #include "runtime/kernel.h"
 
 namespace tokamak::cuda {
@@ -25,7 +28,16 @@ struct Linear {
   std::vector<std::string> defines() const;
 };
 
-// "rows=4,warps=8" of a tactic: the number behind `key`. Throws Corrupt when it is not there or not in [1, 1024].
-int tactic_number(std::string_view kernel, std::string_view tactic, std::string_view key);
+// "mma,m=8,rows=32": the number behind `key`. Throws Corrupt when it is not there or not in [1, 1024].
+int tactic_number(std::string_view tactic, std::string_view key);
+
+// Ways to compute it, of which the kernels cuda.linear and cuda.quantized_linear (linear_kernels.cc) choose by m. The names that they list
+// begin with their own and take `prefix` behind it; the likeliest first, none: it cannot do this problem (`reason` says why).
+std::vector<std::string> gemv_tactics(const Linear& l, const std::string& prefix, std::string& reason);
+std::vector<std::string> linear_mma_tactics(const Linear& l, const Target& target, const std::string& prefix, std::string& reason);
+
+// The kernel of a tactic, null when the problem or the GPU is another than the tactic was made for and it does not fit.
+std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const std::string& tactic);
+std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& l, const std::string& tactic);
 
 }  // namespace tokamak::cuda

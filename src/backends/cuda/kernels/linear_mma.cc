@@ -1,4 +1,4 @@
-// Linear layers on the tensor cores for few tokens (decode of a batch), with weights of 16, 8 and 4 bits; with more tokens, tiles of 64.
+// Linear layers on the tensor cores for few tokens (decode of a batch), with weights of 16, 8 and 4 bits; more tokens in tiles of 128.
 // Floor: one read of w over the memory's bandwidth up to about 100 tokens (16-bit weights), then 2 m n k operations.
 
 #include <algorithm>
@@ -24,20 +24,22 @@ struct Tiling {
   // Fills in what follows from the first three. False when it does not fit the GPU or the problem.
   bool complete(const Linear& l, const Target& target) {
     const int64_t bits = bits_of(l.w);
-    tiles = l.m <= 8 ? 1 : l.m <= 16 ? 2 : l.m <= 32 ? 4 : 8;
-    if (rows % 16 != 0 || rows < 16 || rows > 128) return false;
-    row_tiles = rows == 16 ? 1 : 2;
+    const bool grouped = l.groups() > 1;
+    tiles = l.m <= 8 ? 1 : l.m <= 16 ? 2 : l.m <= 32 ? 4 : l.m <= 64 ? 8 : 16;
+    if (rows < 16 || rows > 128 || (rows & (rows - 1)) != 0) return false;
+    // Registers: sums of a warp's rows and tokens, twice with groups.
+    row_tiles = rows == 16 || (grouped && tiles >= 8) ? 1 : 2;
+    if (blocks > 1 && tiles * row_tiles * (grouped ? 2 : 1) > (blocks > 2 ? 2 : 8)) return false;
     warps_n = rows / 16 / row_tiles;
-    if (rows % (16 * row_tiles) != 0 || kWarps % warps_n != 0) return false;
     warps_k = kWarps / warps_n;
     unit = 16;
-    if (l.groups() > 1)
+    if (grouped)
       while (unit >= 4 && l.group % (4 * unit * 8 / bits) != 0) unit /= 2;
     if (unit < 4 || unit < bits) return false;
-    steps = 16 / unit;
+    steps = std::max(16 / unit, 32 / (unit * warps_k));  // rows of 128 bytes at least in a stage
     stage_k = warps_k * steps * 4 * unit * 8 / bits;
     stage_bytes = rows * stage_k * bits / 8 + tiles * 8 * stage_k * 2;
-    const int64_t scale_bytes = l.groups() > 1 ? rows * l.groups() * bits_of(l.scale) / 8 : 0;
+    const int64_t scale_bytes = grouped ? rows * l.groups() * bits_of(l.scale) / 8 : 0;
     const int64_t sum_bytes = int64_t{warps_k} * tiles * 8 * (rows + 4) * 4;
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t steps_of_block = ceil_div(ceil_div(l.k, stage_k), split);
@@ -48,16 +50,18 @@ struct Tiling {
   }
   int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tiles * 8) * split; }
 
-  // What a launch costs, in bytes from memory: for the order of tactics when nothing is timed.
+  // What a launch costs, in bytes from memory: for the order of tactics when nothing is timed. Weighed by times on an H100: two blocks an
+  // SM keep the memory busy, a second wave costs little, sums over clusters cost more than their bytes.
   double cost(const Linear& l, const Target& target) const {
-    const double blocks_in_all = static_cast<double>(num_blocks(l)), slots = static_cast<double>(target.num_sms) * blocks;
-    const double waves = std::ceil(blocks_in_all / slots);
-    // A last wave that is not full still has most of the bandwidth; fewer blocks than SMs have not.
-    const double idle = blocks_in_all < target.num_sms ? target.num_sms / blocks_in_all : 1 + 0.3 * (waves - blocks_in_all / slots);
-    const double weights = static_cast<double>(l.n) * static_cast<double>(l.row_bits()) / 8 * static_cast<double>(ceil_div(l.m, tiles * 8));
-    const double x = blocks_in_all / split * tiles * 16 * static_cast<double>(l.k);
-    const double sums = blocks_in_all * (split > 1 ? 1 : 0) * tiles * 8 * rows * 4;
-    return weights * idle + 0.5 * (x + sums);
+    const auto all = static_cast<double>(num_blocks(l)), sms = static_cast<double>(target.num_sms), slots = sms * blocks;
+    const double tokens = static_cast<double>(std::min<int64_t>(l.m, tiles * 8));
+    const double wanted = tiles <= 2 ? 1.9 * sms : 0.95 * sms;
+    const double idle = (all < wanted ? 0.1 * (wanted / all - 1) : 0) + (all < sms ? 0.5 * (sms / all - 1) : 0) +
+                        (all > slots ? 0.02 * std::ceil(all / slots) : 0);
+    const double weights = static_cast<double>(l.n * l.row_bits() / 8 * ceil_div(l.m, tiles * 8));
+    const double x = all / split * tokens * 2 * static_cast<double>(l.k);
+    const double sums = split > 1 ? 0.5e6 * split * split + all * tokens * rows * 4 : 0;
+    return weights * (1 + idle) + 0.5 * x + sums;
   }
 };
 
@@ -89,82 +93,58 @@ class LinearMma final : public Kernel {
   Launch launch_;
 };
 
-class LinearMmaDef final : public CudaKernelDef {
- public:
-  explicit LinearMmaDef(bool quantized) : quantized_(quantized) {}
-  std::string_view name() const override { return quantized_ ? "cuda.quantized_linear_mma" : "cuda.linear_mma"; }
-  std::string_view op() const override { return quantized_ ? "quantized_matmul" : "matmul"; }
-  Support supports(const NodeView& node) const override {
-    Linear l;
-    if (const Support support = Linear::read(node, l); !support) return support;
-    if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
-    if (!quantized_ && l.w != l.x) return Support::no(fmt::format("b is {}, a is {}", to_string(l.w), to_string(l.x)));
-    if (l.row_bits() % 128 != 0 || l.k % 8 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
-    if (tilings(l, node.cuda->target()).empty())
-      return Support::no(fmt::format("groups of {} are not whole steps, or do not fit shared memory", l.group));
-    return Support::yes();
-  }
-  std::vector<std::string> tactics(const NodeView& node) const override {
-    Linear l;
-    CHECK(Linear::read(node, l));
-    std::vector<std::string> names;
-    for (const Tiling& t : tilings(l, node.cuda->target()))
-      names.push_back(fmt::format("rows={},split={},blocks={}", t.rows, t.split, t.blocks));
-    return names;
-  }
-  std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
-    Linear l;
-    CHECK(Linear::read(node, l));
-    Tiling t;
-    t.rows = tactic_number(name(), tactic, "rows");
-    t.split = tactic_number(name(), tactic, "split");
-    t.blocks = tactic_number(name(), tactic, "blocks");
-    if (!t.complete(l, node.cuda->target()))  // another shape's or GPU's: what comes first here
-      t = tilings(l, node.cuda->target()).front();
-    Epilogue epilogue(node);
-    std::vector<std::string> defines = l.defines();
-    const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
-    define("TILES", t.tiles);
-    define("ROW_TILES", t.row_tiles);
-    define("WARPS_N", t.warps_n);
-    define("WARPS_K", t.warps_k);
-    define("STEPS", t.steps);
-    define("UNIT", t.unit);
-    define("STAGES", t.stages);
-    define("SPLIT", t.split);
-    define("BLOCKS", t.blocks);
-    define("VECTOR", l.n % 4 == 0 ? 4 : 1);
-    const Source source{std::string(name()), epilogue.code() + device_file("linear_mma.cu"), std::move(defines)};
-    return std::make_unique<LinearMma>(node.cuda->function(source, "linear_mma"), l, std::move(epilogue), t);
-  }
-
- private:
-  // The likeliest first.
-  static std::vector<Tiling> tilings(const Linear& l, const Target& target) {
-    constexpr size_t kMost = 8;
-    std::vector<Tiling> found;
-    for (int rows : {16, 32, 64, 128})
-      for (int split : {1, 2, 4})
-        for (int blocks : {2, 1}) {
-          Tiling t;
-          t.rows = rows, t.split = split, t.blocks = blocks;
-          if (rows > 16 && l.n <= rows / 2) continue;
-          if (!t.complete(l, target) || t.num_blocks(l) > INT32_MAX) continue;
-          if (split > 1 && (t.num_blocks(l) > 4 * target.num_sms || ceil_div(l.k, t.stage_k) < 2 * split)) continue;
-          found.push_back(t);
-        }
-    std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
-    if (found.size() > kMost) found.resize(kMost);
-    return found;
-  }
-  bool quantized_;
-};
+// The likeliest first.
+std::vector<Tiling> tilings(const Linear& l, const Target& target) {
+  const size_t most = l.m <= 16 ? 12 : 8;
+  std::vector<Tiling> found;
+  for (int rows : {16, 32, 64, 128})
+    for (int split : {1, 2, 4})
+      for (int blocks : {2, 1, 3}) {
+        Tiling t;
+        t.rows = rows, t.split = split, t.blocks = blocks;
+        if (rows > 16 && l.n <= rows / 2) continue;
+        if (!t.complete(l, target) || t.num_blocks(l) > INT32_MAX) continue;
+        if (split > 1 && (t.num_blocks(l) > 3 * target.num_sms || ceil_div(l.k, t.stage_k) < 2 * split)) continue;
+        found.push_back(t);
+      }
+  std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
+  if (found.size() > most) found.resize(most);
+  return found;
+}
 
 }  // namespace
 
-std::vector<const KernelDef*> linear_mma_kernels() {
-  static const LinearMmaDef linear(false), quantized(true);
-  return {&linear, &quantized};
+std::vector<std::string> linear_mma_tactics(const Linear& l, const Target& target, const std::string& prefix, std::string& reason) {
+  if (l.x != DType::F16 && l.x != DType::BF16) reason = fmt::format("a is {}, needs f16 or bf16", to_string(l.x));
+  else if (!l.is_quantized() && l.w != l.x) reason = fmt::format("b is {}, a is {}", to_string(l.w), to_string(l.x));
+  else if (l.row_bits() % 128 != 0 || l.k % 8 != 0) reason = fmt::format("k is {}: rows of b are not whole 16 bytes", l.k);
+  if (!reason.empty()) return {};
+  std::vector<std::string> names;
+  for (const Tiling& t : tilings(l, target))
+    names.push_back(fmt::format("mma,{}rows={},split={},blocks={}", prefix, t.rows, t.split, t.blocks));
+  if (names.empty()) reason = fmt::format("groups of {} are not whole steps, or do not fit shared memory", l.group);
+  return names;
+}
+
+std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& l, const std::string& tactic) {
+  Tiling t;
+  t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.blocks = tactic_number(tactic, "blocks");
+  if (!t.complete(l, node.cuda->target())) return nullptr;
+  Epilogue epilogue(node);
+  std::vector<std::string> defines = l.defines();
+  const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
+  define("TILES", t.tiles);
+  define("ROW_TILES", t.row_tiles);
+  define("WARPS_N", t.warps_n);
+  define("WARPS_K", t.warps_k);
+  define("STEPS", t.steps);
+  define("UNIT", t.unit);
+  define("STAGES", t.stages);
+  define("SPLIT", t.split);
+  define("BLOCKS", t.blocks);
+  define("VECTOR", l.n % 4 == 0 ? 4 : 1);
+  const Source source{"cuda.linear_mma", epilogue.code() + device_file("linear_mma.cu"), std::move(defines)};
+  return std::make_unique<LinearMma>(node.cuda->function(source, "linear_mma"), l, std::move(epilogue), t);
 }
 
 }  // namespace tokamak::cuda

@@ -1,4 +1,4 @@
-// Ops that move elements without computing: transpose, expand, tile, slice, concat, split, pad, trilu, reverse_sequence and the block
+// Ops that move elements without computing: transpose, expand, tile, slice, pad, trilu, reverse_sequence and the block
 // rearrangements. Floor: every moved byte read once and written once.
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 
 #include "backends/cpu/kernels/ref/ref.h"
 #include "backends/cuda/kernels/elementwise.h"
-#include "backends/cuda/kernels/indexed.h"
+#include "backends/cuda/kernels/indexed_def.h"
 #include "backends/cuda/kernels/strided_move.h"
 #include "base/error.h"
 
@@ -16,10 +16,7 @@ namespace {
 using cpu::ref::dims_attr;
 using cpu::ref::normalize_axis;
 
-Support movable(const NodeView& node) {
-  if (!is_movable(node.input_dtypes[0])) return Support::no(fmt::format("elements of {}", to_string(node.input_dtypes[0])));
-  return Support::yes();
-}
+Support supports_first(const NodeView& node) { return supports_moving(node); }
 Support needs_constant(const NodeView& node, int input, const char* what) {
   if (node.has_input(input) && node.constants[input] == nullptr) return Support::no(fmt::format("{} must be constant", what));
   return Support::yes();
@@ -35,7 +32,7 @@ class MoveDef final : public CudaKernelDef {
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return op_; }
   Support supports(const NodeView& node) const override {
-    if (const Support support = movable(node); !support) return support;
+    if (const Support support = supports_moving(node); !support) return support;
     return supports_(node);
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
@@ -126,7 +123,7 @@ class ExpandDef final : public CudaKernelDef {
   std::string_view name() const override { return "cuda.expand"; }
   std::string_view op() const override { return "expand"; }
   Support supports(const NodeView& node) const override {
-    if (const Support support = movable(node); !support) return support;
+    if (const Support support = supports_moving(node); !support) return support;
     return supports_elementwise(node, 2);
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
@@ -138,121 +135,21 @@ class ExpandDef final : public CudaKernelDef {
   }
 };
 
-// --- concat, split ---
-
-constexpr size_t kMostPieces = 32;
-
-class ConcatKernel final : public Kernel {
- public:
-  struct Group {  // one launch
-    uint64_t words[3 * kMostPieces + 3] = {};
-    int first = 0, count = 0;
-    Launch launch;
-  };
-  ConcatKernel(Function function, std::vector<Group> groups, bool is_split)
-      : function_(std::move(function)), groups_(std::move(groups)), is_split_(is_split) {}
-  void run(const RunArgs& args) const override {
-    for (const Group& group : groups_) {
-      uint64_t words[3 * kMostPieces + 3];
-      std::copy(std::begin(group.words), std::end(group.words), words);
-      for (int i = 0; i < group.count; ++i)
-        words[i] = reinterpret_cast<uint64_t>(is_split_ ? args.outputs[group.first + i].raw() : args.inputs[group.first + i].raw());
-      words[kMostPieces] = reinterpret_cast<uint64_t>(is_split_ ? args.inputs[0].raw() : args.outputs[0].raw());
-      void* arguments[] = {words};
-      function_.launch_raw(args.stream, group.launch, arguments);
-    }
-  }
-
- private:
-  Function function_;
-  std::vector<Group> groups_;
-  bool is_split_;
-};
-
-class ConcatDef final : public CudaKernelDef {
- public:
-  explicit ConcatDef(bool is_split) : is_split_(is_split) {}
-  std::string_view name() const override { return is_split_ ? "cuda.split" : "cuda.concat"; }
-  std::string_view op() const override { return is_split_ ? "split" : "concat"; }
-  Support supports(const NodeView& node) const override { return movable(node); }
-  std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
-    const Shape& whole = is_split_ ? node.input_shapes[0] : node.output_shapes[0];
-    const std::vector<Shape>& shapes = is_split_ ? node.output_shapes : node.input_shapes;
-    const int64_t axis = normalize_axis(node.attrs().get_int("axis", 0), static_cast<int64_t>(whole.size()));
-    const int64_t rows = num_elements(std::span(whole).first(axis)), inner = num_elements(std::span(whole).subspan(axis + 1));
-    const int64_t bytes = bytes_of_element(node.input_dtypes[0]);
-    std::vector<int64_t> lengths, all = {whole[axis] * inner * bytes};
-    for (const Shape& shape : shapes) lengths.push_back(shape[axis] * inner * bytes);
-    all.insert(all.end(), lengths.begin(), lengths.end());
-    const int64_t unit = unit_bytes(all);
-    const bool wide = num_elements(whole) * bytes / unit > INT32_MAX / 2;
-    std::vector<ConcatKernel::Group> groups;
-    int64_t start = 0;
-    for (size_t first = 0; first < lengths.size(); first += kMostPieces) {
-      ConcatKernel::Group group;
-      group.first = static_cast<int>(first), group.count = static_cast<int>(std::min(kMostPieces, lengths.size() - first));
-      int64_t longest = 0;
-      for (int i = 0; i < group.count; ++i) {
-        const int64_t length = lengths[first + i] / unit;
-        group.words[kMostPieces + 1 + i] = static_cast<uint64_t>(length);
-        group.words[2 * kMostPieces + 1 + i] = static_cast<uint64_t>(start);
-        start += length, longest = std::max(longest, length);
-      }
-      group.words[3 * kMostPieces + 1] = static_cast<uint64_t>(rows);
-      group.words[3 * kMostPieces + 2] = static_cast<uint64_t>(whole[axis] * inner * bytes / unit);
-      group.launch = {.grid = {static_cast<unsigned>(std::clamp<int64_t>(ceil_div(rows * longest, 256), 1, 1 << 20)),
-                               static_cast<unsigned>(group.count)},
-                      .block = {256},
-                      .overlap = true};
-      if (longest * rows > 0) groups.push_back(group);
-    }
-    const Source source = device_source(std::string(name()), "concat.cu",
-                                        {"UNIT=" + unit_type(unit), fmt::format("MOST_PIECES={}", kMostPieces),
-                                         fmt::format("IS_SPLIT={:d}", is_split_), fmt::format("INDEX={}", wide ? "int64_t" : "int")});
-    return std::make_unique<ConcatKernel>(node.cuda->function(source, "concat"), std::move(groups), is_split_);
-  }
-
- private:
-  bool is_split_;
-};
-
 // --- ops with a rule per element ---
 
-class RuleDef final : public CudaKernelDef {
- public:
-  using Supports = std::function<Support(const NodeView&)>;
-  using Describe = std::function<IndexedCode(const NodeView&)>;
-  RuleDef(std::string op, Supports supports, Describe describe)
-      : name_("cuda." + op), op_(std::move(op)), supports_(std::move(supports)), describe_(std::move(describe)) {}
-  std::string_view name() const override { return name_; }
-  std::string_view op() const override { return op_; }
-  Support supports(const NodeView& node) const override {
-    if (const Support support = movable(node); !support) return support;
-    return supports_(node);
-  }
-  std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
-    IndexedCode code = describe_(node);
-    code.name = name_;
-    return std::make_unique<IndexedKernel>(node, std::vector<IndexedCode>{std::move(code)});
-  }
-
- private:
-  std::string name_, op_;
-  Supports supports_;
-  Describe describe_;
-};
-
 Support supports_pad(const NodeView& node) {
+  if (const Support support = supports_moving(node); !support) return support;
   for (int i : {1, 3})
     if (i < node.num_inputs())
       if (const Support support = needs_constant(node, i, "pads and axes"); !support) return support;
   if (node.output_dtypes[0] == DType::Bool && node.attrs().get_float("value", 0) != 0) return Support::no("a bool filler in an attribute");
   return Support::yes();
 }
-IndexedCode pad(const NodeView& node) {
+std::vector<IndexedCode> pad(const NodeView& node) {
   const Shape &in = node.input_shapes[0], &out = node.output_shapes[0];
   const size_t rank = in.size();
-  const std::string mode = node.attrs().get_string("mode", "constant"), type = unit_type(bytes_of_element(node.input_dtypes[0]));
+  const std::string mode = node.attrs().get_string("mode", "constant");
+  const int64_t bytes = bytes_of_element(node.input_dtypes[0]);
   const auto has = [&](int i) { return i < node.num_inputs() && node.has_input(i); };
   const std::vector<int64_t> pads = has(1) ? node.constants[1]->to_ints() : dims_attr(node, "pads");
   const std::vector<int64_t> axes = has(3) ? node.constants[3]->to_ints() : node.attrs().get_ints("axes", {});
@@ -274,21 +171,24 @@ IndexedCode pad(const NodeView& node) {
     else joined.push_back({in[d], out[d], begin[d]});
     last_is_whole = whole;
   }
-  IndexedCode code{.name = {},
-                   .preamble = {},
-                   .inputs = {{0, type}},
-                   .outputs = {{0, type}},
-                   .count = num_elements(out),
-                   .largest = num_elements(in),
-                   .body = {}};
+  // Where the last of them stays, its elements move in larger units; a filler that only the device knows has no larger form.
+  int64_t unit = bytes;
+  if (last_is_whole && !(has(2) && mode == "constant")) {
+    unit = std::max(bytes, unit_bytes({joined.back().in * bytes}));
+    joined.back().in /= unit / bytes, joined.back().out /= unit / bytes;
+  }
+  IndexedCode code{.name = {}, .preamble = {}, .body = {}};
+  code.inputs = {{0, unit_type(unit)}};
+  code.outputs = {{0, unit_type(unit)}};
+  code.count = num_elements(out) * bytes / unit, code.largest = num_elements(in) * bytes / unit;
   std::string value;
   if (has(2)) {
-    code.inputs.push_back({2, type});
+    if (mode == "constant") code.inputs.push_back({2, unit_type(unit)});
     value = "in1[0]";
   } else {
     Tensor filler = Tensor::zeros(node.output_dtypes[0], {});
     if (const double v = node.attrs().get_float("value", 0); v != 0) cpu::ref::from_doubles({v}, filler);
-    value = element_literal(filler);
+    value = element_literal(filler, unit);
   }
   Shape out_sizes, in_sizes;
   for (const Axis& axis : joined) out_sizes.push_back(axis.out), in_sizes.push_back(axis.in);
@@ -316,10 +216,10 @@ IndexedCode pad(const NodeView& node) {
     at += fmt::format("{}s{} * Index({})", d > 0 ? " + " : "", d, strides[d]);
   }
   code.body += "  out0[i] = in0[" + (at.empty() ? "0" : at) + "];";
-  return code;
+  return {code};
 }
 
-IndexedCode trilu(const NodeView& node) {
+std::vector<IndexedCode> trilu(const NodeView& node) {
   const Shape& shape = node.input_shapes[0];
   const std::string type = unit_type(bytes_of_element(node.input_dtypes[0]));
   IndexedCode code{.name = {}, .preamble = {}, .inputs = {{0, type}}, .outputs = {{0, type}}, .count = num_elements(shape), .body = {}};
@@ -329,25 +229,27 @@ IndexedCode trilu(const NodeView& node) {
       "  const int64_t column = i % {0}, row = i / {0} % {1}, k = {2};\n  const bool kept = {3};\n  out0[i] = kept ? in0[i] : {4}{{}};",
       shape.back(), shape[shape.size() - 2], has_k ? "in1[0]" : "0",
       node.attrs().get_bool("upper", true) ? "k <= column - row" : "column - row <= k", type);
-  return code;
+  return {code};
 }
 
-IndexedCode reverse_sequence(const NodeView& node) {
+std::vector<IndexedCode> reverse_sequence(const NodeView& node) {
   const Shape& shape = node.input_shapes[0];
   const int64_t rank = static_cast<int64_t>(shape.size());
   const int64_t batch = normalize_axis(node.attrs().get_int("batch_axis", 1), rank),
                 time = normalize_axis(node.attrs().get_int("time_axis", 0), rank);
   const std::string type = unit_type(bytes_of_element(node.input_dtypes[0]));
   const int64_t step = strides_of(shape)[time];
-  return {.name = {},
-          .preamble = {},
-          .inputs = {{0, type}, {1, device_type(node.input_dtypes[1])}},
-          .outputs = {{0, type}},
-          .count = num_elements(shape),
-          .body = split_index(shape) +
-                  fmt::format("  const Index length = in1[c{0}];\n  const Index from = c{1} < length ? length - 1 - c{1} : c{1};\n"
-                              "  out0[i] = in0[i + (from - c{1}) * {2}];",
-                              batch, time, step)};
+  IndexedCode code{.name = {}, .preamble = {}, .body = {}};
+  code.inputs = {{0, type}, {1, device_type(node.input_dtypes[1])}};
+  code.outputs = {{0, type}};
+  code.count = num_elements(shape);
+  code.body =
+      split_index(shape) +
+      fmt::format(
+          "  const Index length = in1[c{0}] > {3} ? {3} : in1[c{0}];\n  const Index from = c{1} < length ? length - 1 - c{1} : c{1};\n"
+          "  out0[i] = in0[i + (from - c{1}) * {2}];",
+          batch, time, step, shape[time]);
+  return {code};
 }
 
 }  // namespace
@@ -356,10 +258,9 @@ std::vector<const KernelDef*> movement_kernels() {
   static const MoveDef transposes("transpose", always, transpose), tiles("tile", always, tile), slices("slice", supports_slice, slice),
       depth("depth_to_space", always, depth_to_space), space("space_to_depth", always, space_to_depth);
   static const ExpandDef expand;
-  static const ConcatDef concat(false), split(true);
-  static const RuleDef pads("pad", supports_pad, pad), trilus("trilu", always, trilu),
-      reverse("reverse_sequence", always, reverse_sequence);
-  return {&transposes, &tiles, &slices, &depth, &space, &expand, &concat, &split, &pads, &trilus, &reverse};
+  static const IndexedDef pads("pad", supports_pad, pad), trilus("trilu", supports_first, trilu),
+      reverse("reverse_sequence", supports_first, reverse_sequence);
+  return {&transposes, &tiles, &slices, &depth, &space, &expand, &pads, &trilus, &reverse};
 }
 
 }  // namespace tokamak::cuda

@@ -1,9 +1,7 @@
-// The normalisations. Floor: one read of x (and the residual), one write of every output.
+// The normalisations but group_norm and instance_norm. Floor: one read of x (and the residual), one write of every output.
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "backends/cuda/kernels/elementwise.h"
 #include "backends/cuda/kernels/expr_code.h"
@@ -99,6 +97,8 @@ class RowNormDef final : public CudaKernelDef {
     const auto type = [&](int i) { return device_type(has(i) ? node.input_dtypes[i] : node.input_dtypes[0]); };
     const auto step = [&](int i) { return has(i) && num_elements(node.input_shapes[i]) == 1 && cols != 1 ? 0 : 1; };
     std::vector<std::string> defines = plan.defines();
+    const auto known = [&](int i) { return !has(i) || (node.constants[i] != nullptr && step(i) == 1); };
+    const bool early = plan.in_registers && plan.items <= 4 && known(scale) && known(bias);
     const bool residual_is_full = has_residual() && node.input_shapes[1] == x;
     for (const std::string& define :
          {"ELEMENT=" + device_type(node.input_dtypes[0]), "SCALE_TYPE=" + type(scale), "BIAS_TYPE=" + type(bias),
@@ -106,7 +106,8 @@ class RowNormDef final : public CudaKernelDef {
           fmt::format("HAS_SCALE={:d}", has(scale)), fmt::format("HAS_BIAS={:d}", has(bias)),
           fmt::format("HAS_SUM={:d}", has_residual() && node.num_outputs() > 1),
           fmt::format("HAS_STATISTICS={:d}", !has_residual() && node.num_outputs() > 1), fmt::format("SCALE_STEP={}", step(scale)),
-          fmt::format("BIAS_STEP={}", step(bias)), fmt::format("RESIDUAL_STEP={:d}", residual_is_full || !has_residual())})
+          fmt::format("BIAS_STEP={}", step(bias)), fmt::format("EARLY={:d}", early),
+          fmt::format("RESIDUAL_STEP={:d}", residual_is_full || !has_residual())})
       defines.push_back(define);
     return std::make_unique<RowNorm>(node.cuda->function(device_source(name_, "row_norm.cu", defines), "row_norm"), plan, rows,
                                      static_cast<float>(node.attrs().get_float("epsilon", 1e-5)), has_residual(), residual_is_full);
@@ -115,69 +116,6 @@ class RowNormDef final : public CudaKernelDef {
  private:
   bool has_residual() const { return op_.starts_with("add_"); }
   int first() const { return has_residual() ? 2 : 1; }
-  std::string name_, op_;
-};
-
-// --- group_norm, instance_norm ---
-
-class GroupNorm final : public Kernel {
- public:
-  GroupNorm(Function function, unsigned blocks, unsigned threads, float epsilon)
-      : function_(std::move(function)), blocks_(blocks), threads_(threads), epsilon_(epsilon) {}
-  bool can_alias(int, int input) const override { return input == 0; }
-  void run(const RunArgs& args) const override {
-    function_.launch(args.stream, {.grid = {blocks_}, .block = {threads_}, .overlap = true}, args.inputs[0].raw(), args.inputs[1].raw(),
-                     args.inputs[2].raw(), args.outputs[0].raw(), epsilon_);
-  }
-
- private:
-  Function function_;
-  unsigned blocks_, threads_;
-  float epsilon_;
-};
-
-class GroupNormDef final : public CudaKernelDef {
- public:
-  explicit GroupNormDef(std::string op) : name_("cuda." + op), op_(std::move(op)) {}
-  std::string_view name() const override { return name_; }
-  std::string_view op() const override { return op_; }
-  Support supports(const NodeView& node) const override {
-    for (int i = 0; i < 3; ++i)
-      if (!is_row_float(node.input_dtypes[i])) return Support::no("inputs must be f32, f16 or bf16");
-    const Groups g(node);
-    if (g.batch * g.groups > INT32_MAX || g.channels > INT32_MAX) return Support::no("more groups than a grid has blocks");
-    return Support::yes();
-  }
-  std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
-    const Groups g(node);
-    const int64_t group_channels = g.channels / g.groups;
-    int64_t width = bits_of(node.input_dtypes[0]) == 32 ? 4 : 8;
-    while ((g.last ? std::gcd(group_channels, g.channels) : g.area) % width != 0) width /= 2;
-    const int64_t vectors = group_channels * g.area / width;
-    const int64_t threads = std::clamp<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ceil_div(vectors, 4)))), 32, 1024);
-    const Source source =
-        device_source(name_, "group_norm.cu",
-                      {"ELEMENT=" + device_type(node.input_dtypes[0]), "SCALE_TYPE=" + device_type(node.input_dtypes[1]),
-                       "BIAS_TYPE=" + device_type(node.input_dtypes[2]), fmt::format("GROUP_CHANNELS={}", group_channels),
-                       fmt::format("CHANNELS={}", g.channels), fmt::format("AREA={}", g.area), fmt::format("CHANNELS_LAST={:d}", g.last),
-                       fmt::format("WIDTH={}", width), fmt::format("THREADS={}", threads)});
-    return std::make_unique<GroupNorm>(node.cuda->function(source, "group_norm"), static_cast<unsigned>(g.batch * g.groups),
-                                       static_cast<unsigned>(threads), static_cast<float>(node.attrs().get_float("epsilon", 1e-5)));
-  }
-
- private:
-  struct Groups {
-    int64_t batch, channels, area, groups;
-    bool last;
-    explicit Groups(const NodeView& node) {
-      const Shape& x = node.input_shapes[0];
-      last = node.attrs().get_string("layout", "NCHW") == "NHWC";
-      batch = x[0];
-      channels = x.size() > 1 ? x[last ? x.size() - 1 : 1] : 1;
-      area = num_elements(x) / std::max<int64_t>(1, batch * channels);
-      groups = node.attrs().get_int("num_groups", channels);
-    }
-  };
   std::string name_, op_;
 };
 
@@ -249,10 +187,9 @@ class LrnDef final : public CudaKernelDef {
 
 std::vector<const KernelDef*> norm_kernels() {
   static const RowNormDef layer_norm("layer_norm"), rms_norm("rms_norm"), add_layer_norm("add_layer_norm"), add_rms_norm("add_rms_norm");
-  static const GroupNormDef group_norm("group_norm"), instance_norm("instance_norm");
   static const BatchNormDef batch_norm;
   static const LrnDef lrn;
-  return {&layer_norm, &rms_norm, &add_layer_norm, &add_rms_norm, &group_norm, &instance_norm, &batch_norm, &lrn};
+  return {&layer_norm, &rms_norm, &add_layer_norm, &add_rms_norm, &batch_norm, &lrn};
 }
 
 }  // namespace tokamak::cuda

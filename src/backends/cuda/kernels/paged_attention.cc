@@ -52,10 +52,8 @@ std::vector<std::string> PagedShape::defines() const {
 
 int choose_splits(const PagedShape& shape, const Target& target, int64_t blocks, int blocks_per_sm, int64_t tile) {
   const int64_t places = int64_t{target.num_sms} * blocks_per_sm, longest = shape.blocks_per_seq * shape.block_size;
-  const int64_t wanted = std::clamp<int64_t>(ceil_div(places, std::max<int64_t>(blocks, 1)), 1, 64);
-  const int64_t most = std::max<int64_t>(1, ceil_div(longest, tile));
-  if (blocks >= places) return 1;
-  return static_cast<int>(std::min(std::bit_ceil(static_cast<uint64_t>(wanted)), std::bit_ceil(static_cast<uint64_t>(most))));
+  const int64_t most = std::min<int64_t>(kMostSplits, std::max<int64_t>(1, ceil_div(longest, tile)));
+  return static_cast<int>(std::clamp<int64_t>(places / std::max<int64_t>(blocks, 1), 1, most));
 }
 
 void PagedAttention::run(const RunArgs& args) const {
@@ -81,7 +79,7 @@ class PagedRowsDef final : public CudaKernelDef {
   Support supports(const NodeView& node) const override {
     const PagedShape s = PagedShape::of(node);
     if (s.head_dim > kMostHeadDim) return Support::no(fmt::format("a head size of {}, above {}", s.head_dim, kMostHeadDim));
-    if (s.rows * 64 > INT32_MAX || s.heads > UINT16_MAX || s.blocks_per_seq > INT32_MAX || s.num_blocks > INT32_MAX)
+    if (s.rows * kMostSplits > INT32_MAX || s.heads > UINT16_MAX || s.blocks_per_seq > INT32_MAX || s.num_blocks > INT32_MAX)
       return Support::no("more rows, heads or blocks than a launch numbers");
     return Support::yes();
   }

@@ -52,8 +52,9 @@ class PagedAttention : public Kernel {
   Launch launch_;
 };
 
-// Into how many splits each row's tokens go so that `blocks` blocks without splitting fill the GPU: a power of two, at most 64, no more
-// than the longest sequence has tiles of `tile` tokens.
+// Into how many splits each row's tokens go so that `blocks` blocks without splitting fill the GPU once, but no more than the longest
+// sequence has tiles of `tile` tokens.
+constexpr int kMostSplits = 64;
 int choose_splits(const PagedShape& shape, const Target& target, int64_t blocks, int blocks_per_sm, int64_t tile);
 
 }  // namespace tokamak::cuda

@@ -68,7 +68,7 @@ struct Pass {
 const char* const kRows = R"(
 extern "C" __global__ void __launch_bounds__(ROW_THREADS * BLOCK_ROWS) reduce(const FROM* __restrict__ x, TO* __restrict__ y) {
   __shared__ ACCUMULATOR scratch[32];
-  wait_for_previous();
+  wait_with_next();
   const int64_t output = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;
   if (output >= NUM_OUTPUTS) return;
   const FROM* const row = x + kept_offset(Index(output));
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS * BLOCK_ROWS) reduce(co
 const char* const kColumns = R"(
 extern "C" __global__ void __launch_bounds__(X_THREADS * Y_THREADS) reduce(const FROM* __restrict__ x, TO* __restrict__ y) {
   __shared__ ACCUMULATOR scratch[Y_THREADS][X_THREADS * WIDTH];
-  wait_for_previous();
+  wait_with_next();
   const int64_t output = (int64_t(blockIdx.x) * X_THREADS + threadIdx.x) * WIDTH;
   const Index begin = Index(blockIdx.y) * PART, end = begin + PART < NUM_TERMS ? begin + PART : NUM_TERMS;
   ACCUMULATOR sum[WIDTH];

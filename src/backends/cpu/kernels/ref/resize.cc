@@ -1,10 +1,10 @@
 // resize, one axis after the other: every output coordinate of an axis is a short weighted sum of input coordinates. The formulas are those
 // of the ONNX operator's text.
 
+#include "backends/cpu/kernels/ref/resize.h"
+
 #include <algorithm>
 #include <limits>
-
-#include "backends/cpu/kernels/ref/ref.h"
 
 namespace tokamak::cpu::ref {
 namespace {
@@ -21,11 +21,7 @@ struct Axis {
   double scale = 1, roi_begin = 0, roi_end = 1;
 };
 
-// What one output coordinate reads. No taps: outside the image, the extrapolation value.
-struct Taps {
-  std::vector<int64_t> index;
-  std::vector<double> weight;
-};
+using Taps = ResizeTaps;
 
 double original_coordinate(const Settings& s, const Axis& a, double x) {
   const double length = a.scale * static_cast<double>(a.in), in = static_cast<double>(a.in);
@@ -98,12 +94,8 @@ std::vector<double> resize_axis(const std::vector<double>& x, int64_t outer, int
   return y;
 }
 
-std::vector<Axis> resolve_axes(const Settings& s, const Shape& in, const Shape& out, const RunArgs& args) {
-  const auto input = [&](size_t i) {
-    return args.inputs.size() > i && args.inputs[i].defined() && args.inputs[i].count() > 0 ? to_doubles(args.inputs[i])
-                                                                                            : std::vector<double>{};
-  };
-  const std::vector<double> roi = input(1), scales = input(2), sizes = input(3);
+std::vector<Axis> resolve_axes(const Settings& s, const Shape& in, const Shape& out, const std::vector<double>& roi,
+                               const std::vector<double>& scales, const std::vector<double>& sizes) {
   const int64_t rank = static_cast<int64_t>(in.size());
   std::vector<int64_t> axes;
   for (int64_t axis : s.axes) axes.push_back(normalize_axis(axis, rank));
@@ -129,7 +121,7 @@ std::vector<Axis> resolve_axes(const Settings& s, const Shape& in, const Shape& 
   return result;
 }
 
-RunFunction prepare_resize(const NodeView& node) {
+Settings settings_of(const NodeView& node) {
   const ir::Attrs& attrs = node.attrs();
   Settings s;
   s.mode = attrs.get_string("mode", "nearest");
@@ -142,15 +134,28 @@ RunFunction prepare_resize(const NodeView& node) {
   s.antialias = attrs.get_bool("antialias", false);
   s.axes = attrs.get_ints("axes", {});
   if (s.mode != "nearest" && s.mode != "linear" && s.mode != "cubic") fail_node(node, ErrorCode::Unsupported, "mode \"{}\"", s.mode);
+  return s;
+}
+
+bool stays(const Settings& s, const Axis& a) {
+  return a.in == a.out && a.scale == 1 && (s.coordinates != "tf_crop_and_resize" || (a.roi_begin == 0 && a.roi_end == 1));
+}
+
+RunFunction prepare_resize(const NodeView& node) {
+  const Settings s = settings_of(node);
   const Shape in = node.input_shapes[0], out = node.output_shapes[0];
   return [=](const RunArgs& args) {
     if (args.outputs[0].count() == 0) return;
-    const std::vector<Axis> axes = resolve_axes(s, in, out, args);
+    const auto input = [&](size_t i) {
+      return args.inputs.size() > i && args.inputs[i].defined() && args.inputs[i].count() > 0 ? to_doubles(args.inputs[i])
+                                                                                              : std::vector<double>{};
+    };
+    const std::vector<Axis> axes = resolve_axes(s, in, out, input(1), input(2), input(3));
     std::vector<double> x = to_doubles(args.inputs[0]);
     Shape shape = in;
     for (size_t i = 0; i < in.size(); ++i) {
       const Axis& a = axes[i];
-      if (a.in == a.out && a.scale == 1 && (s.coordinates != "tf_crop_and_resize" || (a.roi_begin == 0 && a.roi_end == 1))) continue;
+      if (stays(s, a)) continue;
       std::vector<Taps> taps;
       for (int64_t o = 0; o < a.out; ++o) taps.push_back(taps_of(s, a, o));
       const int64_t outer = size_of(Shape(shape.begin(), shape.begin() + i)), inner = size_of(Shape(shape.begin() + i + 1, shape.end()));
@@ -168,6 +173,17 @@ RunFunction prepare_resize(const NodeView& node) {
 }
 
 }  // namespace
+
+std::vector<std::vector<ResizeTaps>> resize_taps(const NodeView& node, const std::vector<double>& roi, const std::vector<double>& scales,
+                                                 const std::vector<double>& sizes) {
+  const Settings s = settings_of(node);
+  std::vector<std::vector<ResizeTaps>> all;
+  for (const Axis& axis : resolve_axes(s, node.input_shapes[0], node.output_shapes[0], roi, scales, sizes)) {
+    all.emplace_back();
+    for (int64_t o = 0; o < axis.out && !stays(s, axis); ++o) all.back().push_back(taps_of(s, axis, o));
+  }
+  return all;
+}
 
 KernelList resize_kernels() { return {define("resize", prepare_resize)}; }
 
