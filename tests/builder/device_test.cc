@@ -26,6 +26,8 @@ TEST(DeviceName, Spellings) {
     EXPECT_THROW(parse_device(wrong), Error) << wrong;
 }
 
+#ifdef TOKAMAK_CUDA
+
 constexpr const char* kNet =
     "graph g(%x: f32[n,64]) {\n %w = const f32[64] {1}\n %a = softmax(%x) {axis=-1}\n %b = softmax(%a) {axis=0}\n return %b\n}";
 
@@ -35,8 +37,6 @@ std::string net() {
   std::string text = kNet;
   return text.replace(text.find("{1}"), 3, "{" + values + "}");
 }
-
-#ifdef TOKAMAK_CUDA
 
 BuildOptions for_h100(Precision precision = Precision::F32) {
   BuildOptions options;
