@@ -12,6 +12,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "base/error.h"
 #include "base/half.h"
+#include "benchmarks/cuda_replays.h"
 #include "ir/op.h"
 #include "ir/text.h"
 
@@ -21,7 +22,7 @@ namespace {
 using namespace cuda;
 
 constexpr double kBandwidth = 3.06e12;  // bytes a second that an H100's memory reads
-constexpr int kReplays = 10, kMaxCopies = 16, kBlockSize = 16;
+constexpr int kMaxCopies = 16, kBlockSize = 16;
 
 struct Case {
   std::string name, text;
@@ -131,33 +132,12 @@ void run_all(const std::string& only, const Context& context) {
 // Microseconds a launch.
 double measure(const Kernel& kernel, const std::vector<std::vector<Tensor>>& copies, std::vector<Tensor>& outputs, void* workspace,
                const std::shared_ptr<Device>& device, int launches) {
-  const Stream stream(device);
-  check(driver().cuStreamSynchronize(nullptr), "uploads");
-  const auto launch = [&](int i) {
+  return median_launch_us(device, launches, [&](CUstream stream, int i) {
     RunArgs args;
     args.inputs = copies[static_cast<size_t>(i) % copies.size()];
-    args.outputs = outputs, args.workspace = workspace, args.stream = stream.get();
+    args.outputs = outputs, args.workspace = workspace, args.stream = stream;
     kernel.run(args);
-  };
-  check(driver().cuStreamBeginCapture(stream.get(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capture");
-  for (int i = 0; i < launches; ++i) launch(i);
-  CUgraph graph = nullptr;
-  CUgraphExec exec = nullptr;
-  check(driver().cuStreamEndCapture(stream.get(), &graph), "capture");
-  check(driver().cuGraphInstantiate(&exec, graph, 0), "graph");
-  std::vector<double> times;
-  Event start, stop;
-  for (int r = 0; r < kReplays + 2; ++r) {
-    start.record(stream.get());
-    check(driver().cuGraphLaunch(exec, stream.get()), "graph launch");
-    stop.record(stream.get());
-    stop.synchronize();
-    if (r >= 2) times.push_back(stop.ms_since(start) * 1000 / launches);
-  }
-  driver().cuGraphExecDestroy(exec);
-  driver().cuGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
-  return times[kReplays / 2];
+  });
 }
 
 void run_case(const Case& c, const Context& context) {

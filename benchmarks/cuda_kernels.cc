@@ -16,6 +16,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "base/error.h"
 #include "base/half.h"
+#include "benchmarks/cuda_replays.h"
 #include "ir/op.h"
 #include "ir/text.h"
 
@@ -25,7 +26,7 @@ namespace {
 using namespace cuda;
 
 constexpr double kBandwidth = 3.06e12;  // bytes a second that an H100's memory reads
-constexpr int kLaunches = 32, kReplays = 9;
+constexpr int kLaunches = 32;
 constexpr int kMaxCopies = 16;
 
 struct Case {
@@ -108,40 +109,18 @@ Copy upload(Device& device, const std::vector<Tensor>& inputs, const NodeView& v
 }
 
 // Microseconds a launch.
-double measure(const Kernel& kernel, std::vector<Copy>& copies, Device& device, const std::shared_ptr<Device>& shared) {
-  const Stream stream(shared);
-  const Buffer workspace = device.allocate(kernel.workspace_bytes(), "benchmark workspace");
+double measure(const Kernel& kernel, std::vector<Copy>& copies, const std::shared_ptr<Device>& device) {
+  const Buffer workspace = device->allocate(kernel.workspace_bytes(), "benchmark workspace");
   check(driver().cuMemsetD8(workspace.pointer(), 0, static_cast<size_t>(std::max<int64_t>(workspace.size_bytes(), 1))), "workspace");
-  const auto launch = [&](size_t i) {
-    Copy& copy = copies[i % copies.size()];
+  return median_launch_us(device, kLaunches, [&](CUstream stream, int i) {
+    Copy& copy = copies[static_cast<size_t>(i) % copies.size()];
     RunArgs args;
     args.inputs = copy.inputs;
     args.outputs = copy.outputs;
     args.workspace = workspace.data();
-    args.stream = stream.get();
+    args.stream = stream;
     kernel.run(args);
-  };
-  launch(0);  // libraries prepare themselves at their first call
-  stream.synchronize();
-  check(driver().cuStreamBeginCapture(stream.get(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capture");
-  for (int i = 0; i < kLaunches; ++i) launch(static_cast<size_t>(i));
-  CUgraph graph = nullptr;
-  CUgraphExec exec = nullptr;
-  check(driver().cuStreamEndCapture(stream.get(), &graph), "capture");
-  check(driver().cuGraphInstantiate(&exec, graph, 0), "graph");
-  std::vector<double> times;
-  Event start, stop;
-  for (int r = 0; r < kReplays + 3; ++r) {
-    start.record(stream.get());
-    check(driver().cuGraphLaunch(exec, stream.get()), "graph launch");
-    stop.record(stream.get());
-    stop.synchronize();
-    if (r >= 3) times.push_back(stop.ms_since(start) * 1000 / kLaunches);
-  }
-  driver().cuGraphExecDestroy(exec);
-  driver().cuGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
-  return times[kReplays / 2];
+  });
 }
 
 struct Result {
@@ -205,7 +184,7 @@ void run_case(const Case& c, const std::string& kernel_filter, size_t best, cons
       try {
         const auto kernel = def->make(packed_view, tactic);
         std::vector<Copy> copies = is_packed ? upload_all(packed) : std::vector<Copy>();
-        results.push_back({measure(*kernel, is_packed ? copies : dense, *device, device), name, tactic});
+        results.push_back({measure(*kernel, is_packed ? copies : dense, device), name, tactic});
       } catch (const Error& e) {
         std::printf("  %-28s %-36s fails: %s\n", name.c_str(), tactic.c_str(), e.what());
       }

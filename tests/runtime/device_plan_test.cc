@@ -10,9 +10,12 @@
 #include "backends/cpu/thread_pool.h"
 #include "backends/cuda/device.h"
 #include "ir/text.h"
+#include "tests/support/message_of.h"
 
 namespace tokamak {
 namespace {
+
+using test::message_of;
 
 using StepKind = DevicePlan::StepKind;
 
@@ -37,15 +40,6 @@ std::vector<std::string> names_of(const DevicePlan& plan) {
   for (const StepInfo& step : plan.step_infos())
     names.push_back(step.node ? fmt::format("{} on {}", step.kernel, step.place == Place::Host ? "host" : "gpu") : step.name);
   return names;
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 constexpr const char* kMixed =

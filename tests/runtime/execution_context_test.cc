@@ -10,22 +10,16 @@
 #include "backends/cpu/thread_pool.h"
 #include "ir/text.h"
 #include "tests/support/allocations.h"
+#include "tests/support/message_of.h"
 #include "tokamak/c_api.h"
 
 namespace tokamak {
 namespace {
 
+using test::message_of;
+
 std::shared_ptr<const Engine> engine_of(const char* text, EngineInfo info = {}) {
   return std::make_shared<Engine>(ir::parse(text), std::move(info));
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 constexpr const char* kNet =

@@ -9,6 +9,7 @@
 #include <exception>
 
 #include "backends/cuda/device_files.h"
+#include "backends/cuda/library.h"
 #include "base/error.h"
 
 namespace tokamak::cuda {
@@ -17,30 +18,26 @@ namespace {
 // NVRTC, found at run time: engines that carry their cubins run without it.
 struct Nvrtc {
 #define TOKAMAK_NVRTC_FUNCTIONS(F) \
-  F(nvrtcVersion)                  \
   F(nvrtcCreateProgram)            \
   F(nvrtcDestroyProgram)           \
   F(nvrtcCompileProgram) F(nvrtcGetProgramLogSize) F(nvrtcGetProgramLog) F(nvrtcGetCUBINSize) F(nvrtcGetCUBIN) F(nvrtcGetErrorString)
 #define TOKAMAK_DECLARE(name) decltype(&::name) name = nullptr;
   TOKAMAK_NVRTC_FUNCTIONS(TOKAMAK_DECLARE)
 #undef TOKAMAK_DECLARE
-  std::string version;
   std::string problem;
 
   Nvrtc() {
-    void* library = nullptr;
-    for (const char* name : {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so"})
-      if ((library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) != nullptr) break;
+    void* library = open_library({"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"});
     if (library == nullptr) {
-      problem = "NVRTC (libnvrtc.so, of the CUDA toolkit) was not found; it compiles the kernels that an engine does not carry yet";
+      problem =
+          "NVRTC (libnvrtc.so, of the CUDA toolkit) was not found; it compiles the kernels that an engine does not "
+          "carry yet; TOKAMAK_CUDA_LIBRARY_PATH may name its folder";
       return;
     }
 #define TOKAMAK_FIND(name) \
   if ((name = reinterpret_cast<decltype(name)>(dlsym(library, #name))) == nullptr) problem = "NVRTC is too old: it has no " #name;
     TOKAMAK_NVRTC_FUNCTIONS(TOKAMAK_FIND)
 #undef TOKAMAK_FIND
-    int major = 0, minor = 0;
-    if (problem.empty() && nvrtcVersion(&major, &minor) == NVRTC_SUCCESS) version = fmt::format("nvrtc {}.{}", major, minor);
   }
 };
 
@@ -128,20 +125,16 @@ CodeCache::Entry CodeCache::get(const Source& source, const Target& target) {
     compiling_.insert(key);
   }
   Cubin cubin = seed_ ? seed_->find(key) : nullptr;
-  const bool is_new = cubin == nullptr;
   std::exception_ptr error;
   try {
-    if (is_new) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
+    if (!cubin) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
   } catch (...) {
     error = std::current_exception();
   }
   {
     const std::lock_guard lock(mutex_);
     compiling_.erase(key);
-    if (!error) {
-      cubins_.emplace(key, cubin);
-      num_compiled_ += is_new;
-    }
+    if (!error) cubins_.emplace(key, cubin);
   }
   compiled_.notify_all();
   if (error) std::rethrow_exception(error);

@@ -51,11 +51,6 @@ class CodeCache {
     const std::lock_guard lock(mutex_);
     return cubins_;
   }
-  // By this object so far.
-  int num_compiled() const {
-    const std::lock_guard lock(mutex_);
-    return num_compiled_;
-  }
 
  private:
   Cubin find(const std::string& key) const;
@@ -64,7 +59,6 @@ class CodeCache {
   std::condition_variable compiled_;
   std::map<std::string, Cubin> cubins_;
   std::set<std::string> compiling_;  // by some thread right now
-  int num_compiled_ = 0;
 };
 
 }  // namespace tokamak::cuda

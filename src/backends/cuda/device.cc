@@ -39,18 +39,6 @@ void Function::allow_shared_bytes(int bytes) const {
         fmt::format("{} bytes of shared memory for {}", bytes, name_).c_str());
 }
 
-int Function::num_registers() const {
-  int n = 0;
-  check(driver().cuFuncGetAttribute(&n, CU_FUNC_ATTRIBUTE_NUM_REGS, function_), name_.c_str());
-  return n;
-}
-
-int Function::local_bytes() const {
-  int n = 0;
-  check(driver().cuFuncGetAttribute(&n, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function_), name_.c_str());
-  return n;
-}
-
 int Function::blocks_per_sm(int threads_per_block, int shared_bytes) const {
   int n = 0;
   check(driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(&n, function_, threads_per_block, static_cast<size_t>(shared_bytes)),

@@ -45,8 +45,6 @@ class Function {
 
   // More than 48 KiB of dynamic shared memory must be asked for once, before the first launch.
   void allow_shared_bytes(int bytes) const;
-  int num_registers() const;
-  int local_bytes() const;                                           // spills and indexed arrays; 0 is what one wants
   int blocks_per_sm(int threads_per_block, int shared_bytes) const;  // occupancy
 
  private:

@@ -42,7 +42,6 @@ class DeviceSampler {
   // it returns, once the sampling before has been read.
   void run(CUstream stream, float* logits, std::span<const SampleRow> rows, std::span<const TokenEdit> edits = {});
 
-  const int32_t* device_tokens() const { return reinterpret_cast<const int32_t*>(tokens_.data()); }
   // Of the last run, when the stream has reached its end: a token a row; -1 when a logit is NaN or infinite, or no token is allowed.
   std::span<const int32_t> tokens() const { return {reinterpret_cast<const int32_t*>(host_tokens_.data()), num_rows_}; }
 

@@ -23,7 +23,6 @@ struct Target {
   std::string compiler_arch() const { return name() + (arch >= 90 ? "a" : ""); }
   bool has_wgmma() const { return arch == 90; }
   bool has_pdl() const { return arch >= 90; }  // programmatic dependent launch
-  bool has_fp8() const { return arch >= 89; }  // mma on e4m3 and e5m2
 };
 
 }  // namespace tokamak::cuda

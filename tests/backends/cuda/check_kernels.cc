@@ -200,6 +200,19 @@ void run_on_device(const KernelDef& def, const std::string& tactic, const Parsed
 
 }  // namespace
 
+std::vector<const char*> float_types() {
+  if (!Device::is_available()) return {"f16"};
+  return {"f32", "f16", "bf16"};
+}
+
+CudaCase sum_case(std::string text, double k) {
+  CudaCase c{std::move(text)};
+  const bool bf16 = c.text.find("bf16") != std::string::npos, half = bf16 || c.text.find("f16") != std::string::npos;
+  c.rtol = bf16 ? 1e-2 : half ? 2e-3 : 1e-4;
+  c.atol = std::sqrt(k) * (bf16 ? 1e-2 : half ? 1e-3 : 1e-5);
+  return c;
+}
+
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs) {
   SCOPED_TRACE(c.text);
   Parsed p;

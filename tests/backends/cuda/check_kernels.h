@@ -28,4 +28,11 @@ struct CudaCheck {
 // outputs in a 16-bit type is not rounded first. A case that no kernel accepts fails the test.
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
 
+// The types to test where their code is alike; compiling is slow, so without a GPU one stands for all.
+std::vector<const char*> float_types();
+
+// A case whose outputs are sums of `k` products of normal numbers: those are about sqrt(k) large; kernels round once, in the output's type,
+// which is bf16 or f16 where the text names one.
+CudaCase sum_case(std::string text, double k);
+
 }  // namespace tokamak::test

@@ -1,32 +1,15 @@
 #ifdef TOKAMAK_CUDA
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "tests/backends/cuda/check_kernels.h"
 
 namespace tokamak::test {
 namespace {
 
-// Compiling is slow and the types' code alike: without a GPU one will do.
-std::vector<const char*> float_types() {
-  if (!cuda::Device::is_available()) return {"f16"};
-  return {"f32", "f16", "bf16"};
-}
-
-// `k` products a sum; see matmul_test.cc.
-CudaCase conv_case(std::string text, double k) {
-  CudaCase c{std::move(text)};
-  const bool bf16 = c.text.find("bf16") != std::string::npos, half = bf16 || c.text.find("f16") != std::string::npos;
-  c.rtol = bf16 ? 1e-2 : half ? 2e-3 : 1e-4;
-  c.atol = std::sqrt(k) * (bf16 ? 1e-2 : half ? 1e-3 : 1e-5);
-  return c;
-}
-
 // x and w are shapes, `attrs` what follows.
 void check(const char* dtype, const std::string& x, const std::string& w, const std::string& attrs, double k, const char* op = "conv") {
   check_cuda_kernels(
-      conv_case(fmt::format("graph main(%x: {0}[{1}], %w: {0}[{2}]) {{ %y = {4}(%x, %w) {{{3}}} return %y }}", dtype, x, w, attrs, op), k));
+      sum_case(fmt::format("graph main(%x: {0}[{1}], %w: {0}[{2}]) {{ %y = {4}(%x, %w) {{{3}}} return %y }}", dtype, x, w, attrs, op), k));
 }
 
 TEST(CudaConv, ChannelsLast) {
@@ -70,16 +53,16 @@ TEST(CudaConv, WeightsThatAreNotConstant) {
   for (const char* t : {"f32", "f16"})
     for (const char* rest : {"%x: {0}[1,6,6,8], %k: {0}[16,8,3,3]) {{ %y = conv(%x, %k) {{layout=\"NHWC\"}} return %y }}",
                              "%x: {0}[1,8,6,6], %k: {0}[16,8,3,3]) {{ %y = conv(%x, %k) return %y }}"})
-      check_cuda_kernels(conv_case("graph main(" + fmt::format(fmt::runtime(rest), t), 72));
+      check_cuda_kernels(sum_case("graph main(" + fmt::format(fmt::runtime(rest), t), 72));
 }
 
 TEST(CudaConv, BiasAndEpilogues) {
   for (const char* t : float_types()) {
     const auto with = [&](const std::string& extras, const std::string& names, const std::string& attrs) {
-      check_cuda_kernels(conv_case(fmt::format("graph main(%x: {0}[2,7,9,16], %w: {0}[24,16,3,3]{1}) {{ %y = conv(%x, %w{2}) "
-                                               "{{pads=[1,1,1,1], layout=\"NHWC\"{3}}} return %y }}",
-                                               t, fmt::format(fmt::runtime(extras), t), names, attrs),
-                                   144));
+      check_cuda_kernels(sum_case(fmt::format("graph main(%x: {0}[2,7,9,16], %w: {0}[24,16,3,3]{1}) {{ %y = conv(%x, %w{2}) "
+                                              "{{pads=[1,1,1,1], layout=\"NHWC\"{3}}} return %y }}",
+                                              t, fmt::format(fmt::runtime(extras), t), names, attrs),
+                                  144));
     };
     with(", %wb: {0}[24]", ", %wb", "");
     with(", %wb: {0}[24]", ", %wb", ", epilogue=\"t0 = relu(i0); ret t0\", epilogue_input=3");
@@ -89,9 +72,9 @@ TEST(CudaConv, BiasAndEpilogues) {
     with(", %d: {0}[2,1,1,24]", ", _, %d", ", epilogue=\"t0 = sigmoid(i0); t1 = mul(t0, i1); ret t1\", epilogue_input=3");
   }
   check_cuda_kernels(
-      conv_case("graph main(%x: f32[2,5,7,9], %w: f32[6,5,3,3], %wb: f32[6], %d: f32[2,6,7,9]) { %y = conv(%x, %w, %wb, %d) "
-                "{pads=[1,1,1,1], epilogue=\"t0 = add(i0, i1); t1 = relu(t0); ret t1\", epilogue_input=3} return %y }",
-                45));
+      sum_case("graph main(%x: f32[2,5,7,9], %w: f32[6,5,3,3], %wb: f32[6], %d: f32[2,6,7,9]) { %y = conv(%x, %w, %wb, %d) "
+               "{pads=[1,1,1,1], epilogue=\"t0 = add(i0, i1); t1 = relu(t0); ret t1\", epilogue_input=3} return %y }",
+               45));
 }
 
 TEST(CudaConvTranspose, MatchesRef) {
@@ -104,8 +87,8 @@ TEST(CudaConvTranspose, MatchesRef) {
       check(t, image, "8,5,4,4", "strides=[2,2], auto_pad=\"SAME_UPPER\", " + layout, 128, "conv_transpose");
       check(t, image, "8,5,3,3", "strides=[3,2], output_shape=[20,12], " + layout, 72, "conv_transpose");
     }
-  check_cuda_kernels(conv_case(
-      "graph main(%x: f32[2,4,9], %w: f32[4,6,3], %wb: f32[6]) { %y = conv_transpose(%x, %w, %wb) {strides=[2]} return %y }", 12));
+  check_cuda_kernels(
+      sum_case("graph main(%x: f32[2,4,9], %w: f32[4,6,3], %wb: f32[6]) { %y = conv_transpose(%x, %w, %wb) {strides=[2]} return %y }", 12));
 }
 
 TEST(CudaConvInteger, MatchesRef) {
@@ -116,9 +99,9 @@ TEST(CudaConvInteger, MatchesRef) {
 }
 
 TEST(CudaConv, CompilesForEveryArchitecture) {
-  check_cuda_kernels(conv_case("graph main(%x: f16[1,14,14,64], %w: f16[64,64,3,3], %wb: f16[64]) { %y = conv(%x, %w, %wb) "
-                               "{pads=[1,1,1,1], layout=\"NHWC\", epilogue=\"t0 = relu(i0); ret t0\", epilogue_input=3} return %y }",
-                               576),
+  check_cuda_kernels(sum_case("graph main(%x: f16[1,14,14,64], %w: f16[64,64,3,3], %wb: f16[64]) { %y = conv(%x, %w, %wb) "
+                              "{pads=[1,1,1,1], layout=\"NHWC\", epilogue=\"t0 = relu(i0); ret t0\", epilogue_input=3} return %y }",
+                              576),
                      {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"});
 }
 

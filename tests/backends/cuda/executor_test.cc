@@ -10,9 +10,12 @@
 
 #include "ir/text.h"
 #include "runtime/execution_context.h"
+#include "tests/support/message_of.h"
 
 namespace tokamak {
 namespace {
+
+using test::message_of;
 
 using cuda::Device;
 using cuda::driver;
@@ -36,15 +39,6 @@ void expect_near(const Tensor& actual, const Tensor& expected) {
   ASSERT_EQ(actual.shape(), expected.shape());
   for (int64_t i = 0; i < actual.count(); ++i)
     ASSERT_NEAR(actual.float_at(i), expected.float_at(i), 1e-5 + 1e-5 * std::abs(expected.float_at(i))) << "element " << i;
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 // All on the GPU.

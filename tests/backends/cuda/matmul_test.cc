@@ -1,45 +1,28 @@
 #ifdef TOKAMAK_CUDA
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "tests/backends/cuda/check_kernels.h"
 
 namespace tokamak::test {
 namespace {
 
-// Compiling is slow and the types' code alike: without a GPU one will do.
-std::vector<const char*> float_types() {
-  if (!cuda::Device::is_available()) return {"f16"};
-  return {"f32", "f16", "bf16"};
-}
-
-// Sums of k products of normal numbers are about sqrt(k) large; the kernels round once, in the output's type.
-CudaCase product(std::string text, double k) {
-  CudaCase c{std::move(text)};
-  const bool bf16 = c.text.find("bf16") != std::string::npos, half = bf16 || c.text.find("f16") != std::string::npos;
-  c.rtol = bf16 ? 1e-2 : half ? 2e-3 : 1e-4;
-  c.atol = std::sqrt(k) * (bf16 ? 1e-2 : half ? 1e-3 : 1e-5);
-  return c;
-}
-
 TEST(CudaMatmul, MatchesRef) {
   for (const char* t : float_types()) {
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[7,33], %b: {0}[33,5]) {{ %y = matmul(%a, %b) return %y }}", t), 33));
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[130,72], %b: {0}[72,264]) {{ %y = matmul(%a, %b) return %y }}", t), 72));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[7,33], %b: {0}[33,5]) {{ %y = matmul(%a, %b) return %y }}", t), 33));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[130,72], %b: {0}[72,264]) {{ %y = matmul(%a, %b) return %y }}", t), 72));
     check_cuda_kernels(
-        product(fmt::format("graph main(%a: {0}[40,130], %b: {0}[72,40]) {{ %y = matmul(%a, %b) {{trans_a=1, trans_b=1, alpha=0.5}} "
-                            "return %y }}",
-                            t),
-                40));
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[128,768], %w: {0}[768,768]) {{ %y = matmul(%a, %w) return %y }}", t), 768));
+        sum_case(fmt::format("graph main(%a: {0}[40,130], %b: {0}[72,40]) {{ %y = matmul(%a, %b) {{trans_a=1, trans_b=1, alpha=0.5}} "
+                             "return %y }}",
+                             t),
+                 40));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[128,768], %w: {0}[768,768]) {{ %y = matmul(%a, %w) return %y }}", t), 768));
     check_cuda_kernels(
-        product(fmt::format("graph main(%a: {0}[128,768], %w: {0}[384,768]) {{ %y = matmul(%a, %w) {{trans_b=1}} return %y }}", t), 768));
+        sum_case(fmt::format("graph main(%a: {0}[128,768], %w: {0}[384,768]) {{ %y = matmul(%a, %w) {{trans_b=1}} return %y }}", t), 768));
     // One row, one column, both; no columns of a.
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[65], %b: {0}[65,70]) {{ %y = matmul(%a, %b) return %y }}", t), 65));
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[3,9,65], %b: {0}[65]) {{ %y = matmul(%a, %b) return %y }}", t), 65));
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[65], %b: {0}[65]) {{ %y = matmul(%a, %b) return %y }}", t), 65));
-    check_cuda_kernels(product(fmt::format("graph main(%a: {0}[8,0], %b: {0}[0,16]) {{ %y = matmul(%a, %b) return %y }}", t), 1));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[65], %b: {0}[65,70]) {{ %y = matmul(%a, %b) return %y }}", t), 65));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[3,9,65], %b: {0}[65]) {{ %y = matmul(%a, %b) return %y }}", t), 65));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[65], %b: {0}[65]) {{ %y = matmul(%a, %b) return %y }}", t), 65));
+    check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[8,0], %b: {0}[0,16]) {{ %y = matmul(%a, %b) return %y }}", t), 1));
   }
 }
 
@@ -49,23 +32,23 @@ TEST(CudaMatmul, BatchesBroadcast) {
          {"%a: {0}[3,2,24,40], %b: {0}[3,2,40,16]", "%a: {0}[3,2,24,40], %b: {0}[40,16]", "%a: {0}[24,40], %b: {0}[5,40,16]",
           "%a: {0}[3,1,24,40], %b: {0}[2,40,16]", "%a: {0}[1,2,24,40], %b: {0}[3,1,40,16]", "%a: {0}[2,1,3,8,40], %b: {0}[4,3,40,16]"})
       check_cuda_kernels(
-          product(fmt::format("graph main({}) {{ %y = matmul(%a, %b) return %y }}", fmt::format(fmt::runtime(shapes), t)), 40));
-    check_cuda_kernels(product(
+          sum_case(fmt::format("graph main({}) {{ %y = matmul(%a, %b) return %y }}", fmt::format(fmt::runtime(shapes), t)), 40));
+    check_cuda_kernels(sum_case(
         fmt::format("graph main(%a: {0}[2,12,64,33], %b: {0}[2,12,64,33]) {{ %y = matmul(%a, %b) {{trans_b=1, alpha=0.125}} return %y }}",
                     t),
         33));
     check_cuda_kernels(
-        product(fmt::format("graph main(%a: {0}[4,64,32], %b: {0}[4,64,48]) {{ %y = matmul(%a, %b) {{trans_a=1}} return %y }}", t), 64));
+        sum_case(fmt::format("graph main(%a: {0}[4,64,32], %b: {0}[4,64,48]) {{ %y = matmul(%a, %b) {{trans_a=1}} return %y }}", t), 64));
   }
 }
 
 TEST(CudaMatmul, Epilogues) {
   for (const char* t : float_types()) {
     const auto check = [&](const std::string& extras, const std::string& names, const std::string& expression) {
-      check_cuda_kernels(product(fmt::format("graph main(%a: {0}[2,50,64], %w: {0}[64,136], {1}) {{ %y = matmul(%a, %w, {2}) "
-                                             "{{epilogue=\"{3}\", epilogue_input=2}} return %y }}",
-                                             t, fmt::format(fmt::runtime(extras), t), names, expression),
-                                 64));
+      check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[2,50,64], %w: {0}[64,136], {1}) {{ %y = matmul(%a, %w, {2}) "
+                                              "{{epilogue=\"{3}\", epilogue_input=2}} return %y }}",
+                                              t, fmt::format(fmt::runtime(extras), t), names, expression),
+                                  64));
     };
     check("%c: {0}[136]", "%c", "t0 = add(i0, i1); ret t0");
     check("%c: {0}[136]", "%c", "t0 = add(i0, i1); t1 = relu(t0); ret t1");
@@ -80,21 +63,21 @@ TEST(CudaMatmul, Epilogues) {
   }
   // Rows of 5: no vectors. A column: the output's last dimension is the rows of a.
   check_cuda_kernels(
-      product("graph main(%a: f16[9,16], %w: f16[16,5], %c: f16[5]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
-              "epilogue_input=2} return %y }",
-              16));
+      sum_case("graph main(%a: f16[9,16], %w: f16[16,5], %c: f16[5]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
+               "epilogue_input=2} return %y }",
+               16));
   check_cuda_kernels(
-      product("graph main(%a: f32[9,16], %w: f32[16], %c: f32[9]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
-              "epilogue_input=2} return %y }",
-              16));
+      sum_case("graph main(%a: f32[9,16], %w: f32[16], %c: f32[9]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
+               "epilogue_input=2} return %y }",
+               16));
 }
 
 TEST(CudaMatmul, OtherTypes) {
   for (const char* t : {"f64", "i32", "i64", "i8", "u8"})
     check_cuda_kernels(
         {fmt::format("graph main(%a: {0}[2,17,20], %b: {0}[20,35]) {{ %y = matmul(%a, %b) return %y }}", t), {}, 1e-12, 1e-12});
-  check_cuda_kernels(product("graph main(%a: f16[40,72], %b: f32[72,24]) { %y = matmul(%a, %b) return %y }", 72));
-  check_cuda_kernels(product("graph main(%a: f32[40,72], %b: f16[72,24]) { %y = matmul(%a, %b) return %y }", 72));
+  check_cuda_kernels(sum_case("graph main(%a: f16[40,72], %b: f32[72,24]) { %y = matmul(%a, %b) return %y }", 72));
+  check_cuda_kernels(sum_case("graph main(%a: f32[40,72], %b: f16[72,24]) { %y = matmul(%a, %b) return %y }", 72));
 }
 
 TEST(CudaMatmulInteger, MatchesRef) {
@@ -105,9 +88,9 @@ TEST(CudaMatmulInteger, MatchesRef) {
 
 TEST(CudaMatmul, CompilesForEveryArchitecture) {
   check_cuda_kernels(
-      product("graph main(%a: f16[256,128], %w: f16[128,256], %c: f16[256]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); "
-              "t1 = gelu(t0); ret t1\", epilogue_input=2} return %y }",
-              128),
+      sum_case("graph main(%a: f16[256,128], %w: f16[128,256], %c: f16[256]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); "
+               "t1 = gelu(t0); ret t1\", epilogue_input=2} return %y }",
+               128),
       {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"});
 }
 

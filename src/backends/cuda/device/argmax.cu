@@ -1,24 +1,6 @@
-// The index of the largest of SIZE floats a row, the lowest among equals; -1 when one of them is not finite. Two kernels: SPLITS blocks a
-// row leave their best, then one warp a row picks. A candidate is 64 bits: the float's bits made monotonic, above the index's complement,
-// so that one comparison of integers decides.
-#include "prelude.cuh"
-
-DEVICE uint64_t candidate(float x, uint32_t index) {
-  const uint32_t bits = __float_as_uint(x);
-  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t(ordered) << 32 | uint32_t(~index);
-}
-
-constexpr uint64_t kNotFinite = ~uint64_t(0);
-
-DEVICE uint64_t warp_best(uint64_t best) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const uint64_t other = __shfl_xor_sync(~0u, best, offset);
-    best = other > best ? other : best;
-  }
-  return best;
-}
+// The index of the largest of `size` floats a row, the lowest among equals; -1 when one of them is not finite. Two kernels: some blocks a row
+// leave their best, then one warp a row picks.
+#include "logit_key.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* __restrict__ logits, uint64_t* __restrict__ parts, int size) {
   __shared__ uint64_t scratch[8];
@@ -30,10 +12,10 @@ extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* __re
   for (int i = begin + threadIdx.x; i < end; i += 256) {
     const float x = row[i];
     const bool finite = (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
-    const uint64_t c = finite ? candidate(x, i) : kNotFinite;
+    const uint64_t c = finite ? logit_key(x, i) : kNotFinite;
     best = c > best ? c : best;
   }
-  best = warp_best(best);
+  best = warp_largest(best);
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = best;
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -50,6 +32,6 @@ extern "C" __global__ void __launch_bounds__(32) argmax_rows(const uint64_t* __r
     const uint64_t c = parts[blockIdx.x * splits + i];
     best = c > best ? c : best;
   }
-  best = warp_best(best);
-  if (threadIdx.x == 0) tokens[blockIdx.x] = best == kNotFinite ? -1 : int32_t(~uint32_t(best));
+  best = warp_largest(best);
+  if (threadIdx.x == 0) tokens[blockIdx.x] = best == kNotFinite ? -1 : id_of(best);
 }

@@ -3,7 +3,7 @@
 // The border is found from histograms of 256 bins, of counts for top_k and of weights for top_p: first by distance from the largest, which
 // spreads logits evenly, then within one bin eight bits of the key at a time. Weights are integers in units of 2^-40 of the largest, so that
 // sums do not depend on the order of adding. SIZE: of the vocabulary.
-#include "prelude.cuh"
+#include "logit_key.cuh"
 
 struct SampleRow {
   uint64_t seed;
@@ -19,11 +19,6 @@ struct TokenEdit {
 };
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
-
-DEVICE uint32_t ordered(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 // Philox4x32-10 (llm/random.h); 53 bits.
 DEVICE uint64_t random_bits(const SampleRow& r) {
@@ -61,7 +56,7 @@ DEVICE uint64_t find_border(const float* x, float largest, float scale, uint64_t
     for (int i = threadIdx.x; i < 256; i += kThreads) shared.bins[i] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < SIZE; i += kThreads) {
-      const uint64_t key = uint64_t(ordered(x[i])) << 32 | uint32_t(~i);
+      const uint64_t key = logit_key(x[i], i);
       const int bin = bin_of(x[i]);
       if ((key & mask) != border || (first_bin >= 0 && bin != first_bin)) continue;
       const uint64_t measure = of(key, x[i]);
@@ -113,23 +108,18 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   // The largest, the lowest id among equals.
-  constexpr uint64_t kNotFinite = ~uint64_t(0);
   uint64_t best = 0;
   for (int i = threadIdx.x; i < SIZE; i += kThreads) {
     const float y = x[i];
-    const uint64_t key = y < __int_as_float(0x7f800000) ? uint64_t(ordered(y)) << 32 | uint32_t(~i) : kNotFinite;
+    const uint64_t key = y < __int_as_float(0x7f800000) ? logit_key(y, i) : kNotFinite;
     best = key > best ? key : best;
   }
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const uint64_t other = __shfl_xor_sync(~0u, best, offset);
-    best = other > best ? other : best;
-  }
+  best = warp_largest(best);
   if (lane == 0) shared.warps[warp] = best;
   __syncthreads();
   for (int i = 0; i < kWarps; ++i) best = shared.warps[i] > best ? shared.warps[i] : best;
   __syncthreads();
-  int32_t token = int32_t(~uint32_t(best));
+  int32_t token = id_of(best);
   const float largest = best == kNotFinite ? 0.f : x[token], inverse = 1.f / r.temperature;
   const bool is_good = best != kNotFinite && largest > -__int_as_float(0x7f800000);
 
@@ -146,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const auto total_weight = [&] {
       uint64_t sum = 0;
       for (int i = threadIdx.x; i < SIZE; i += kThreads)
-        if ((uint64_t(ordered(x[i])) << 32 | uint32_t(~i)) >= border) sum += weight(x[i]);
+        if (logit_key(x[i], i) >= border) sum += weight(x[i]);
       sum = warp_sum(sum);
       if (lane == 0) shared.warps[warp] = sum;
       __syncthreads();
@@ -163,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     constexpr int kShare = (SIZE + kWarps - 1) / kWarps;
     const int begin = warp * kShare, end = min(SIZE, begin + kShare);
     const auto kept = [&](int i) {
-      if (i >= end || (uint64_t(ordered(x[i])) << 32 | uint32_t(~i)) < border) return uint64_t(0);
+      if (i >= end || logit_key(x[i], i) < border) return uint64_t(0);
       return uint64_t(weight(x[i]));
     };
     uint64_t sum = 0;

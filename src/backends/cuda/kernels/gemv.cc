@@ -21,28 +21,6 @@ int64_t load_bytes(const Linear& l) {
   return 1;
 }
 
-class Gemv final : public Kernel {
- public:
-  Gemv(Function function, const Linear& l, Epilogue epilogue, int rows, int64_t tokens)
-      : function_(std::move(function)), epilogue_(std::move(epilogue)), n_(static_cast<int>(l.n)), m_(static_cast<int>(l.m)) {
-    launch_ = {.grid = {static_cast<unsigned>(ceil_div(l.n, kWarps * rows)), static_cast<unsigned>(ceil_div(l.m, tokens))},
-               .block = {kWarps * 32},
-               .overlap = true};
-    quantized_ = l.is_quantized();
-  }
-  void run(const RunArgs& args) const override {
-    function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), quantized_ ? args.inputs[2].raw() : nullptr,
-                     args.outputs[0].raw(), n_, m_, epilogue_.pointers(args));
-  }
-
- private:
-  Function function_;
-  Epilogue epilogue_;
-  int n_, m_;
-  bool quantized_ = false;
-  Launch launch_;
-};
-
 }  // namespace
 
 std::vector<std::string> gemv_tactics(const Linear& l, const std::string& prefix, std::string& reason) {
@@ -65,7 +43,10 @@ std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const s
   define("ROWS", rows);
   define("PREFETCH", kLoadsInFlight / rows);
   const Source source{"cuda.gemv", epilogue.code() + device_file("gemv.cu"), std::move(defines)};
-  return std::make_unique<Gemv>(node.cuda->function(source, "gemv"), l, std::move(epilogue), rows, tokens);
+  const Launch launch{.grid = {static_cast<unsigned>(ceil_div(l.n, kWarps * rows)), static_cast<unsigned>(ceil_div(l.m, tokens))},
+                      .block = {kWarps * 32},
+                      .overlap = true};
+  return std::make_unique<LinearKernel>(node.cuda->function(source, "gemv"), l, std::move(epilogue), launch);
 }
 
 }  // namespace tokamak::cuda

@@ -6,7 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "backends/cuda/target.h"
+#include "backends/cuda/device.h"
+#include "backends/cuda/kernels/epilogue.h"
 #include "runtime/kernel.h"
 
 namespace tokamak::cuda {
@@ -35,6 +36,29 @@ int tactic_number(std::string_view tactic, std::string_view key);
 // begin with their own and take `prefix` behind it; the likeliest first, none: it cannot do this problem (`reason` says why).
 std::vector<std::string> gemv_tactics(const Linear& l, const std::string& prefix, std::string& reason);
 std::vector<std::string> linear_mma_tactics(const Linear& l, const Target& target, const std::string& prefix, std::string& reason);
+
+// Launches device code with the parameters x, w, scale (or null), y, n, m, pointers of the epilogue.
+class LinearKernel final : public Kernel {
+ public:
+  LinearKernel(Function function, const Linear& l, Epilogue epilogue, const Launch& launch)
+      : function_(std::move(function)),
+        epilogue_(std::move(epilogue)),
+        n_(static_cast<int>(l.n)),
+        m_(static_cast<int>(l.m)),
+        quantized_(l.is_quantized()),
+        launch_(launch) {}
+  void run(const RunArgs& args) const override {
+    function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), quantized_ ? args.inputs[2].raw() : nullptr,
+                     args.outputs[0].raw(), n_, m_, epilogue_.pointers(args));
+  }
+
+ private:
+  Function function_;
+  Epilogue epilogue_;
+  int n_, m_;
+  bool quantized_;
+  Launch launch_;
+};
 
 // The kernel of a tactic, null when the problem or the GPU is another than the tactic was made for and it does not fit.
 std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const std::string& tactic);

@@ -65,34 +65,6 @@ struct Tiling {
   }
 };
 
-class LinearMma final : public Kernel {
- public:
-  LinearMma(Function function, const Linear& l, Epilogue epilogue, const Tiling& t)
-      : function_(std::move(function)),
-        epilogue_(std::move(epilogue)),
-        n_(static_cast<int>(l.n)),
-        m_(static_cast<int>(l.m)),
-        quantized_(l.is_quantized()),
-        launch_{.grid = {static_cast<unsigned>(t.num_blocks(l))},
-                .block = {kWarps * 32},
-                .cluster = static_cast<unsigned>(t.split),
-                .shared_bytes = static_cast<int>(t.shared_bytes),
-                .overlap = true} {
-    function_.allow_shared_bytes(launch_.shared_bytes);
-  }
-  void run(const RunArgs& args) const override {
-    function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), quantized_ ? args.inputs[2].raw() : nullptr,
-                     args.outputs[0].raw(), n_, m_, epilogue_.pointers(args));
-  }
-
- private:
-  Function function_;
-  Epilogue epilogue_;
-  int n_, m_;
-  bool quantized_;
-  Launch launch_;
-};
-
 // The likeliest first.
 std::vector<Tiling> tilings(const Linear& l, const Target& target) {
   const size_t most = l.m <= 16 ? 12 : 8;
@@ -144,7 +116,14 @@ std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& l, c
   define("BLOCKS", t.blocks);
   define("VECTOR", l.n % 4 == 0 ? 4 : 1);
   const Source source{"cuda.linear_mma", epilogue.code() + device_file("linear_mma.cu"), std::move(defines)};
-  return std::make_unique<LinearMma>(node.cuda->function(source, "linear_mma"), l, std::move(epilogue), t);
+  const Function function = node.cuda->function(source, "linear_mma");
+  function.allow_shared_bytes(static_cast<int>(t.shared_bytes));
+  const Launch launch{.grid = {static_cast<unsigned>(t.num_blocks(l))},
+                      .block = {kWarps * 32},
+                      .cluster = static_cast<unsigned>(t.split),
+                      .shared_bytes = static_cast<int>(t.shared_bytes),
+                      .overlap = true};
+  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch);
 }
 
 }  // namespace tokamak::cuda
