@@ -33,9 +33,12 @@ std::optional<int> parse(CLI::App& app, const Words& args) {
                word.starts_with("-") ? "flag" : "argument", word, suggestion(word, known), app.get_name());
     return 2;
   } catch (const CLI::ParseError& e) {
-    // CLI11 spells the largest double in full where a number has no upper bound.
-    static const std::regex unbounded(" to 1[0-9]{300,}\\.0*");
-    const std::string what = std::regex_replace(std::string(e.what()), unbounded, " upwards");
+    // CLI11 spells the largest double in full where a number has no upper bound, and the smallest positive one as 0.
+    static const std::regex positive("Value ([-+0.]+) not in range 0\\.0* to 1[0-9]{300,}\\.0*"),
+        not_negative("Value (\\S+) not in range 0\\.0* to 1[0-9]{300,}\\.0*"), unbounded(" to 1[0-9]{300,}\\.0*");
+    std::string what = std::regex_replace(std::string(e.what()), positive, "expected a number above 0, found $1");
+    what = std::regex_replace(what, not_negative, "expected a number that is not negative, found $1");
+    what = std::regex_replace(what, unbounded, " upwards");
     fmt::print(stderr, "error: tokamak {}: {} (tokamak {} --help)\n", app.get_name(), what, app.get_name());
     return 2;
   }

@@ -43,8 +43,9 @@ ModelKind model_kind(std::string& path) {
   char magic[4] = {};
   std::ifstream(path, std::ios::binary).read(magic, 4);
   if (path.ends_with(".gguf") || std::memcmp(magic, "GGUF", 4) == 0) return ModelKind::Checkpoint;
-  // An ONNX file begins with its ir_version field (tag 8); engines begin with letters.
-  return magic[0] == 8 && !path.ends_with(".engine") ? ModelKind::Onnx : ModelKind::Engine;
+  if (path.ends_with(".engine") || std::memcmp(magic, "TOKA", 4) == 0) return ModelKind::Engine;
+  if (magic[0] == 8) return ModelKind::Onnx;  // its first field, ir_version
+  fail(ErrorCode::InvalidArgument, "'{}' is no model: expected an .onnx file, a Hugging Face folder, a .gguf file or an .engine", path);
 }
 
 int device_ordinal(const BuildOptions& options) { return parse_device(options.device).ordinal; }

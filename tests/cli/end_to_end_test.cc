@@ -65,6 +65,16 @@ TEST_F(CommandLine, HelpAndSlips) {
   EXPECT_TRUE(complained("error: "));
 }
 
+TEST_F(CommandLine, WrongModelsAndNumbers) {
+  put("notes.md", "# Notes\n");
+  EXPECT_EQ(run({"tokamak", "bench", at("notes.md")}), 1);
+  EXPECT_TRUE(complained("is no model: expected an .onnx file")) << err_;
+  EXPECT_EQ(run({"tokamak", "generate", at("notes.md"), "-p", "hi", "--max-tokens", "0"}), 2);
+  EXPECT_TRUE(complained("expected a number above 0, found 0")) << err_;
+  EXPECT_EQ(run({"tokamak", "generate", at("notes.md"), "-p", "hi", "--max-tokens", "-3"}), 2);
+  EXPECT_TRUE(complained("expected a number that is not negative, found -3")) << err_;
+}
+
 TEST_F(CommandLine, VerifyComparesAndFailsOnAChangedExpectation) {
   EXPECT_EQ(run({"tokamak", "verify", at("m"), "--json", at("r.json")}), 0) << out_ << err_;
   EXPECT_EQ(json("r.json")["passed"], 1);
