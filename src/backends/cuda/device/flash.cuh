@@ -7,6 +7,7 @@
 //   NATURAL     scores are finished (softcap, mask) before exp; else one multiply-add scales them on the way
 #pragma once
 #include "cache.cuh"
+#include "exp2.cuh"
 #include "mma.cuh"
 
 constexpr int kThreads = WARPS_M * WARPS_N * 32, kTileRows = WARPS_M * 16, kWarpKeys = TILE_K / WARPS_N;
@@ -15,29 +16,12 @@ constexpr int kDim = (HEAD_DIM + 15) / 16 * 16, kValueDim = (VALUE_DIM + 15) / 1
 constexpr int kKeyStride = kDim * 2 + 16, kValueStride = kValueDim * 2 + 16;
 constexpr int kQueryBytes = kTileRows * kKeyStride, kKeyBytes = TILE_K * kKeyStride, kStageBytes = kKeyBytes + TILE_K * kValueStride;
 constexpr bool kQueryInRegisters = kDim <= 128;
-constexpr float kLog2E = 1.4426950408889634f;
 static_assert(kWarpKeys % 16 == 0);
 
 template <class A, class B>
 constexpr bool kSame = false;
 template <class A>
 constexpr bool kSame<A, A> = true;
-
-DEVICE float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEVICE uint32_t pack(f16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-DEVICE uint32_t pack(bf16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
 
 // Eight elements of `from` to 16 bytes of shared memory as ELEMENT; zeros when not valid. Complete after copy_async_wait and a barrier.
 template <class T>

@@ -13,8 +13,9 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   __shared__ int found[2];
   wait_for_previous();
   allow_next();
-  clear_unowned_rows<kThreads>(starts, sequences, rows, y);
+  clear_unowned_rows<kThreads>(starts, sequences, rows, y, blockIdx.x, gridDim.x, blockIdx.y);
   PagedProblem p;
-  if (find_problem(p, q, cache, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale, found))
+  if (find_problem(p, q, cache, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale, blockIdx.x,
+                   blockIdx.y, found))
     flash(p);
 }

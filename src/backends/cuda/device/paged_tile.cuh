@@ -74,25 +74,25 @@ struct PagedProblem {
   DEVICE float finish(float x, int, int) const { return softcap > 0.f ? softcap * tanhf(x * scale / softcap) : x * scale; }
 };
 
-// Rows before the first sequence and behind the last attend to nothing. By all kThreads threads.
+// Rows before the first sequence and behind the last attend to nothing. By all kThreads threads of each of `tiles` blocks a kv head.
 template <int kThreads>
-DEVICE void clear_unowned_rows(const int32_t* starts, int sequences, int rows, ACTIVATION* y) {
-  for (int row = blockIdx.x; row < rows; row += gridDim.x)
+DEVICE void clear_unowned_rows(const int32_t* starts, int sequences, int rows, ACTIVATION* y, int tile, int tiles, int kv_head) {
+  for (int row = tile; row < rows; row += tiles)
     if (row < starts[0] || row >= starts[sequences])
       for (int d = threadIdx.x; d < kGroup * HEAD_DIM; d += kThreads)
-        y[(int64_t(row) * HEADS + blockIdx.y * kGroup) * HEAD_DIM + d] = from_float<ACTIVATION>(0.f);
+        y[(int64_t(row) * HEADS + kv_head * kGroup) * HEAD_DIM + d] = from_float<ACTIVATION>(0.f);
 }
 
-// Block (tile, kv head) of the grid; false: there is no such tile. `found`: 2 integers of shared memory.
+// What the block of that tile and kv head works on; false: there is no such tile. `found`: 2 integers of shared memory.
 DEVICE bool find_problem(PagedProblem& p, const ACTIVATION* q, const CACHE* cache, const int32_t* tables, const int32_t* lengths,
                          const int32_t* starts, ACTIVATION* y, int rows, int sequences, int blocks_per_seq, int num_blocks, Score score,
-                         int window, float v_scale, int* found) {
-  const Tile tile = find_tile(starts, sequences, rows, blockIdx.x, found);
+                         int window, float v_scale, int tile_index, int kv_head, int* found) {
+  const Tile tile = find_tile(starts, sequences, rows, tile_index, found);
   if (tile.sequence < 0) return false;
   const int s = tile.sequence, first = min(max(starts[s], 0), rows), count = min(max(starts[s + 1], first), rows) - first;
   const int length = int(min(int64_t(max(lengths[s], 0)), int64_t(blocks_per_seq) * BLOCK_SIZE));
   p.q = q, p.y = y, p.cache = cache, p.table = tables + int64_t(s) * blocks_per_seq;
-  p.num_blocks = num_blocks, p.kv_head = blockIdx.y, p.first_row = tile.first_row, p.num_rows = count * kGroup;
+  p.num_blocks = num_blocks, p.kv_head = kv_head, p.first_row = tile.first_row, p.num_rows = count * kGroup;
   p.first_token = first, p.first_position = length - count, p.window = window;
   p.scale = score.scale, p.softcap = score.softcap, p.v_scale = v_scale;
   const int last_row = min(kTileRows, p.num_rows - p.first_row) - 1;
