@@ -31,9 +31,10 @@ void check_dense(const Sizes& s, const std::string& dtype, const std::string& at
 }
 
 void check_paged(std::vector<PagedCase::Sequence> sequences, int64_t heads, int64_t kv_heads, int64_t dim, int64_t block_size, DType dtype,
-                 int64_t window = 0, double softcap = 0, int64_t padding = 0) {
+                 int64_t window = 0, double softcap = 0, int64_t padding = 0, DType cache = DType::F32) {
   PagedCase c;
-  c.heads = heads, c.kv_heads = kv_heads, c.dim = dim, c.block_size = block_size, c.cache = dtype, c.window = window, c.softcap = softcap;
+  c.heads = heads, c.kv_heads = kv_heads, c.dim = dim, c.block_size = block_size, c.cache = cache == DType::F32 ? dtype : cache,
+  c.window = window, c.softcap = softcap;
   c.sequences = std::move(sequences), c.padding = padding;
   check_step(c, dtype, {"sm_90"}, "cuda.paged_attention_wgmma");
 }
@@ -108,6 +109,16 @@ TEST(CudaAttentionWgmma, PagedWindowsAndSoftcap) {
   for (int64_t dim : {64, 128})
     for (const auto& [window, softcap] : std::vector<std::pair<int64_t, double>>{{9, 0}, {100, 0}, {128, 0}, {300, 5}, {0, 2}, {1, 0}})
       check_paged(mixed, 4, 2, dim, 32, DType::BF16, window, softcap);
+}
+
+TEST(CudaAttentionWgmma, PagedEightBitCache) {
+  constexpr DType kCache = DType::F8E4M3FN;
+  check_paged({{64, 64}}, 1, 1, 128, 16, DType::BF16, 0, 0, 0, kCache);
+  if (few()) return;
+  check_paged({{200, 200}}, 2, 1, 64, 32, DType::F16, 0, 0, 0, kCache);
+  const std::vector<PagedCase::Sequence> mixed = {{1000, 600}, {259, 259}, {1, 1}, {384, 128}, {0, 0}, {700, 1}, {77, 63}};
+  for (DType dtype : {DType::F16, DType::BF16})
+    for (int64_t dim : {64, 128}) check_paged(mixed, 4, 2, dim, 16, dtype, dim == 64 ? 100 : 0, 0, 3, kCache);
 }
 
 }  // namespace

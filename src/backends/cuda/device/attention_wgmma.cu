@@ -2,6 +2,8 @@
 // values as [batch, head, row, HEAD_DIM], in boxes of 64 columns and TILE_K rows. `heads_together` divides the number of heads: that many
 // are worked on at a time, so that their keys and values stay in the L2 cache.
 #define MASK_KIND 0
+#define ACTIVATION ELEMENT
+#define SOURCE ELEMENT
 #include "attention.cuh"
 #include "wgmma_flash.cuh"
 

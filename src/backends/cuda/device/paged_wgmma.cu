@@ -1,9 +1,8 @@
 // paged_attention with warpgroup products (wgmma_flash.cuh) for batches with many new tokens a sequence: a block takes kTileRows rows of
 // one sequence and kv head, a row being a token and one of the query heads that share the kv head. `map` is the cache as rows of HEAD_DIM,
-// in boxes of 64 columns and BOX_ROWS rows, which divides BLOCK_SIZE and TILE_K. `heads_together` divides KV_HEADS: that many heads are
-// worked on at a time, so that their keys and values stay in the L2 cache.
-#define ACTIVATION ELEMENT
-#define CACHE ELEMENT
+// in boxes of 64 columns (of f8e4m3: HEAD_DIM) and BOX_ROWS rows, which divides BLOCK_SIZE and TILE_K. `heads_together` divides KV_HEADS:
+// that many heads are worked on at a time, so that their keys and values stay in the L2 cache.
+#define SOURCE CACHE
 #include "wgmma_flash.cuh"
 // After it: kTileRows.
 #include "paged_tile.cuh"
@@ -23,9 +22,13 @@ struct PagedBoxes : PagedProblem {
   }
   DEVICE void copy(int row, uint32_t to, uint32_t barrier) const {
     if (threadIdx.x % 32 >= TILE_K / BOX_ROWS) return;
+    if constexpr (kWiden) {
+      copy_box(to + threadIdx.x % 32 * (BOX_ROWS * HEAD_DIM), map, 0, row, barrier);
+    } else {
 #pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane)
-      copy_box(to + plane * kPlaneBytes + threadIdx.x % 32 * (BOX_ROWS * 128), map, plane * 64, row, barrier);
+      for (int plane = 0; plane < kPlanes; ++plane)
+        copy_box(to + plane * kPlaneBytes + threadIdx.x % 32 * (BOX_ROWS * 128), map, plane * 64, row, barrier);
+    }
   }
   DEVICE void copy_keys(int row, uint32_t to, uint32_t barrier) const { copy(row, to, barrier); }
   DEVICE void copy_values(int row, uint32_t to, uint32_t barrier) const { copy(row + KV_HEADS * BLOCK_SIZE, to, barrier); }
@@ -33,8 +36,8 @@ struct PagedBoxes : PagedProblem {
 static_assert(TILE_K % BOX_ROWS == 0 && BLOCK_SIZE % BOX_ROWS == 0 && BOX_ROWS % 8 == 0 && TILE_K / BOX_ROWS <= 32);
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    paged_attention(const __grid_constant__ TensorMap map, const ELEMENT* __restrict__ q, const int32_t* __restrict__ tables,
-                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ELEMENT* __restrict__ y, int rows,
+    paged_attention(const __grid_constant__ TensorMap map, const ACTIVATION* __restrict__ q, const int32_t* __restrict__ tables,
+                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y, int rows,
                     int sequences, int blocks_per_seq, int num_blocks, Score score, int window, float v_scale, int heads_together) {
   __shared__ int found[2];
   wait_for_previous();

@@ -1,23 +1,27 @@
 // Attention with warpgroup products (sm_90a), after FlashAttention-3 (arXiv:2407.08608). A block takes WARPGROUPS * 64 query rows, a
 // warpgroup 64 of them, which stay in shared memory; one more warp has the copy engine bring tiles of TILE_K keys and of their values,
 // kStages deep each, from the last tile to the first. Weights go from the scores' registers into the second product as they are.
-//   ELEMENT     f16 or bf16: of queries, keys, values and output
-//   HEAD_DIM    a multiple of 8 up to 128; WARPGROUPS 2 or 3; TILE_K a multiple of 16
+//   ELEMENT     f16 or bf16: what is multiplied; ACTIVATION, either of the two: of queries and output
+//   SOURCE      of keys and values: ELEMENT, or f8e4m3 with ELEMENT f16: then the three warps beside the copying one widen tiles
+//   HEAD_DIM    a multiple of 8 up to 128, with f8e4m3 64 or 128; WARPGROUPS 2 or 3; TILE_K a multiple of 16
 //   NATURAL     scores are finished (softcap) before exp; else one multiply-add scales them on the way
 //   PIPELINED   a tile's softmax runs beside the product of the tile before and its values, and warpgroups take turns at the tensor cores;
 //               else one step follows the other
 // Before it (kernels/wgmma_flash.cc): product_scores and product_values.
 #pragma once
-#include "cache.cuh"
 #include "copy_bulk.cuh"
-#include "exp2.cuh"
+#include "copy_chunk.cuh"
 #include "wgmma.cuh"
 
 constexpr int kTileRows = WARPGROUPS * 64, kConsumers = WARPGROUPS * 128, kThreads = kConsumers + 128, kStages = 2;
 // Tiles are planes of 64 columns (128 bytes a row) whose 16-byte chunks lie at chunk ^ (row % 8).
 constexpr int kDim = (HEAD_DIM + 63) / 64 * 64, kPlanes = kDim / 64, kChunks = kDim / 8;
 constexpr int kPlaneBytes = TILE_K * 128, kTileBytes = kPlanes * kPlaneBytes, kQueryPlaneBytes = kTileRows * 128;
-static_assert(TILE_K % 16 == 0 && kDim <= 128);
+// Tiles of f8e4m3, as they are in memory: keys of the first tile, its values, keys of the second, ..., number j in slot j % kNarrowSlots.
+constexpr bool kWiden = sizeof(SOURCE) == 1;
+constexpr int kNarrowSlots = kWiden ? 4 : 0, kNarrowBytes = TILE_K * HEAD_DIM, kWideners = 96,
+              kNumBarriers = 4 * kStages + 2 * kNarrowSlots;
+static_assert(TILE_K % 16 == 0 && kDim <= 128 && (!kWiden || (HEAD_DIM % 64 == 0 && WARPGROUPS == 2)));
 
 // Of a tile of values across k: columns of 64 are kPlaneBytes apart, groups of 8 keys 1024.
 DEVICE uint64_t value_descriptor(uint32_t address) {
@@ -32,6 +36,8 @@ struct FlashBarriers {
   DEVICE uint32_t values_there(int stage) const { return at + (kStages + stage) * 8; }
   DEVICE uint32_t keys_free(int stage) const { return at + (2 * kStages + stage) * 8; }
   DEVICE uint32_t values_free(int stage) const { return at + (3 * kStages + stage) * 8; }
+  DEVICE uint32_t narrow_there(int slot) const { return at + (4 * kStages + slot) * 8; }
+  DEVICE uint32_t narrow_free(int slot) const { return at + (4 * kStages + kNarrowSlots + slot) * 8; }
 };
 
 template <int kCount>
@@ -63,6 +69,59 @@ DEVICE void produce(const Problem& p, const FlashBarriers& barriers, uint32_t ke
     if (lane == 0) barrier_arrive_expecting(barriers.values_there(stage), kTileBytes);
     __syncwarp();
     p.copy_values(place, values + stage * kTileBytes, barriers.values_there(stage));
+  }
+}
+
+// The same for tiles that are to be widened.
+template <class Problem>
+DEVICE void produce_narrow(const Problem& p, const FlashBarriers& barriers, uint32_t narrow, int first_tile, int tiles) {
+  if (tiles == 0) return;
+  const int lane = threadIdx.x % 32;
+  auto next = p.locate(first_tile + tiles - 1);
+  for (int i = 0; i < tiles; ++i) {
+    const auto place = next;
+    if (i + 1 < tiles) next = p.locate(first_tile + tiles - 2 - i);
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      const int j = 2 * i + which, slot = j % kNarrowSlots;
+      if (j >= kNarrowSlots) barrier_wait(barriers.narrow_free(slot), (j / kNarrowSlots - 1) & 1);
+      if (lane == 0) barrier_arrive_expecting(barriers.narrow_there(slot), kNarrowBytes);
+      __syncwarp();
+      if (which == 0) p.copy_keys(place, narrow + slot * kNarrowBytes, barriers.narrow_there(slot));
+      else p.copy_values(place, narrow + slot * kNarrowBytes, barriers.narrow_there(slot));
+    }
+  }
+}
+
+// By kWideners threads: from narrow tiles to what the products take. Rows behind the last key become zeros.
+template <class Problem>
+DEVICE void widen(const Problem& p, const FlashBarriers& barriers, uint32_t narrow, uint32_t keys, uint32_t values, int first_tile,
+                  int tiles) {
+  const int thread = threadIdx.x - kConsumers - 32;
+  for (int j = 0; j < 2 * tiles; ++j) {
+    const int i = j / 2, stage = i % kStages, slot = j % kNarrowSlots, valid = p.end - (first_tile + tiles - 1 - i) * TILE_K;
+    const bool is_keys = j % 2 == 0;
+    barrier_wait(barriers.narrow_there(slot), j / kNarrowSlots & 1);
+    if (i >= kStages) barrier_wait(is_keys ? barriers.keys_free(stage) : barriers.values_free(stage), (i / kStages - 1) & 1);
+    const uint32_t from = narrow + slot * kNarrowBytes, to = (is_keys ? keys : values) + stage * kTileBytes;
+    constexpr int kPerRow = HEAD_DIM / 16;
+#pragma unroll 2
+    for (int e = thread; e < TILE_K * kPerRow; e += kWideners) {
+      const int row = e / kPerRow, chunk = e % kPerRow * 2;  // of 8 elements
+      uint32_t x[4], y[8];
+      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from + e * 16));
+#pragma unroll
+      for (int k = 0; k < 8; ++k) y[k] = row < valid ? widen_f8x2(uint16_t(x[k / 2] >> k % 2 * 16)) : 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + chunk / 8 * kPlaneBytes + row * 128 +
+                                                                      ((chunk % 8 + half) ^ row % 8) * 16),
+                     "r"(y[4 * half]), "r"(y[4 * half + 1]), "r"(y[4 * half + 2]), "r"(y[4 * half + 3])
+                     : "memory");
+    }
+    fence_shared_for_products();
+    barrier_arrive(is_keys ? barriers.keys_there(stage) : barriers.values_there(stage));
+    barrier_arrive(barriers.narrow_free(slot));
   }
 }
 
@@ -130,10 +189,10 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
 #pragma unroll
   for (int e = threadIdx.x % 128; e < 64 * kChunks; e += 128) {
     const int row = e / kChunks, chunk = e % kChunks;
-    const ELEMENT* const from = p.query(first_row + row);
+    const ACTIVATION* const from = p.query(first_row + row);
     const bool valid = from != nullptr && chunk * 8 < HEAD_DIM;
-    copy_async_16(queries + chunk / 8 * kQueryPlaneBytes + row * 128 + (chunk % 8 ^ row % 8) * 16, valid ? from + chunk * 8 : p.any_query(),
-                  valid);
+    copy_chunk(queries + chunk / 8 * kQueryPlaneBytes + row * 128 + (chunk % 8 ^ row % 8) * 16, valid ? from + chunk * 8 : p.any_query(),
+               valid);
   }
   copy_async_commit();
   int row_begin[2], row_end[2];
@@ -169,7 +228,7 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
   // Values behind the last key that were copied with it may be anything, and 0 * NaN is NaN. Every warpgroup writes the same zeros.
   const auto clear_stale_values = [&] {
     const int stale = p.stale_end() - p.end;
-    if (stale <= 0) return;
+    if (kWiden || stale <= 0) return;
     wait_values(0);
     const int from = p.end - (first_tile + tiles - 1) * TILE_K;
     for (int e = threadIdx.x % 128; e < stale * kPlanes * 8; e += 128) {
@@ -258,7 +317,7 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
 #pragma unroll
     for (int d = 0; d < kChunks; ++d)
       asm volatile("st.shared.b32 [%0], %1;" ::"r"(queries + d / 8 * kQueryPlaneBytes + row * 128 + (d % 8 ^ row % 8) * 16 + lane % 4 * 4),
-                   "r"(pack(ELEMENT{}, out[d * 4 + 2 * i] * scale, out[d * 4 + 2 * i + 1] * scale))
+                   "r"(pack(ACTIVATION{}, out[d * 4 + 2 * i] * scale, out[d * 4 + 2 * i + 1] * scale))
                    : "memory");
   }
   __syncwarp();
@@ -276,36 +335,45 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
 
 // What a block works on, all of its threads alike. Rows are the block's own, [0, kTileRows); keys are numbered within the sequence.
 //   int begin, end                          keys that any row sees
-//   const ELEMENT* query(row)               null: no such row; any_query(): some address
-//   ELEMENT* output(row)                    of a row that is there
+//   const ACTIVATION* query(row)            null: no such row; any_query(): some address
+//   ACTIVATION* output(row)                 of a row that is there
 //   int row_begin(row), row_end(row)        keys that a row sees: neither falls from a row to the next
 //   int stale_end()                         keys [end, stale_end) have values copied that may be anything
 //   locate(tile)                            by each lane of a warp: whatever the copies need to know
-//   copy_keys(place, to, barrier)           starts the copies of TILE_K keys, kTileBytes in all; copy_values(...)
+//   copy_keys(place, to, barrier)           starts the copies of TILE_K keys, kTileBytes in all (kNarrowBytes of f8e4m3); copy_values(...)
 //   float finish(x, row_index, key)         a natural score: from q k to what exp takes
 //   float scale, v_scale
 template <class Problem>
 DEVICE void wgmma_flash(const Problem& p) {
   extern __shared__ uint4 flash_shared[];
-  __shared__ uint64_t barrier_memory[4 * kStages];
+  __shared__ uint64_t barrier_memory[kNumBarriers];
   const FlashBarriers barriers{shared_address(barrier_memory)};
   const uint32_t queries = (shared_address(flash_shared) + 1023) & ~1023u, keys = queries + kPlanes * kQueryPlaneBytes;
-  const uint32_t values = keys + kStages * kTileBytes;
+  const uint32_t values = keys + kStages * kTileBytes, narrow = values + kStages * kTileBytes;
   const int first_tile = p.begin / TILE_K, tiles = p.end > p.begin ? (p.end + TILE_K - 1) / TILE_K - first_tile : 0;
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2 * kStages; ++i) {
-      barrier_init(barriers.at + i * 8, 1);
+      barrier_init(barriers.at + i * 8, kWiden ? kWideners : 1);
       barrier_init(barriers.at + (2 * kStages + i) * 8, WARPGROUPS * 4);
+    }
+    for (int i = 0; i < kNarrowSlots; ++i) {
+      barrier_init(barriers.narrow_there(i), 1);
+      barrier_init(barriers.narrow_free(i), kWideners);
     }
     barrier_init_done();
   }
   __syncthreads();
-  // Registers a thread: 240 * 256 + 24 * 128 and 160 * 384 + 32 * 128 are what a multiprocessor has, 64 K.
+  // Registers a thread: 240 * 256 + 24 * 128, 232 * 256 + 40 * 128 and 160 * 384 + 32 * 128 are what a multiprocessor has, 64 K.
   if (__shfl_sync(~0u, int(threadIdx.x) / 128, 0) == WARPGROUPS) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 2 ? 24 : 32));
-    if (threadIdx.x < kConsumers + 32) produce(p, barriers, keys, values, first_tile, tiles);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kWiden ? 40 : WARPGROUPS == 2 ? 24 : 32));
+    if constexpr (kWiden) {
+      if (threadIdx.x < kConsumers + 32) produce_narrow(p, barriers, narrow, first_tile, tiles);
+      else widen(p, barriers, narrow, keys, values, first_tile, tiles);
+    } else {
+      if (threadIdx.x < kConsumers + 32) produce(p, barriers, keys, values, first_tile, tiles);
+    }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WARPGROUPS == 2 ? 240 : 160));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWiden ? 232 : WARPGROUPS == 2 ? 240 : 160));
     consume(p, barriers, queries, keys, values, first_tile, tiles);
   }
 }

@@ -12,7 +12,7 @@ class AttentionWgmma final : public Kernel {
       : function_(std::move(function)), shape_(shape), keys_(tile.keys), together_(together) {
     launch_ = {.grid = {static_cast<unsigned>(ceil_div(shape.q_length, tile.rows()) * shape.heads * shape.batch)},
                .block = {tile.threads()},
-               .shared_bytes = tile.shared_bytes(shape.head_dim),
+               .shared_bytes = tile.shared_bytes(shape.head_dim, shape.dtype),
                .overlap = true};
     function_.allow_shared_bytes(launch_.shared_bytes);
   }
@@ -40,7 +40,7 @@ class AttentionWgmmaDef final : public CudaKernelDef {
   Support supports(const NodeView& node) const override {
     if (const Support s = AttentionShape::check(node); !s) return s;
     const AttentionShape s = AttentionShape::of(node);
-    if (const Support support = wgmma_supports(node.cuda->target(), s.dtype, s.head_dim); !support) return support;
+    if (const Support support = wgmma_supports(node.cuda->target(), s.dtype, s.dtype, s.head_dim); !support) return support;
     if (s.value_dim != s.head_dim) return Support::no(fmt::format("values of {} elements, keys of {}", s.value_dim, s.head_dim));
     if (s.has_mask) return Support::no("a mask");
     if (s.q_length < kFewestRows) return Support::no(fmt::format("{} queries: a tile would be nearly empty", s.q_length));
@@ -48,7 +48,10 @@ class AttentionWgmmaDef final : public CudaKernelDef {
     if (ceil_div(s.q_length, 64) * s.heads * s.batch > INT32_MAX) return Support::no("more heads than a launch numbers");
     return Support::yes();
   }
-  std::vector<std::string> tactics(const NodeView& node) const override { return wgmma_tactics(AttentionShape::of(node).head_dim); }
+  std::vector<std::string> tactics(const NodeView& node) const override {
+    const AttentionShape s = AttentionShape::of(node);
+    return wgmma_tactics(s.head_dim, s.dtype);
+  }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
     const AttentionShape s = AttentionShape::of(node);
     const WgmmaTile tile = WgmmaTile::parse(tactic);

@@ -16,7 +16,8 @@ class PagedWgmma final : public Kernel {
   }
   void run(const RunArgs& args) const override {
     const Tensor &q = args.inputs[0], &cache = args.inputs[1];
-    const CUtensorMap map = box_map(shape_.cache, cache.raw(), {shape_.head_dim, shape_.cache_rows()}, {shape_.head_dim * 2}, box_rows_);
+    const CUtensorMap map =
+        box_map(shape_.cache, cache.raw(), {shape_.head_dim, shape_.cache_rows()}, {bytes_of(shape_.cache, shape_.head_dim)}, box_rows_);
     attend_.launch(args.stream, launch_, map, q.raw(), args.inputs[2].raw(), args.inputs[3].raw(), args.inputs[4].raw(),
                    args.outputs[0].raw(), static_cast<int>(shape_.rows), static_cast<int>(shape_.sequences),
                    static_cast<int>(shape_.blocks_per_seq), static_cast<int>(shape_.num_blocks), shape_.score, shape_.window,
@@ -36,8 +37,7 @@ class PagedWgmmaDef final : public CudaKernelDef {
   std::string_view op() const override { return "paged_attention"; }
   Support supports(const NodeView& node) const override {
     const PagedShape s = PagedShape::of(node);
-    if (const Support support = wgmma_supports(node.cuda->target(), s.activation, s.head_dim); !support) return support;
-    if (s.cache != s.activation) return Support::no(fmt::format("a cache of {}", to_string(s.cache)));
+    if (const Support support = wgmma_supports(node.cuda->target(), s.activation, s.cache, s.head_dim); !support) return support;
     if (s.block_size % 8 != 0) return Support::no(fmt::format("blocks of {} tokens, no multiple of 8", s.block_size));
     if (s.rows <= s.sequences || s.rows * s.group() < s.sequences * kFewestRows)
       return Support::no("few new tokens a sequence: tiles would be empty");
@@ -46,24 +46,25 @@ class PagedWgmmaDef final : public CudaKernelDef {
       return Support::no("more rows, heads or blocks than a launch numbers");
     return Support::yes();
   }
-  std::vector<std::string> tactics(const NodeView& node) const override { return wgmma_tactics(PagedShape::of(node).head_dim); }
+  std::vector<std::string> tactics(const NodeView& node) const override {
+    const PagedShape s = PagedShape::of(node);
+    return wgmma_tactics(s.head_dim, s.cache);
+  }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
     const PagedShape s = PagedShape::of(node);
     const WgmmaTile tile = WgmmaTile::parse(tactic);
     const auto box_rows = static_cast<int>(std::gcd(s.block_size, int64_t{tile.keys}));
-    std::vector<std::string> defines = {fmt::format("HEADS={}", s.heads),
-                                        fmt::format("KV_HEADS={}", s.kv_heads),
-                                        fmt::format("HEAD_DIM={}", s.head_dim),
-                                        fmt::format("BLOCK_SIZE={}", s.block_size),
-                                        "ELEMENT=" + device_type(s.cache),
-                                        fmt::format("BOX_ROWS={}", box_rows),
-                                        fmt::format("NATURAL={}", s.score.softcap > 0 || !(s.score.scale > 0) ? 1 : 0)};
+    const DType element = s.cache == DType::F8E4M3FN ? DType::F16 : s.cache;
+    std::vector<std::string> defines = s.defines();
+    defines.push_back("ELEMENT=" + device_type(element));
+    defines.push_back(fmt::format("BOX_ROWS={}", box_rows));
+    defines.push_back(fmt::format("NATURAL={}", s.score.softcap > 0 || !(s.score.scale > 0) ? 1 : 0));
     for (std::string& define : tile.defines()) defines.push_back(std::move(define));
-    const Source source{std::string(name()), tile.code(s.cache, s.head_dim) + device_file("paged_wgmma.cu"), std::move(defines)};
-    const int64_t head_bytes = s.rows * s.head_dim * 4;  // of a prompt without a prefix
+    const Source source{std::string(name()), tile.code(element, s.head_dim) + device_file("paged_wgmma.cu"), std::move(defines)};
+    const int64_t head_bytes = bytes_of(s.cache, 2 * s.rows * s.head_dim);  // of a prompt without a prefix
     const Launch launch{.grid = {static_cast<unsigned>(grid_of(s, tile.rows()))},
                         .block = {tile.threads()},
-                        .shared_bytes = tile.shared_bytes(s.head_dim),
+                        .shared_bytes = tile.shared_bytes(s.head_dim, s.cache),
                         .overlap = true};
     return std::make_unique<PagedWgmma>(node.cuda->function(source, "paged_attention"), s, box_rows,
                                         heads_together(node.cuda->target(), s.kv_heads, head_bytes), launch);

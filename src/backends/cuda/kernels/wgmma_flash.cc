@@ -3,7 +3,7 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kStages = 2, kMostHeadDim = 128;
+constexpr int kStages = 2, kNarrowSlots = 4, kMostHeadDim = 128;
 
 int64_t columns(int64_t head_dim) { return ceil_div(head_dim, 64) * 64; }
 
@@ -42,8 +42,9 @@ WgmmaTile WgmmaTile::parse(const std::string& tactic) {
   return t;
 }
 
-int WgmmaTile::shared_bytes(int64_t head_dim) const {
-  return static_cast<int>(1024 + columns(head_dim) * 2 * (rows() + kStages * 2 * keys));  // 1,024: for alignment
+int WgmmaTile::shared_bytes(int64_t head_dim, DType source) const {
+  const int64_t narrow = source == DType::F8E4M3FN ? kNarrowSlots * keys * head_dim : 0;
+  return static_cast<int>(1024 + columns(head_dim) * 2 * (rows() + kStages * 2 * keys) + narrow);  // 1,024: for alignment
 }
 
 std::vector<std::string> WgmmaTile::defines() const {
@@ -56,14 +57,17 @@ std::string WgmmaTile::code(DType element, int64_t head_dim) const {
          product("product_values", type, columns(head_dim), true);
 }
 
-std::vector<std::string> wgmma_tactics(int64_t head_dim) {
+std::vector<std::string> wgmma_tactics(int64_t head_dim, DType source) {
+  if (source == DType::F8E4M3FN) return {"2x128", "simple 2x128"};
   if (head_dim <= 64) return {"3x128", "2x128", "simple 2x128"};
   return {"2x128", "2x176", "simple 2x128"};
 }
 
-Support wgmma_supports(const Target& target, DType element, int64_t head_dim) {
+Support wgmma_supports(const Target& target, DType activation, DType source, int64_t head_dim) {
   if (!target.has_wgmma()) return Support::no("the GPU has no warpgroup products");
-  if (element != DType::F16 && element != DType::BF16) return Support::no(fmt::format("elements of {}", to_string(element)));
+  if (activation != DType::F16 && activation != DType::BF16) return Support::no(fmt::format("q of {}", to_string(activation)));
+  if (source != activation && source != DType::F8E4M3FN) return Support::no(fmt::format("keys of {}", to_string(source)));
+  if (source == DType::F8E4M3FN && head_dim % 64 != 0) return Support::no(fmt::format("f8e4m3fn and a head size of {}", head_dim));
   if (head_dim % 8 != 0 || head_dim > kMostHeadDim)
     return Support::no(fmt::format("a head size of {}: no multiple of 8 up to {}", head_dim, kMostHeadDim));
   return Support::yes();
@@ -79,11 +83,15 @@ int heads_together(const Target& target, int64_t heads, int64_t head_bytes) {
 CUtensorMap box_map(DType dtype, const void* data, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int box_rows) {
   std::vector<cuuint64_t> extents(sizes.begin(), sizes.end()), steps(strides.begin(), strides.end());
   std::vector<cuuint32_t> box(sizes.size(), 1), every(sizes.size(), 1);
-  box[0] = 64, box[1] = static_cast<cuuint32_t>(box_rows);
+  const bool narrow = dtype == DType::F8E4M3FN;
+  box[0] = narrow ? static_cast<cuuint32_t>(sizes[0]) : 64, box[1] = static_cast<cuuint32_t>(box_rows);
+  const CUtensorMapDataType type = narrow                ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                   : dtype == DType::F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                         : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   CUtensorMap map;
-  check(driver().cuTensorMapEncodeTiled(&map, dtype == DType::F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                                        static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), extents.data(), steps.data(),
-                                        box.data(), every.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+  check(driver().cuTensorMapEncodeTiled(&map, type, static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), extents.data(),
+                                        steps.data(), box.data(), every.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                        narrow ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
                                         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
         "cuTensorMapEncodeTiled");
   return map;
