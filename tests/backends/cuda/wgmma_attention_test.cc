@@ -111,6 +111,19 @@ TEST(CudaAttentionWgmma, PagedWindowsAndSoftcap) {
       check_paged(mixed, 4, 2, dim, 32, DType::BF16, window, softcap);
 }
 
+// More tiles than multiprocessors, or than blocks: a block works on several.
+TEST(CudaAttentionWgmma, SeveralTilesABlock) {
+  if (few()) return;
+  check_dense({64, 16, 300, 300, 64}, "f16", "is_causal=1");
+  check_dense({96, 96, 200, 450, 128}, "bf16", "is_causal=1");
+  check_paged({{300, 300}}, 64, 64, 64, 16, DType::BF16);
+  check_paged(std::vector<PagedCase::Sequence>(20, {41, 40}), 2, 2, 128, 16, DType::F16);
+  std::vector<PagedCase::Sequence> many(40, {30, 3});
+  many.push_back({500, 400}), many.insert(many.begin() + 7, {0, 0});
+  check_paged(many, 16, 16, 128, 32, DType::BF16, 0, 0, 2);
+  check_paged(many, 16, 16, 128, 32, DType::BF16, 0, 0, 2, DType::F8E4M3FN);
+}
+
 TEST(CudaAttentionWgmma, PagedEightBitCache) {
   constexpr DType kCache = DType::F8E4M3FN;
   check_paged({{64, 64}}, 1, 1, 128, 16, DType::BF16, 0, 0, 0, kCache);

@@ -31,18 +31,34 @@ struct DenseBoxes {
   DEVICE float finish(float x, int, int) const { return a.softcap > 0.f ? a.softcap * tanh_fast(x * (scale / a.softcap)) : x * scale; }
 };
 
+// Blocks take tiles of heads in turn, forth and back: heads of a group one after another, their longest tiles first.
+struct DenseWorks {
+  const AttentionArgs& a;
+  const ELEMENT* q;
+  ELEMENT* y;
+  int heads_together, batches, round;
+
+  DEVICE bool next(DenseBoxes& p) {
+    const int64_t number = int64_t(round) * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    ++round;
+    const int tiles = (a.q_length + kTileRows - 1) / kTileRows;
+    if (number >= int64_t(tiles) * a.heads * batches) return false;
+    const int together = tiles * heads_together, in_group = int(number % together);
+    const int head_of_all = int(number / together) * heads_together + in_group % heads_together, head = head_of_all % a.heads;
+    p.batch = head_of_all / a.heads, p.kv_head = head / a.group;
+    p.q = q + p.batch * a.q.batch + head * a.q.head, p.y = y + p.batch * a.y.batch + head * a.y.head;
+    p.first_row = (tiles - 1 - in_group / heads_together) * kTileRows;
+    p.begin = 0, p.end = p.row_end(min(kTileRows, a.q_length - p.first_row) - 1);
+    return true;
+  }
+};
+
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     attention(const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const ELEMENT* __restrict__ q,
-              ELEMENT* __restrict__ y, const __grid_constant__ AttentionArgs a, int heads_together) {
+              ELEMENT* __restrict__ y, const __grid_constant__ AttentionArgs a, int heads_together, int batches) {
   wait_for_previous();
   allow_next();
-  const int tiles = (a.q_length + kTileRows - 1) / kTileRows, together = tiles * heads_together, in_group = blockIdx.x % together;
-  const int heads = blockIdx.x / together * heads_together + in_group % heads_together;                     // of all batches
-  const int batch = heads / a.heads, head = heads % a.heads, tile = tiles - 1 - in_group / heads_together;  // the longest first
-  const int first_row = tile * kTileRows;
-  DenseBoxes p{
-      a,     k,       v,  q + batch * a.q.batch + head * a.q.head, y + batch * a.y.batch + head * a.y.head, first_row, 0, 0, head / a.group,
-      batch, a.scale, 1.f};
-  p.end = p.row_end(min(kTileRows, a.q_length - first_row) - 1);
-  wgmma_flash(p);
+  DenseBoxes p{a, k, v, q, y, 0, 0, 0, 0, 0, a.scale, 1.f};
+  DenseWorks works{a, q, y, heads_together, batches, 0};
+  wgmma_flash(p, works);
 }

@@ -35,18 +35,38 @@ struct PagedBoxes : PagedProblem {
 };
 static_assert(TILE_K % BOX_ROWS == 0 && BLOCK_SIZE % BOX_ROWS == 0 && BOX_ROWS % 8 == 0 && TILE_K / BOX_ROWS <= 32);
 
+// Blocks take tiles of kv heads in turn, forth and back: heads of a group one after another, their longest tiles first.
+struct PagedWorks {
+  const ACTIVATION* q;
+  const int32_t *tables, *lengths, *starts;
+  ACTIVATION* y;
+  int rows, sequences, blocks_per_seq, num_blocks;
+  Score score;
+  int window;
+  float v_scale;
+  int heads_together, tiles, round;
+
+  DEVICE bool next(PagedBoxes& p) {
+    const int64_t number = int64_t(round) * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    ++round;
+    if (number >= int64_t(tiles) * KV_HEADS) return false;
+    const int together = tiles * heads_together, group = int(number / together), in_group = int(number % together);
+    return find_problem(p, q, nullptr, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale,
+                        in_group / heads_together, group * heads_together + in_group % heads_together);
+  }
+};
+
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     paged_attention(const __grid_constant__ TensorMap map, const ACTIVATION* __restrict__ q, const int32_t* __restrict__ tables,
                     const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y, int rows,
                     int sequences, int blocks_per_seq, int num_blocks, Score score, int window, float v_scale, int heads_together) {
-  __shared__ int found[2];
   wait_for_previous();
   allow_next();
-  const int tiles = gridDim.x / KV_HEADS, together = tiles * heads_together, in_group = blockIdx.x % together;
-  const int tile = in_group / heads_together, kv_head = blockIdx.x / together * heads_together + in_group % heads_together;
-  clear_unowned_rows<kThreads>(starts, sequences, rows, y, tile, tiles, kv_head);
+  clear_unowned_rows<kThreads>(starts, sequences, rows, y);
+  int tiles;
+  warp_find_tile(starts, sequences, rows, 0x7fffffff, tiles);
+  PagedWorks works{q,     tables, lengths, starts,         y,     rows, sequences, blocks_per_seq, num_blocks,
+                   score, window, v_scale, heads_together, tiles, 0};
   PagedBoxes p(map);
-  if (find_problem(p, q, nullptr, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale, tile,
-                   kv_head, found))
-    wgmma_flash(p);
+  wgmma_flash(p, works);
 }

@@ -1,6 +1,6 @@
-// Attention with warpgroup products (sm_90a), after FlashAttention-3 (arXiv:2407.08608). A block takes WARPGROUPS * 64 query rows, a
-// warpgroup 64 of them, which stay in shared memory; one more warp has the copy engine bring tiles of TILE_K keys and of their values,
-// kStages deep each, from the last tile to the first. Weights go from the scores' registers into the second product as they are.
+// Attention with warpgroup products (sm_90a), after FlashAttention-3 (arXiv:2407.08608). A block works on WARPGROUPS * 64 query rows at a
+// time, a warpgroup on 64 of them, which stay in shared memory; one more warp has the copy engine bring tiles of TILE_K keys and of their
+// values, kStages deep each, from the last tile to the first. Weights go from the scores' registers into the second product as they are.
 //   ELEMENT     f16 or bf16: what is multiplied; ACTIVATION, either of the two: of queries and output
 //   SOURCE      of keys and values: ELEMENT, or f8e4m3 with ELEMENT f16: then the three warps beside the copying one widen tiles
 //   HEAD_DIM    a multiple of 8 up to 128, with f8e4m3 64 or 128; WARPGROUPS 2 or 3; TILE_K a multiple of 16
@@ -19,8 +19,8 @@ constexpr int kDim = (HEAD_DIM + 63) / 64 * 64, kPlanes = kDim / 64, kChunks = k
 constexpr int kPlaneBytes = TILE_K * 128, kTileBytes = kPlanes * kPlaneBytes, kQueryPlaneBytes = kTileRows * 128;
 // Tiles of f8e4m3, as they are in memory: keys of the first tile, its values, keys of the second, ..., number j in slot j % kNarrowSlots.
 constexpr bool kWiden = sizeof(SOURCE) == 1;
-constexpr int kNarrowSlots = kWiden ? 4 : 0, kNarrowBytes = TILE_K * HEAD_DIM, kWideners = 96,
-              kNumBarriers = 4 * kStages + 2 * kNarrowSlots;
+[[maybe_unused]] constexpr int kNarrowSlots = kWiden ? 4 : 0, kNarrowBytes = TILE_K * HEAD_DIM, kWideners = 96,
+                               kNumBarriers = 4 * kStages + 2 * kNarrowSlots;
 static_assert(TILE_K % 16 == 0 && kDim <= 128 && (!kWiden || (HEAD_DIM % 64 == 0 && WARPGROUPS == 2)));
 
 // Of a tile of values across k: columns of 64 are kPlaneBytes apart, groups of 8 keys 1024.
@@ -28,8 +28,8 @@ DEVICE uint64_t value_descriptor(uint32_t address) {
   return uint64_t((address & 0x3ffff) >> 4) | uint64_t(kPlaneBytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 
-// Each of 8 bytes. `there`: keys or values have arrived; `free`: every warp is done with them. Tile i, counted in the order of work, uses
-// stage i % kStages and is phase i / kStages of its barriers.
+// Each of 8 bytes. `there`: keys or values have arrived; `free`: every warp is done with them. Tile i, counted in the order of work over
+// all that the block does, uses stage i % kStages and is phase i / kStages of its barriers.
 struct FlashBarriers {
   uint32_t at;
   DEVICE uint32_t keys_there(int stage) const { return at + stage * 8; }
@@ -50,17 +50,28 @@ DEVICE void warpgroup_barrier(int warpgroup) { asm volatile("bar.sync %0, 128;" 
 DEVICE void wait_for_turn(int warpgroup) { asm volatile("bar.sync %0, 256;" ::"r"(1 + warpgroup) : "memory"); }
 DEVICE void pass_turn(int warpgroup) { asm volatile("bar.arrive %0, 256;" ::"r"(1 + (warpgroup + 1) % WARPGROUPS) : "memory"); }
 
+// The tiles of keys that a problem needs, in the order of work.
+struct Tiles {
+  int first, count;
+  template <class Problem>
+  DEVICE explicit Tiles(const Problem& p)
+      : first(p.begin / TILE_K), count(p.end > p.begin ? (p.end + TILE_K - 1) / TILE_K - p.begin / TILE_K : 0) {}
+  DEVICE int at(int n) const { return first + count - 1 - n; }
+};
+
 // --- the producer: one warp ---
 
+// `done`: tiles of what the block did before.
 template <class Problem>
-DEVICE void produce(const Problem& p, const FlashBarriers& barriers, uint32_t keys, uint32_t values, int first_tile, int tiles) {
-  if (tiles == 0) return;
+DEVICE void produce(const Problem& p, const FlashBarriers& barriers, uint32_t keys, uint32_t values, int done) {
+  const Tiles t(p);
+  if (t.count == 0) return;
   const int lane = threadIdx.x % 32;
-  auto next = p.locate(first_tile + tiles - 1);
-  for (int i = 0; i < tiles; ++i) {
-    const int stage = i % kStages, last_phase = (i / kStages - 1) & 1;
+  auto next = p.locate(t.at(0));
+  for (int n = 0; n < t.count; ++n) {
+    const int i = done + n, stage = i % kStages, last_phase = (i / kStages - 1) & 1;
     const auto place = next;
-    if (i + 1 < tiles) next = p.locate(first_tile + tiles - 2 - i);
+    if (n + 1 < t.count) next = p.locate(t.at(n + 1));
     if (i >= kStages) barrier_wait(barriers.keys_free(stage), last_phase);
     if (lane == 0) barrier_arrive_expecting(barriers.keys_there(stage), kTileBytes);
     __syncwarp();
@@ -74,16 +85,17 @@ DEVICE void produce(const Problem& p, const FlashBarriers& barriers, uint32_t ke
 
 // The same for tiles that are to be widened.
 template <class Problem>
-DEVICE void produce_narrow(const Problem& p, const FlashBarriers& barriers, uint32_t narrow, int first_tile, int tiles) {
-  if (tiles == 0) return;
+DEVICE void produce_narrow(const Problem& p, const FlashBarriers& barriers, uint32_t narrow, int done) {
+  const Tiles t(p);
+  if (t.count == 0) return;
   const int lane = threadIdx.x % 32;
-  auto next = p.locate(first_tile + tiles - 1);
-  for (int i = 0; i < tiles; ++i) {
+  auto next = p.locate(t.at(0));
+  for (int n = 0; n < t.count; ++n) {
     const auto place = next;
-    if (i + 1 < tiles) next = p.locate(first_tile + tiles - 2 - i);
+    if (n + 1 < t.count) next = p.locate(t.at(n + 1));
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const int j = 2 * i + which, slot = j % kNarrowSlots;
+      const int j = 2 * (done + n) + which, slot = j % kNarrowSlots;
       if (j >= kNarrowSlots) barrier_wait(barriers.narrow_free(slot), (j / kNarrowSlots - 1) & 1);
       if (lane == 0) barrier_arrive_expecting(barriers.narrow_there(slot), kNarrowBytes);
       __syncwarp();
@@ -95,11 +107,11 @@ DEVICE void produce_narrow(const Problem& p, const FlashBarriers& barriers, uint
 
 // By kWideners threads: from narrow tiles to what the products take. Rows behind the last key become zeros.
 template <class Problem>
-DEVICE void widen(const Problem& p, const FlashBarriers& barriers, uint32_t narrow, uint32_t keys, uint32_t values, int first_tile,
-                  int tiles) {
+DEVICE void widen(const Problem& p, const FlashBarriers& barriers, uint32_t narrow, uint32_t keys, uint32_t values, int done) {
+  const Tiles t(p);
   const int thread = threadIdx.x - kConsumers - 32;
-  for (int j = 0; j < 2 * tiles; ++j) {
-    const int i = j / 2, stage = i % kStages, slot = j % kNarrowSlots, valid = p.end - (first_tile + tiles - 1 - i) * TILE_K;
+  for (int j = 2 * done; j < 2 * (done + t.count); ++j) {
+    const int i = j / 2, stage = i % kStages, slot = j % kNarrowSlots, valid = p.end - t.at(i - done) * TILE_K;
     const bool is_keys = j % 2 == 0;
     barrier_wait(barriers.narrow_there(slot), j / kNarrowSlots & 1);
     if (i >= kStages) barrier_wait(is_keys ? barriers.keys_free(stage) : barriers.values_free(stage), (i / kStages - 1) & 1);
@@ -181,8 +193,9 @@ DEVICE void start_values(float (&out)[kDim / 2], const uint32_t (&weights)[TILE_
 }
 
 template <class Problem>
-DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t all_queries, uint32_t keys, uint32_t values, int first_tile,
-                    int tiles) {
+DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t all_queries, uint32_t keys, uint32_t values, int done) {
+  const Tiles t(p);
+  const int tiles = t.count;
   const int warpgroup = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int first_row = warpgroup * 64, own_row = first_row + warp * 16 + lane / 4;  // and that plus 8
   const uint32_t queries = all_queries + warpgroup * 64 * 128;
@@ -207,16 +220,17 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
   fence_shared_for_products();
   warpgroup_barrier(warpgroup);
 
-  const auto scores_of = [&](int i) { return operand_descriptor(keys) + i % kStages * (kTileBytes / 16); };
-  const auto values_of = [&](int i) { return value_descriptor(values) + i % kStages * (kTileBytes / 16); };
-  const auto wait_keys = [&](int i) { barrier_wait(barriers.keys_there(i % kStages), i / kStages & 1); };
-  const auto wait_values = [&](int i) { barrier_wait(barriers.values_there(i % kStages), i / kStages & 1); };
+  const auto stage_of = [&](int i) { return (done + i) % kStages; };
+  const auto scores_of = [&](int i) { return operand_descriptor(keys) + stage_of(i) * (kTileBytes / 16); };
+  const auto values_of = [&](int i) { return value_descriptor(values) + stage_of(i) * (kTileBytes / 16); };
+  const auto wait_keys = [&](int i) { barrier_wait(barriers.keys_there(stage_of(i)), (done + i) / kStages & 1); };
+  const auto wait_values = [&](int i) { barrier_wait(barriers.values_there(stage_of(i)), (done + i) / kStages & 1); };
   const auto free_one = [&](uint32_t barrier) {
     __syncwarp();
     if (lane == 0) barrier_arrive(barrier);
   };
   const auto finish_scores = [&](int i) {
-    const int first_key = (first_tile + tiles - 1 - i) * TILE_K;
+    const int first_key = t.at(i) * TILE_K;
     if (!NATURAL && first_key >= seen_begin && first_key + TILE_K <= seen_end) return;
 #pragma unroll
     for (int e = 0; e < TILE_K / 2; ++e) {
@@ -230,9 +244,9 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
     const int stale = p.stale_end() - p.end;
     if (kWiden || stale <= 0) return;
     wait_values(0);
-    const int from = p.end - (first_tile + tiles - 1) * TILE_K;
+    const int from = p.end - t.at(0) * TILE_K;
     for (int e = threadIdx.x % 128; e < stale * kPlanes * 8; e += 128) {
-      const uint32_t to = values + e / (stale * 8) * kPlaneBytes + from * 128 + e % (stale * 8) * 16;
+      const uint32_t to = values + stage_of(0) * kTileBytes + e / (stale * 8) * kPlaneBytes + from * 128 + e % (stale * 8) * 16;
       asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
     }
     fence_shared_for_products();
@@ -248,7 +262,7 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
       if (warpgroup == WARPGROUPS - 1 && tiles > 1) pass_turn(warpgroup);
       products_wait<0>();
       keep_all(score);
-      free_one(barriers.keys_free(0));
+      free_one(barriers.keys_free(stage_of(0)));
       finish_scores(0);
       softmax.step(score, keep);
       pack_weights(score, weights);
@@ -265,12 +279,12 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
         if (warpgroup != WARPGROUPS - 1 || i + 1 < tiles) pass_turn(warpgroup);
         products_wait<1>();
         keep_all(score);
-        free_one(barriers.keys_free(i % kStages));
+        free_one(barriers.keys_free(stage_of(i)));
         finish_scores(i);
         softmax.step(score, keep);
         products_wait<0>();
         keep_all(out);
-        free_one(barriers.values_free((i - 1) % kStages));
+        free_one(barriers.values_free(stage_of(i - 1)));
         scale_sums(out, keep);
         pack_weights(score, weights);
       }
@@ -280,6 +294,7 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
       start_values(out, weights, values_of(tiles - 1));
       products_wait<0>();
       keep_all(out);
+      free_one(barriers.values_free(stage_of(tiles - 1)));
     }
   } else {
     for (int i = 0; i < tiles; ++i) {
@@ -289,7 +304,7 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
       start_scores(score, query_descriptor, scores_of(i));
       products_wait<0>();
       keep_all(score);
-      free_one(barriers.keys_free(i % kStages));
+      free_one(barriers.keys_free(stage_of(i)));
       finish_scores(i);
       softmax.step(score, keep);
       scale_sums(out, keep);
@@ -301,7 +316,7 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
       start_values(out, weights, values_of(i));
       products_wait<0>();
       keep_all(out);
-      free_one(barriers.values_free(i % kStages));
+      free_one(barriers.values_free(stage_of(i)));
     }
   }
 
@@ -331,9 +346,11 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
                  : "memory");
     if (chunk * 8 < HEAD_DIM && p.query(first_row + row) != nullptr) *reinterpret_cast<uint4*>(p.output(first_row + row) + chunk * 8) = x;
   }
+  warpgroup_barrier(warpgroup);
 }
 
-// What a block works on, all of its threads alike. Rows are the block's own, [0, kTileRows); keys are numbered within the sequence.
+// What a block does: works.next(p) makes p the next problem, alike in every warp, or says that there is none. Rows are the problem's own,
+// [0, kTileRows); keys are numbered within the sequence.
 //   int begin, end                          keys that any row sees
 //   const ACTIVATION* query(row)            null: no such row; any_query(): some address
 //   ACTIVATION* output(row)                 of a row that is there
@@ -343,14 +360,13 @@ DEVICE void consume(const Problem& p, const FlashBarriers& barriers, uint32_t al
 //   copy_keys(place, to, barrier)           starts the copies of TILE_K keys, kTileBytes in all (kNarrowBytes of f8e4m3); copy_values(...)
 //   float finish(x, row_index, key)         a natural score: from q k to what exp takes
 //   float scale, v_scale
-template <class Problem>
-DEVICE void wgmma_flash(const Problem& p) {
+template <class Problem, class Works>
+DEVICE void wgmma_flash(Problem& p, Works& works) {
   extern __shared__ uint4 flash_shared[];
   __shared__ uint64_t barrier_memory[kNumBarriers];
   const FlashBarriers barriers{shared_address(barrier_memory)};
   const uint32_t queries = (shared_address(flash_shared) + 1023) & ~1023u, keys = queries + kPlanes * kQueryPlaneBytes;
   const uint32_t values = keys + kStages * kTileBytes, narrow = values + kStages * kTileBytes;
-  const int first_tile = p.begin / TILE_K, tiles = p.end > p.begin ? (p.end + TILE_K - 1) / TILE_K - first_tile : 0;
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2 * kStages; ++i) {
       barrier_init(barriers.at + i * 8, kWiden ? kWideners : 1);
@@ -366,14 +382,17 @@ DEVICE void wgmma_flash(const Problem& p) {
   // Registers a thread: 240 * 256 + 24 * 128, 232 * 256 + 40 * 128 and 160 * 384 + 32 * 128 are what a multiprocessor has, 64 K.
   if (__shfl_sync(~0u, int(threadIdx.x) / 128, 0) == WARPGROUPS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kWiden ? 40 : WARPGROUPS == 2 ? 24 : 32));
-    if constexpr (kWiden) {
-      if (threadIdx.x < kConsumers + 32) produce_narrow(p, barriers, narrow, first_tile, tiles);
-      else widen(p, barriers, narrow, keys, values, first_tile, tiles);
-    } else {
-      if (threadIdx.x < kConsumers + 32) produce(p, barriers, keys, values, first_tile, tiles);
-    }
+    const bool copies = __shfl_sync(~0u, int(threadIdx.x), 0) == kConsumers;
+    if (copies || kWiden)
+      for (int done = 0; works.next(p); done += Tiles(p).count)
+        if constexpr (kWiden) {
+          if (copies) produce_narrow(p, barriers, narrow, done);
+          else widen(p, barriers, narrow, keys, values, done);
+        } else {
+          produce(p, barriers, keys, values, done);
+        }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kWiden ? 232 : WARPGROUPS == 2 ? 240 : 160));
-    consume(p, barriers, queries, keys, values, first_tile, tiles);
+    for (int done = 0; works.next(p); done += Tiles(p).count) consume(p, barriers, queries, keys, values, done);
   }
 }

@@ -8,9 +8,9 @@ namespace {
 
 class AttentionWgmma final : public Kernel {
  public:
-  AttentionWgmma(Function function, const AttentionShape& shape, const WgmmaTile& tile, int together)
+  AttentionWgmma(Function function, const Target& target, const AttentionShape& shape, const WgmmaTile& tile, int together)
       : function_(std::move(function)), shape_(shape), keys_(tile.keys), together_(together) {
-    launch_ = {.grid = {static_cast<unsigned>(ceil_div(shape.q_length, tile.rows()) * shape.heads * shape.batch)},
+    launch_ = {.grid = {tile.grid(target, ceil_div(shape.q_length, tile.rows()) * shape.heads * shape.batch)},
                .block = {tile.threads()},
                .shared_bytes = tile.shared_bytes(shape.head_dim, shape.dtype),
                .overlap = true};
@@ -18,7 +18,7 @@ class AttentionWgmma final : public Kernel {
   }
   void run(const RunArgs& args) const override {
     function_.launch(args.stream, launch_, map_of(args.inputs[1], shape_.args.k), map_of(args.inputs[2], shape_.args.v),
-                     args.inputs[0].raw(), args.outputs[0].raw(), shape_.args, together_);
+                     args.inputs[0].raw(), args.outputs[0].raw(), shape_.args, together_, static_cast<int>(shape_.batch));
   }
 
  private:
@@ -60,7 +60,7 @@ class AttentionWgmmaDef final : public CudaKernelDef {
     for (std::string& define : tile.defines()) defines.push_back(std::move(define));
     const Source source{std::string(name()), tile.code(s.dtype, s.head_dim) + device_file("attention_wgmma.cu"), std::move(defines)};
     const int64_t head_bytes = s.k_length * s.head_dim * 4 / s.args.group;
-    return std::make_unique<AttentionWgmma>(node.cuda->function(source, "attention"), s, tile,
+    return std::make_unique<AttentionWgmma>(node.cuda->function(source, "attention"), node.cuda->target(), s, tile,
                                             heads_together(node.cuda->target(), s.heads, head_bytes));
   }
 

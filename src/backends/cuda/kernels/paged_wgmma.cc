@@ -39,8 +39,8 @@ class PagedWgmmaDef final : public CudaKernelDef {
     const PagedShape s = PagedShape::of(node);
     if (const Support support = wgmma_supports(node.cuda->target(), s.activation, s.cache, s.head_dim); !support) return support;
     if (s.block_size % 8 != 0) return Support::no(fmt::format("blocks of {} tokens, no multiple of 8", s.block_size));
-    if (s.rows <= s.sequences || s.rows * s.group() < s.sequences * kFewestRows)
-      return Support::no("few new tokens a sequence: tiles would be empty");
+    if (s.rows <= s.sequences || s.rows * s.group() < std::min(s.sequences * kFewestRows, kManyRows))
+      return Support::no("few new tokens: tiles would be empty");
     if (grid_of(s, kFewestRows) > INT32_MAX || s.rows * s.group() > INT32_MAX || s.blocks_per_seq > INT32_MAX ||
         s.cache_rows() > INT32_MAX / 2)
       return Support::no("more rows, heads or blocks than a launch numbers");
@@ -62,7 +62,7 @@ class PagedWgmmaDef final : public CudaKernelDef {
     for (std::string& define : tile.defines()) defines.push_back(std::move(define));
     const Source source{std::string(name()), tile.code(element, s.head_dim) + device_file("paged_wgmma.cu"), std::move(defines)};
     const int64_t head_bytes = bytes_of(s.cache, 2 * s.rows * s.head_dim);  // of a prompt without a prefix
-    const Launch launch{.grid = {static_cast<unsigned>(grid_of(s, tile.rows()))},
+    const Launch launch{.grid = {tile.grid(node.cuda->target(), grid_of(s, tile.rows()))},
                         .block = {tile.threads()},
                         .shared_bytes = tile.shared_bytes(s.head_dim, s.cache),
                         .overlap = true};
@@ -71,9 +71,11 @@ class PagedWgmmaDef final : public CudaKernelDef {
   }
 
  private:
-  static constexpr int64_t kFewestRows = 32;
+  static constexpr int64_t kFewestRows = 32, kManyRows = 512;
+  // Tiles of rows, times heads. Sequences may each add a tile that is not full; most rows of a batch's sequences are not in use, so that
+  // few are counted, and blocks take a second tile where there are more.
   static int64_t grid_of(const PagedShape& s, int64_t tile_rows) {
-    return (ceil_div(s.rows * s.group(), tile_rows) + s.sequences) * s.kv_heads;
+    return (ceil_div(s.rows * s.group(), tile_rows) + std::min<int64_t>(s.sequences - 1, 8)) * s.kv_heads;
   }
 };
 

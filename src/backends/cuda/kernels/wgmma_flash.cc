@@ -33,9 +33,13 @@ std::string product(const char* name, const std::string& element, int64_t n, boo
 
 WgmmaTile WgmmaTile::parse(const std::string& tactic) {
   WgmmaTile t{};
-  const std::string simple = "simple ";
-  t.pipelined = !tactic.starts_with(simple);
-  const std::string tile = t.pipelined ? tactic : tactic.substr(simple.size());
+  std::string tile = tactic;
+  const auto take = [&](std::string_view word) {
+    if (!tile.starts_with(word)) return false;
+    tile.erase(0, word.size());
+    return true;
+  };
+  t.pipelined = !take("simple "), t.persistent = take("persistent ");
   const size_t at = tile.find('x');
   if (at != 1) fail(ErrorCode::InvalidArgument, "attention: \"{}\" is no tactic, expected one as \"2x128\"", tactic);
   t.warpgroups = std::stoi(tile.substr(0, at)), t.keys = std::stoi(tile.substr(at + 1));
@@ -58,9 +62,9 @@ std::string WgmmaTile::code(DType element, int64_t head_dim) const {
 }
 
 std::vector<std::string> wgmma_tactics(int64_t head_dim, DType source) {
-  if (source == DType::F8E4M3FN) return {"2x128", "simple 2x128"};
-  if (head_dim <= 64) return {"3x128", "2x128", "simple 2x128"};
-  return {"2x128", "2x176", "simple 2x128"};
+  if (source == DType::F8E4M3FN) return {"2x128", "simple 2x128", "persistent 2x128"};
+  if (head_dim <= 64) return {"3x128", "2x128", "simple 2x128", "persistent 3x128"};
+  return {"2x128", "2x176", "simple 2x128", "persistent 2x128", "persistent 2x176"};
 }
 
 Support wgmma_supports(const Target& target, DType activation, DType source, int64_t head_dim) {

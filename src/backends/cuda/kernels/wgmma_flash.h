@@ -7,15 +7,19 @@
 
 namespace tokamak::cuda {
 
-// warpgroups of 64 query rows x keys a tile; "simple 2x128" is not pipelined.
+// warpgroups of 64 query rows x keys a tile: "2x128". "simple 2x128" is not pipelined; "persistent 2x128" launches a block a
+// multiprocessor, and tiles of queries go to them in a fixed order.
 struct WgmmaTile {
   int warpgroups, keys;
-  bool pipelined = true;
+  bool pipelined = true, persistent = false;
 
   static WgmmaTile parse(const std::string& tactic);
-  std::string text() const { return fmt::format("{}{}x{}", pipelined ? "" : "simple ", warpgroups, keys); }
   int rows() const { return warpgroups * 64; }
   unsigned threads() const { return static_cast<unsigned>(warpgroups * 128 + 128); }
+  // Blocks for so many tiles.
+  unsigned grid(const Target& target, int64_t tiles) const {
+    return static_cast<unsigned>(persistent ? std::min<int64_t>(tiles, target.num_sms) : tiles);
+  }
   int shared_bytes(int64_t head_dim, DType source) const;
   std::vector<std::string> defines() const;  // WARPGROUPS, TILE_K, PIPELINED
   // product_scores and product_values of wgmma_flash.cuh: comes before it.
