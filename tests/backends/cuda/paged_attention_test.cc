@@ -6,7 +6,7 @@ namespace tokamak::testing {
 using namespace cuda;
 
 std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& inputs, const ir::Attrs& attrs,
-                              const std::vector<std::string>& archs) {
+                              const std::vector<std::string>& archs, const std::string& kernel_name) {
   ir::Graph graph;
   std::vector<ir::Value*> values;
   for (const Tensor& t : inputs) values.push_back(t.defined() ? graph.add_constant(t) : nullptr);
@@ -34,6 +34,7 @@ std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& 
     int accepted = 0;
     std::string reasons;
     for (const KernelDef* def : kernels_for(op)) {
+      if (!kernel_name.empty() && def->name() != kernel_name) continue;
       if (const Support support = def->supports(view); !support) {
         reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
         continue;
@@ -123,7 +124,7 @@ void expect_cache(const Tensor& actual, const Tensor& expected, const std::strin
 
 }  // namespace
 
-void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs) {
+void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs, const std::string& kernel) {
   c.seed = std::random_device{}();
   SCOPED_TRACE(fmt::format("{} heads, {} kv heads of {}, blocks of {}, cache {}, activations {}, window {}, softcap {}, seed {}", c.heads,
                            c.kv_heads, c.dim, c.block_size, to_string(c.cache), to_string(activation), c.window, c.softcap, c.seed));
@@ -138,7 +139,7 @@ void check_step(PagedCase c, DType activation, const std::vector<std::string>& a
     inputs[0] = narrowed(inputs[0], activation);
     run_step("kv_cache_write", inputs, write_attrs, archs);
     run_step("paged_attention", batch.attention_inputs(Tensor::empty(activation, {batch.tokens, c.heads * c.dim}), cache), attention_attrs,
-             archs);
+             archs, kernel);
     return;
   }
   const Tensor before = batch.filled_cache(false);
@@ -156,7 +157,7 @@ void check_step(PagedCase c, DType activation, const std::vector<std::string>& a
 
   const Tensor query = narrowed(q, activation);
   const Tensor y = run_ref("paged_attention", batch.attention_inputs(widened(query), on_cpu[1]), attention_attrs)[0];
-  for (const StepRun& run : run_step("paged_attention", batch.attention_inputs(query, expected_cache), attention_attrs, archs)) {
+  for (const StepRun& run : run_step("paged_attention", batch.attention_inputs(query, expected_cache), attention_attrs, archs, kernel)) {
     expect_close(run.output, y, tolerance_of(activation), run.kernel);
     EXPECT_TRUE(same_bytes(run.cache, expected_cache)) << run.kernel << ": changed the cache";
   }
