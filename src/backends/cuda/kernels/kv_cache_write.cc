@@ -1,6 +1,6 @@
 // kv_cache_write: norm and rope of a step's q and k heads, k and v into the paged cache. Floor: one read of qkv and one write of as much.
 
-#include "backends/cuda/kernels/paged_attention.h"
+#include "backends/cuda/kernels/cached_attention.h"
 
 namespace tokamak::cuda {
 namespace {
@@ -37,34 +37,20 @@ class KvCacheWriteDef final : public CudaKernelDef {
     const PagedShape s = PagedShape::of(node);
     if (s.head_dim > kMostHeadDim) return Support::no(fmt::format("a head size of {}, above {}", s.head_dim, kMostHeadDim));
     if (s.rows * (s.heads + 2 * s.kv_heads) > INT32_MAX) return Support::no("more heads of tokens than a grid has blocks");
-    for (const auto& [a, b] : {std::pair{3, 4}, {5, 6}})
-      if (has(node, a) && has(node, b) && node.input_dtypes[a] != node.input_dtypes[b])
-        return Support::no(fmt::format("inputs {} and {} differ in dtype", a, b));
-    return Support::yes();
+    return RotateInputs(node, 3).supports();
   }
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
     const PagedShape s = PagedShape::of(node);
-    const int64_t half = has(node, 3) ? node.input_shapes[3][1] : 0;
     std::vector<std::string> defines = s.defines();
-    defines.push_back("ANGLE=" + (has(node, 3) ? device_type(node.input_dtypes[3]) : "float"));
-    const int norm = has(node, 5) ? 5 : 6;
-    defines.push_back("NORM=" + (has(node, norm) ? device_type(node.input_dtypes[norm]) : "float"));
+    for (std::string& define : RotateInputs(node, 3).defines()) defines.push_back(std::move(define));
     const int64_t vector = load_width(s.head_dim, std::max(bytes_of(s.activation, 1), bytes_of(s.cache, 1)));
-    for (const auto& [name, value] : {std::pair<const char*, int64_t>{"HALF", half},
-                                      {"INTERLEAVED", node.attrs().get_bool("interleaved", false)},
-                                      {"HAS_Q_NORM", has(node, 5)},
-                                      {"HAS_K_NORM", has(node, 6)},
-                                      {"VECTOR", vector},
-                                      {"WARPS", kWarps}})
-      defines.push_back(fmt::format("{}={}", name, value));
+    defines.push_back(fmt::format("VECTOR={}", vector));
+    defines.push_back(fmt::format("WARPS={}", kWarps));
     return std::make_unique<KvCacheWrite>(
         node.cuda->function(device_source(std::string(name()), "kv_cache_write.cu", std::move(defines)), "kv_cache_write"), s,
         static_cast<float>(node.attrs().get_float("epsilon", 1e-6)), static_cast<float>(1 / node.attrs().get_float("k_scale", 1)),
         static_cast<float>(1 / node.attrs().get_float("v_scale", 1)));
   }
-
- private:
-  static bool has(const NodeView& node, int i) { return i < node.num_inputs() && node.has_input(i); }
 };
 
 }  // namespace
