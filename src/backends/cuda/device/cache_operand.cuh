@@ -44,5 +44,6 @@ DEVICE void load_shared(Vec<uint32_t, 4>& x, uint32_t address, bool valid) {
       "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %5, 0;\n\tmov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\tmov.b32 %2, 0;\n\tmov.b32 %3, 0;\n\t"
       "@p ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];\n\t}"
       : "=&r"(x.at[0]), "=&r"(x.at[1]), "=&r"(x.at[2]), "=&r"(x.at[3])
-      : "r"(address), "r"(int(valid)));
+      : "r"(address), "r"(int(valid))
+      : "memory");
 }

@@ -8,14 +8,14 @@
 // key and value are put into the registers of the lanes that would have loaded them, from shared memory: they are never read back from the
 // cache.
 //
-// Before wait_for_previous() it reads what no kernel of its step writes: the step's integers, and the keys and values of earlier steps.
-// That those are complete: a graph's first kernel starts after everything before the graph, the copies of the integers among it; without a
-// graph those copies stand between the steps, and nothing passes a copy. Of the cache, a step's kernels write slots of its new tokens only,
-// each in the one node of its layer, and this kernel does not load the slot it writes.
+// With EARLY, before wait_for_previous() it reads what no kernel of its step writes: the step's integers, and the keys and values of
+// earlier steps. That those are complete: a graph's first kernel starts after everything before the graph, the copies of the integers among
+// it; without a graph those copies stand between the steps, and nothing passes a copy. Of the cache, a step's kernels write slots of its
+// new tokens only, each in the one node of its layer, and this kernel does not load the slot it writes.
 //
 // ACTIVATION (qkv and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3), ANGLE (cos, sin), NORM. HEADS, KV_HEADS,
-// HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM; VECTOR: elements of a head that a lane
-// takes at once; HEAD_TILES, UNROLL, WARPS, CLUSTER; BLOCKS on an SM.
+// HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM, HAS_SOFTCAP; VECTOR: elements of a head
+// that a lane takes at once; HEAD_TILES, UNROLL, WARPS, CLUSTER; BLOCKS on an SM.
 #include "cache_operand.cuh"
 #include "merge.cuh"
 #include "rotate.cuh"
@@ -49,12 +49,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   const int32_t* const table = tables + int64_t(row) * blocks_per_seq;
 
   // One trip to memory: with no window the first unit's place is known before the length is.
+  if (!EARLY) wait_for_previous();
   const auto unit = [&](int begin) { return begin / 16 * 16 + (warp * CLUSTER + rank) * kTile; };
-  const auto entry = [&](int token) { return table[min(token / BLOCK_SIZE, blocks_per_seq - 1)]; };
+  const auto entry = [&](int token) { return load_now(table + min(token / BLOCK_SIZE, blocks_per_seq - 1)); };
   int block[UNROLL], next[UNROLL];
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) block[u] = entry(unit(0) + u * 16), next[u] = entry(unit(0) + kStep + u * 16);
-  const int first_row = starts[row], end_row = starts[row + 1], length = lengths[row], slot = slots[row];
+  const int first_row = load_now(starts + row), end_row = load_now(starts + row + 1);
+  const int length = load_now(lengths + row), slot = load_now(slots + row);
   const bool is_used = first_row == row && end_row == row + 1;
   const int end = is_used ? int(min(int64_t(max(length, 0)), int64_t(blocks_per_seq) * BLOCK_SIZE)) : 0;
   const int begin = window > 0 ? max(end - window, 0) : 0;
@@ -104,10 +106,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   load_keys(block, base);
   load_values(block, base);
 
-  wait_for_previous();
+  if (EARLY) wait_for_previous();
   {
-    RowAngles angles;
-    angles.load(cos, sin, row, lane);
     HeadPart x[kHeads];
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
@@ -115,12 +115,17 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
       const int at = h < heads ? first_head + h : HEADS + (h - heads) * KV_HEADS + kv_head;
       if (h < heads + 2) x[i].load(qkv + (int64_t(row) * (HEADS + 2 * KV_HEADS) + at) * HEAD_DIM, lane);
     }
+    RowAngles angles;
+    NormPart norm_of_q, norm_of_k;
+    if (warp < heads + 1) angles.load(cos, sin, row, lane);
+    if (HAS_Q_NORM && warp < heads) norm_of_q.load(q_norm, lane);
+    if (HAS_K_NORM && warp < heads + 1) norm_of_k.load(k_norm, lane);
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
       const int h = warp + i * WARPS;
       if (h >= heads + 2) break;
-      if (HAS_Q_NORM && h < heads) x[i].normalize(q_norm, epsilon, lane);
-      if (HAS_K_NORM && h == heads) x[i].normalize(k_norm, epsilon, lane);
+      if (HAS_Q_NORM && h < heads) x[i].normalize(norm_of_q, epsilon);
+      if (HAS_K_NORM && h == heads) x[i].normalize(norm_of_k, epsilon);
       if (h <= heads) x[i].rotate(angles, merged + warp * kBlockHeads * kSumPitch, lane);
       if (h < heads) x[i].store(queries + h * kQueryPitch, 1, lane);
       else x[i].store(fresh[h - heads], h == heads ? k_inverse : v_inverse, lane);
@@ -143,6 +148,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     load_shared(x, lane_query + (n * 8 * kQueryPitch + 32 * j) * sizeof(ELEMENT), is_there);
   };
 
+  const auto exponent = [&](float x) {
+    if constexpr (HAS_SOFTCAP) return score(x);
+    else return x * (score.scale * 1.4426950408889634f);  // log2(e): as an exponent of 2
+  };
   // A lane's state is of heads 2 c and 2 c + 1 of each tile of heads; `total` of its own tokens.
   float sum[HEAD_TILES][kValueChunks][4][4] = {}, largest[HEAD_TILES][2], total[HEAD_TILES][2];
 #pragma unroll
@@ -203,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
           for (int half = 0; half < 2; ++half) {
             const int token = base + u * 16 + half * 8 + g;
             float& w = weight[n][u][half * 2 + i];
-            w = token >= begin && token < end && is_there[u] ? score(w) : nothing();
+            w = token >= begin && token < end && is_there[u] ? exponent(w) : nothing();
             highest = fmaxf(highest, w);
           }
 #pragma unroll

@@ -1,7 +1,7 @@
 // A head of q, k or v in a warp's registers: norm, rope, rounding. ACTIVATION, ANGLE (cos, sin), NORM: element types; HEAD_DIM, VECTOR
 // (divides it; even), HALF: rotated pairs, INTERLEAVED: pairs lie together.
 #pragma once
-#include "cache.cuh"
+#include "load_now.cuh"
 
 constexpr int kHeadVectors = HEAD_DIM / VECTOR, kHeadParts = (kHeadVectors + 31) / 32;
 constexpr bool kWholeAngles = INTERLEAVED ? HALF % (VECTOR / 2) == 0 : HALF % VECTOR == 0;  // a vector's are one load
@@ -20,8 +20,10 @@ struct RowAngles {
       if (kWholeAngles) {
         Vec<ANGLE, kLoad> c{}, s{};
         const int pair = INTERLEAVED ? d / 2 : d < HALF ? d : d - HALF;
-        if (d < 2 * HALF)
-          c = *reinterpret_cast<const Vec<ANGLE, kLoad>*>(cos + pair), s = *reinterpret_cast<const Vec<ANGLE, kLoad>*>(sin + pair);
+        if (d < 2 * HALF) {
+          c = load_now(reinterpret_cast<const Vec<ANGLE, kLoad>*>(cos + pair));
+          s = load_now(reinterpret_cast<const Vec<ANGLE, kLoad>*>(sin + pair));
+        }
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i)
           cosine[j][i] = to_float(c.at[INTERLEAVED ? i / 2 : i]), sine[j][i] = to_float(s.at[INTERLEAVED ? i / 2 : i]);
@@ -40,6 +42,20 @@ struct RowAngles {
   }
 };
 
+// The weights of a norm for a lane's elements.
+struct NormPart {
+  Vec<NORM, VECTOR> at[kHeadParts];
+
+  DEVICE void load(const NORM* norm, int lane) {
+#pragma unroll
+    for (int j = 0; j < kHeadParts; ++j) {
+      const int v = j * 32 + lane;
+      at[j] = {};
+      if (v < kHeadVectors) at[j] = load_now(reinterpret_cast<const Vec<NORM, VECTOR>*>(norm) + v);
+    }
+  }
+};
+
 struct HeadPart {
   float at[kHeadParts][VECTOR];
 
@@ -48,12 +64,12 @@ struct HeadPart {
     for (int j = 0; j < kHeadParts; ++j) {
       const int v = j * 32 + lane;
       Vec<ACTIVATION, VECTOR> raw{};
-      if (v < kHeadVectors) raw = reinterpret_cast<const Vec<ACTIVATION, VECTOR>*>(from)[v];
+      if (v < kHeadVectors) raw = load_now(reinterpret_cast<const Vec<ACTIVATION, VECTOR>*>(from) + v);
 #pragma unroll
       for (int i = 0; i < VECTOR; ++i) at[j][i] = to_float(raw.at[i]);
     }
   }
-  DEVICE void normalize(const NORM* norm, float epsilon, int lane) {
+  DEVICE void normalize(const NormPart& norm, float epsilon) {
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < kHeadParts; ++j)
@@ -61,13 +77,9 @@ struct HeadPart {
       for (int i = 0; i < VECTOR; ++i) squares += at[j][i] * at[j][i];
     const float inverse = rsqrtf(warp_reduce<Sum>(squares) / HEAD_DIM + epsilon);
 #pragma unroll
-    for (int j = 0; j < kHeadParts; ++j) {
-      const int v = j * 32 + lane;
-      Vec<NORM, VECTOR> raw{};
-      if (v < kHeadVectors) raw = reinterpret_cast<const Vec<NORM, VECTOR>*>(norm)[v];
+    for (int j = 0; j < kHeadParts; ++j)
 #pragma unroll
-      for (int i = 0; i < VECTOR; ++i) at[j][i] *= inverse * to_float(raw.at[i]);
-    }
+      for (int i = 0; i < VECTOR; ++i) at[j][i] *= inverse * to_float(norm.at[j].at[i]);
   }
   // `exchange`: HEAD_DIM floats of shared memory for the warp, 16-byte aligned.
   DEVICE void rotate(const RowAngles& angles, float* exchange, int lane) {

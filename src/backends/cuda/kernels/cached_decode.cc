@@ -31,6 +31,13 @@ struct DecodeTile {
   int64_t shared_bytes(const PagedShape& s) const { return (warps + 1) * heads * (s.head_dim + 4) * 4 + warps * heads * 8; }
 };
 
+// Whether no kernel of the graph writes the step's integers, nor another one the cache.
+bool reads_early(const ir::Node& node) {
+  for (int i = 1; i <= 5; ++i)
+    if (node.input(i)->producer() != nullptr) return false;
+  return node.input(1)->uses().size() == 1;
+}
+
 class CachedDecode final : public Kernel {
  public:
   CachedDecode(const PagedShape& shape, Function function, const Launch& launch, float epsilon, float k_inverse, float v_inverse)
@@ -78,6 +85,8 @@ class CachedDecodeDef final : public CudaKernelDef {
     int64_t vector = 8;  // all lanes take part in rotating a head
     while (vector > 2 && (s.head_dim % vector != 0 || s.head_dim / vector < 32)) vector /= 2;
     for (const auto& [name, value] : {std::pair{"VECTOR", vector},
+                                      {"HAS_SOFTCAP", int64_t{s.score.softcap > 0}},
+                                      {"EARLY", int64_t{reads_early(*node.node)}},
                                       {"HEAD_TILES", t.head_tiles},
                                       {"UNROLL", t.unroll},
                                       {"WARPS", t.warps},
