@@ -153,7 +153,7 @@ void check_cached_step(PagedCase c, DType activation, const std::vector<std::str
   inputs[1] = reordered_cache(before, true);
   const Tensor expected_cache = reordered_cache(on_cpu[1], true);
   for (const StepRun& run : run_step("cached_attention", inputs, attrs, archs)) {
-    expect_close(run.output, y, tolerance_of(activation), run.kernel);
+    expect_close(run.output, y, 2 * tolerance_of(activation), run.kernel);  // q is rounded too
     expect_cache(run.cache, expected_cache, run.kernel);
   }
 }
