@@ -145,6 +145,10 @@ struct LlmOptions {
   bool prefix_cache = true;
   // Off: a prompt is computed in one step, alone or beside others while they fit max_num_batched_tokens; a longer one makes a longer step.
   bool chunked_prefill = true;
+  // A step is queued before the tokens of the one before are known, so that a GPU need not wait for the host; what ends an answer then
+  // shows one step late, which computes a token for nothing. Where the model can (on a GPU), and while no answer needs the host between two
+  // steps: speculation, masks, penalties, biases, log-probabilities and withheld ends do.
+  bool run_ahead = true;
   int max_waiting = 0;  // requests that may wait; more are refused with ResourceExhausted. 0: no limit
   int priority_aging_ms = 10'000;
   uint64_t seed = 0;    // of requests without one

@@ -157,14 +157,21 @@ const Scheduler::Step& Scheduler::schedule(int lookahead) {
   if (step_.preempted.size() == num_preempted) admit(budget);  // else blocks are short
   step_.num_tokens = 0;
   for (const Sequence* s : step_.sequences) step_.num_tokens += s->num_scheduled;
-  CHECK(!step_.sequences.empty() || (running_.empty() && waiting_.empty()));
+  CHECK(!step_.sequences.empty() || (running_.empty() && waiting_.empty()) ||
+        std::ranges::any_of(running_, [](const Sequence* s) { return s->remaining() == 0; }));
   return step_;
 }
 
-void Scheduler::commit(Sequence& s, int num_new) {
+void Scheduler::advance(Sequence& s, int num_new) {
   s.num_computed += num_new;
   DCHECK(s.num_computed <= s.size());
-  blocks_.register_full(s.table, s.tokens, s.num_computed);
+}
+
+void Scheduler::settle(Sequence& s, int num_computed) { blocks_.register_full(s.table, s.tokens, num_computed); }
+
+void Scheduler::commit(Sequence& s, int num_new) {
+  advance(s, num_new);
+  settle(s, s.num_computed);
   blocks_.trim(s.table, s.size());
 }
 

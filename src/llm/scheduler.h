@@ -19,6 +19,7 @@
 namespace tokamak::llm {
 
 // One growing list of tokens. The scheduler owns its fields but `tokens`, `order`, `serial` and `max_lookahead`, which the caller sets.
+// A sequence without remaining tokens waits for one and is not scheduled.
 struct Sequence {
   std::vector<int32_t> tokens;  // prompt and answer; those past num_computed are not in the cache yet
   int64_t order = 0;            // smaller comes first
@@ -63,11 +64,16 @@ class Scheduler {
     std::vector<Sequence*> preempted;
     int num_tokens = 0;  // without lookahead
   };
-  // The next step; empty only when there is no sequence. `lookahead`: tokens wanted beside one for every generating sequence, given where
-  // budget and free blocks allow, never by preemption. Valid until the next call.
+  // The next step; empty only when no sequence has remaining tokens. `lookahead`: tokens wanted beside one for every generating sequence,
+  // given where budget and free blocks allow, never by preemption. Valid until the next call.
   const Step& schedule(int lookahead = 0);
+  const Step& last_step() const { return step_; }
   // The step was computed: `num_new` more tokens of the sequence are in the cache (accepted lookahead included, and already in `tokens`).
   void commit(Sequence& sequence, int num_new);
+  // The two halves of commit(), for a step that is still being computed when the next one is scheduled: the step will compute `num_new`
+  // tokens; and it has, so that the first `num_computed` are in the cache, and known. settle() needs the blocks that the step wrote to.
+  void advance(Sequence& sequence, int num_new);
+  void settle(Sequence& sequence, int num_computed);
 
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }

@@ -32,6 +32,7 @@ struct ContextOptions {
   int device = 0;                    // which GPU, as CUDA counts
   Place output_place = Place::Host;  // where outputs are left; on the host they are copied back within run()
   bool cuda_graphs = true;           // a plan whose steps all run on the GPU is replayed as one CUDA graph from its second run on
+  bool capture_first_run = false;    // that graph is made while the GPU is still busy with the first run, not in the second
 };
 
 // One step of a plan, in the order they run.

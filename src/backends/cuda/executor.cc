@@ -273,7 +273,11 @@ void Executor::run_async(std::span<const Tensor> inputs, Profiler* profiler) {
   }
   upload_inputs(*planned.plan, inputs);
   if (profiler) run_profiled(planned, profiler);
-  else if (!replay(planned, inputs)) run_steps(planned);
+  else if (!replay(planned, inputs)) {
+    run_steps(planned);
+    if (options_.capture_first_run && options_.cuda_graphs && planned.plan->is_device_only() && planned.graph_problem.empty())
+      capture(planned);
+  }
   if (copies_pending_) copied_.record(stream_.get());
   ran_ = &planned;
 }
