@@ -137,6 +137,13 @@ struct SpeculativeOptions {
   int ngram_min = 2, ngram_max = 4;     // NGram: the last ngram_max (then fewer) tokens are looked up in the sequence itself
 };
 
+// One step, when its tokens are known.
+struct StepReport {
+  int num_seqs = 0, num_tokens = 0, num_rows = 0;  // sequences, their new tokens, and those of them that got logits
+  double step_ms = 0;                              // on the device, or on the host where the model does not measure it there
+  double gap_ms = 0;                               // between the step before and this one on the device; 0 on the host
+};
+
 struct LlmOptions {
   int max_num_seqs = 64;             // sequences in one step
   int max_num_batched_tokens = 512;  // new tokens in one step, >= max_num_seqs
@@ -154,6 +161,7 @@ struct LlmOptions {
   uint64_t seed = 0;    // of requests without one
   int num_threads = 0;  // 0: the engine's own width
   SpeculativeOptions speculative;
+  std::function<void(const StepReport&)> on_step;  // called from the engine's thread; it should be quick, and must not throw
 };
 
 // Totals since the start, and gauges of the moment. Times are of the engine's thread.

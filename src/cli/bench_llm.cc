@@ -10,6 +10,7 @@
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "cli/bandwidth.h"
+#include "cli/bench_saturated.h"
 #include "cli/console.h"
 #include "cli/profile_llm.h"
 #include "cli/session.h"
@@ -143,11 +144,12 @@ LlmRun median_of(const std::vector<LlmRun>& runs) {
 }  // namespace
 
 int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
+  if (options.requests > 0) return run_saturated_bench(model, options);
   const int threads = options.threads > 0 ? options.threads : available_threads();
   const int largest = *std::max_element(options.batches.begin(), options.batches.end());
   llm::StepModelOptions step;
   step.max_num_seqs = largest;
-  step.max_num_batched_tokens = std::max(options.max_num_batched_tokens, largest);
+  step.max_num_batched_tokens = std::max(options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : 512, largest);
   step.max_context_length = options.prompt_tokens + options.new_tokens;
   step.num_threads = threads;
   llm::LlmOptions llm;
@@ -155,6 +157,7 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   llm.max_num_batched_tokens = step.max_num_batched_tokens;
   llm.max_context_length = step.max_context_length;
   llm.prefix_cache = false;  // every prompt is computed
+  llm.run_ahead = !options.synchronous;
   llm.num_threads = threads;
   auto step_model = llm::make_step_model(model.engine, step);
   if (step.max_context_length > step_model->config().context_length)

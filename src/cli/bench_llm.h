@@ -13,7 +13,11 @@ struct LlmBenchOptions {
   std::vector<int> batches = {1};
   int prompt_tokens = 512, new_tokens = 128;  // of each request
   int repeat = 1;                             // measured runs a batch; medians are reported
-  int max_num_batched_tokens = 512;           // new tokens in a step
+  int max_num_batched_tokens = 0;             // new tokens in a step; 0: 512, when saturated on a GPU 8192
+  int requests = 0;                           // > 0: saturated (bench_saturated.h); batches, repeat and bandwidth do not count then
+  int concurrency = 0;                        // of those at once; 0: all
+  int max_num_seqs = 0;                       // of them in a step; 0: all, up to 1024 on a GPU, 64 on a CPU
+  bool synchronous = false;                   // no step before the tokens of the one before are known
   int threads = 0;
   uint64_t seed = 1;
   bool bandwidth = false, profile_layers = false;

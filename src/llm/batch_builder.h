@@ -20,6 +20,7 @@ class BatchBuilder {
   // Lays out the block tables; valid until the next clear(). `blocks` given to add() must still be there.
   const StepBatch& finish();
   int num_tokens() const { return static_cast<int>(batch_.token_ids.size()); }
+  int num_rows() const { return static_cast<int>(batch_.logit_rows.size()); }
 
  private:
   int block_size_;

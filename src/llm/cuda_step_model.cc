@@ -105,8 +105,12 @@ struct CudaStepModel::Impl {
     if (batch.num_seqs > options.max_num_seqs || batch.blocks_per_seq > blocks_per_seq)
       fail(ErrorCode::InvalidArgument, "a step of {} sequences of up to {} blocks; this model was set up for {} of {}", batch.num_seqs,
            batch.blocks_per_seq, options.max_num_seqs, blocks_per_seq);
+    queue(batch, padded_sizes(tokens, rows, batch.num_seqs, options.max_num_seqs), samples);
+  }
+
+  void queue(const StepBatch& batch, const StepSizes& sizes, bool samples) {
+    const auto rows = static_cast<int>(batch.logit_rows.size());
     device->make_current();
-    const StepSizes sizes = padded_sizes(tokens, rows, batch.num_seqs, options.max_num_seqs);
     if (sizes.tokens > inputs->token_capacity() || rows > row_capacity) {
       context.synchronize();
       inputs->reserve(sizes.tokens);
@@ -146,6 +150,18 @@ struct CudaStepModel::Impl {
     last_times.step_ms = time.end.ms_since(time.begin);
     last_times.gap_ms = num_taken == 1 ? 0 : time.begin.ms_since(times[(num_taken - 2) % times.size()].end);
     return {reinterpret_cast<const int32_t*>(host_tokens[slot].data()), static_cast<size_t>(num_rows[slot])};
+  }
+
+  // Steps in which everything is padding, the largest first: arenas grow once.
+  void warm_up() {
+    CHECK(num_queued == num_taken);
+    StepBatch nothing;
+    nothing.query_starts = {0};
+    for (const StepSizes& sizes : usual_sizes(options.max_num_batched_tokens, options.max_num_seqs)) {
+      queue(nothing, sizes, false);
+      wait();
+    }
+    context.synchronize();
   }
 
   void run(const StepBatch& batch) {
@@ -238,6 +254,8 @@ void CudaStepModel::copy_block(int src, int dst) {
           "copying a block of the KV cache");
   }
 }
+
+void CudaStepModel::warm_up() { impl_->warm_up(); }
 
 StepMemory CudaStepModel::memory() const { return {impl_->cache.size_bytes(), impl_->context.memory().arena_bytes}; }
 

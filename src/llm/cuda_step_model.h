@@ -27,6 +27,7 @@ class CudaStepModel final : public StepModel {
   std::span<const int32_t> take() override;
   StepTimes last_times() const override;
   void copy_block(int src, int dst) override;
+  void warm_up() override;
   StepMemory memory() const override;
   void set_profiler(Profiler* profiler) override;
 

@@ -165,13 +165,19 @@ void LlmCore::step() {
     const int64_t landed = parts_.now_ns();
     if (speculates) propose();
     const int64_t proposed = parts_.now_ns();
-    guard([&] { run(); },
+    bool is_computed = false;
+    guard(
+        [&] {
+          run();
+          is_computed = true;
+        },
           [&](ErrorCode code, const std::string& message) {
             for (Answer* answer : step_answers_) end_all(answer->request, FinishReason::Error, code, message);
           });
     const int64_t ran = parts_.now_ns();
     totals_.draft_s += seconds(landed, proposed);
     totals_.step_s += seconds(proposed, ran);
+    if (options_.on_step && is_computed) tell(report(), seconds(proposed, ran));
     for (Answer* answer : step_answers_)
       if (!answer->has_ended) process(*answer);
     totals_.sample_s += seconds(ran, parts_.now_ns());
@@ -220,6 +226,7 @@ void LlmCore::submit() {
     flight.rows.push_back({answer, has_logits ? row : -1, answer->num_computed + answer->num_scheduled, answer->num_preemptions});
   }
   totals_.step_tokens += builder_.num_tokens();
+  flight.report = report();
   guard(
       [&] {
         copy_blocks();
@@ -247,13 +254,19 @@ void LlmCore::land() {
   const int64_t begin = parts_.now_ns();
   std::span<const int32_t> tokens;
   flight_.is_active = false;
-  guard([&] { tokens = parts_.model->take(); },
-        [&](ErrorCode code, const std::string& message) {
-          for (const Flight::Row& row : flight_.rows)
-            if (!row.answer->has_ended) end_all(row.answer->request, FinishReason::Error, code, message);
-        });
+  bool is_computed = false;
+  guard(
+      [&] {
+        tokens = parts_.model->take();
+        is_computed = true;
+      },
+      [&](ErrorCode code, const std::string& message) {
+        for (const Flight::Row& row : flight_.rows)
+          if (!row.answer->has_ended) end_all(row.answer->request, FinishReason::Error, code, message);
+      });
   const int64_t taken = parts_.now_ns();
   totals_.step_s += seconds(begin, taken);
+  if (options_.on_step && is_computed) tell(flight_.report, seconds(begin, taken));
   for (const Flight::Row& row : flight_.rows) {
     Answer& answer = *row.answer;
     if (answer.has_ended) continue;
@@ -270,6 +283,16 @@ void LlmCore::land() {
         [&](ErrorCode code, const std::string& message) { end_all(answer.request, FinishReason::Error, code, message); });
   }
   totals_.sample_s += seconds(taken, parts_.now_ns());
+}
+
+// Of the step that was built last.
+StepReport LlmCore::report() const { return {static_cast<int>(step_answers_.size()), builder_.num_tokens(), builder_.num_rows()}; }
+
+void LlmCore::tell(StepReport report, double host_s) const {
+  const StepTimes times = parts_.model->last_times();
+  report.step_ms = times.step_ms > 0 ? times.step_ms : host_s * 1e3;
+  report.gap_ms = times.gap_ms;
+  options_.on_step(report);
 }
 
 // Frees requests that have ended, unless a step in flight still refers to them.

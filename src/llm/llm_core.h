@@ -55,6 +55,7 @@ class LlmCore {
     };
     bool is_active = false;
     std::vector<Row> rows;
+    StepReport report;
     std::vector<std::unique_ptr<ActiveRequest>> ended;  // of those rows
   };
 
@@ -75,6 +76,8 @@ class LlmCore {
   void end_all(ActiveRequest& request, FinishReason reason, ErrorCode code, const std::string& message);
   void retire(Answer& answer);
   void bury();
+  StepReport report() const;
+  void tell(StepReport report, double host_s) const;
   void emit(ActiveRequest& request, Event event);
 
   Parts parts_;

@@ -103,6 +103,10 @@ class StepModel {
   // Copies block `src` over block `dst` in every layer.
   virtual void copy_block(int src, int dst) = 0;
 
+  // Makes ready what the first step of each size would wait for (plans, CUDA graphs), for decoding steps of every size and for steps that
+  // fill max_num_batched_tokens. Only when nothing is in flight.
+  virtual void warm_up() {}
+
   virtual StepMemory memory() const { return {}; }
   virtual void set_profiler(Profiler* profiler) { (void)profiler; }  // called for every node while set; null to stop
 };

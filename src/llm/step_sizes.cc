@@ -42,4 +42,17 @@ StepSizes padded_sizes(int tokens, int rows, int seqs, int max_seqs) {
   return sizes;
 }
 
+std::vector<StepSizes> usual_sizes(int max_tokens, int max_seqs) {
+  std::vector<StepSizes> out;
+  const auto add = [&](const StepSizes& sizes) {
+    if (std::ranges::find(out, sizes) == out.end()) out.push_back(sizes);
+  };
+  if (max_tokens > max_seqs)
+    for (int rows = max_seqs; rows >= 0; rows = rows > 1 ? rows / 2 : rows - 1)
+      for (const int prompts : {16, 1, 0})  // that are not computed to their end
+        if (const int seqs = std::min(rows + prompts, max_seqs); seqs > 0) add(padded_sizes(max_tokens, rows, seqs, max_seqs));
+  for (int seqs = max_seqs; seqs >= 1; --seqs) add(padded_sizes(seqs, seqs, seqs, max_seqs));
+  return out;
+}
+
 }  // namespace tokamak::llm

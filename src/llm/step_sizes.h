@@ -1,6 +1,8 @@
 #pragma once
 // Sizes that steps on a GPU are padded to: each set is a plan and a CUDA graph, so there are few.
 
+#include <vector>
+
 namespace tokamak::llm {
 
 // Of the step graph's symbols; -1: not known yet.
@@ -19,5 +21,8 @@ int mixed_bucket(int tokens);
 StepSizes padded_sizes(int tokens, int rows, int seqs, int max_seqs);
 // The largest `seqs` that padded_sizes gives.
 int padded_seqs(int max_seqs);
+// The sizes of decoding steps of up to `max_seqs` sequences, and of steps that fill `max_tokens` with prompts beside decoding ones: what a
+// busy engine runs. The largest first.
+std::vector<StepSizes> usual_sizes(int max_tokens, int max_seqs);
 
 }  // namespace tokamak::llm

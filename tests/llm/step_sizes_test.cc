@@ -45,6 +45,11 @@ TEST(StepSizes, AreFew) {
     mixed.insert({sizes.tokens, sizes.rows, sizes.seqs});
   }
   EXPECT_LE(mixed.size(), 10u);
+  const auto usual = usual_sizes(8192, 1000);
+  EXPECT_LE(usual.size(), 50u);
+  for (const auto& [tokens, rows, seqs] : mixed)
+    EXPECT_TRUE(std::ranges::find(usual, StepSizes{tokens, rows, seqs}) != usual.end()) << tokens << " " << rows << " " << seqs;
+  EXPECT_EQ(usual_sizes(1, 1).size(), 1u);
 }
 
 }  // namespace
