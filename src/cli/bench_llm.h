@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "cli/command.h"
 #include "cli/language_model.h"
+#include "llm/step_model.h"
 
 namespace tokamak::cli {
 
@@ -23,6 +25,9 @@ struct LlmBenchOptions {
   bool bandwidth = false, profile_layers = false;
   std::string json_file;
 };
+
+// Planned and used bytes of a GPU.
+Json memory_json(const llm::StepMemory& memory);
 
 // Prompts are random tokens, different for every request; answers ignore EOS. Throws Error.
 int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options);

@@ -201,6 +201,8 @@ int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& optio
   fmt::print(out, "  limits      {} sequences and {} tokens a step; KV cache of {} tokens ({}), activations {}; warm-up {:.2f} s\n",
              step.max_num_seqs, step.max_num_batched_tokens, int64_t{num_blocks} * block_size, format_bytes(memory.kv_cache_bytes),
              format_bytes(memory.arena_bytes), warm_up_s);
+  if (memory.used_bytes > 0)
+    fmt::print(out, "  memory      {} planned, {} used\n", format_bytes(memory.planned_bytes()), format_bytes(memory.used_bytes));
   fmt::print(out,
              "  throughput  {:.1f} output tokens/s, {:.1f} tokens/s in all, {:.3f} s; TTFT mean {:.1f} ms, largest {:.1f} ms; {} "
              "preemptions\n\n",
@@ -234,6 +236,7 @@ int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& optio
                {"kv_cache_bytes", memory.kv_cache_bytes},
                {"kv_cache_tokens", int64_t{num_blocks} * block_size},
                {"arena_bytes", memory.arena_bytes}};
+  if (memory.used_bytes > 0) json["device_memory"] = memory_json(memory);
   if (options.profile_layers) {
     Json profile = Json::array();
     profile_groups(model, step, options, run, out, profile);

@@ -40,9 +40,16 @@ bool CudaStepInputs::reserve(int tokens) {
   return true;
 }
 
-void CudaStepInputs::bind(ExecutionContext& context, const StepSizes& sizes) {
+void CudaStepInputs::bind(ExecutionContext& context, const StepSizes& sizes) { bind(context, sizes, arrays_.data()); }
+
+void CudaStepInputs::bind_nowhere(ExecutionContext& context, const StepSizes& sizes, std::byte* address) {
+  bind(context, sizes, address);
+  bound_ = {};
+}
+
+void CudaStepInputs::bind(ExecutionContext& context, const StepSizes& sizes, std::byte* arrays) {
   const auto set = [&](int region, Shape shape) {
-    context.set_input(kNames[region], Tensor::view(DType::I32, std::move(shape), arrays_.data() + offsets_[region] * 4), Place::Device);
+    context.set_input(kNames[region], Tensor::view(DType::I32, std::move(shape), arrays + offsets_[region] * 4), Place::Device);
   };
   if (sizes.tokens != bound_.tokens)
     for (const int region : {kTokens, kPositions, kSlotMapping}) set(region, {sizes.tokens});

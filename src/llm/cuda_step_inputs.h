@@ -29,6 +29,8 @@ class CudaStepInputs {
 
   // Names the arrays as inputs of `context`, in these sizes.
   void bind(ExecutionContext& context, const StepSizes& sizes);
+  // For planning alone: the same with the arrays at `address`.
+  void bind_nowhere(ExecutionContext& context, const StepSizes& sizes, std::byte* address);
   // Queues the step's arrays, padded: further tokens are in no slot, further sequences have none. `chosen`: the tokens of the step before,
   // on the device. Slot `slot` is read until the step is done.
   void queue(CUstream stream, int slot, const StepBatch& batch, const StepSizes& sizes, CUdeviceptr chosen);
@@ -47,6 +49,7 @@ class CudaStepInputs {
   struct Pieces {
     std::array<Piece, kNumRegions> at;
   };
+  void bind(ExecutionContext& context, const StepSizes& sizes, std::byte* arrays);
   std::array<int64_t, kNumRegions + 1> offsets(int tokens) const;  // in words; the last is the end
 
   std::shared_ptr<cuda::Device> device_;

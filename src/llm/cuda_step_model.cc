@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "backends/cuda/sampler.h"
+#include "llm/cache_budget.h"
 #include "llm/cuda_step_inputs.h"
 #include "llm/step_signature.h"
 #include "runtime/execution_context.h"
@@ -17,8 +18,7 @@ using cuda::check;
 using cuda::driver;
 
 constexpr int kMaxPlans = 256;
-constexpr int kArgmaxSplits = 16;                    // blocks a row
-constexpr int64_t kSpareBytes = int64_t{512} << 20;  // of the GPU's memory, left for code, library workspaces and larger steps
+constexpr int kArgmaxSplits = 16;  // blocks a row
 
 std::shared_ptr<cuda::Device> current_device() {
   auto device = cuda::Device::get(0);
@@ -52,10 +52,14 @@ struct CudaStepModel::Impl {
     argmax_parts = code.function(source, "argmax_parts");
     argmax_rows = code.function(source, "argmax_rows");
     sampler = std::make_unique<cuda::DeviceSampler>(code, config.vocab_size, 1, 1);
-    allocate_cache(context_length, e->weights_bytes());
-    inputs->reserve(mixed_bucket(std::max(o.max_num_batched_tokens, padded_seqs(o.max_num_seqs))));
-    reserve_rows(std::max(1024, padded_seqs(o.max_num_seqs)));
+    const int tokens = mixed_bucket(std::max(o.max_num_batched_tokens, padded_seqs(o.max_num_seqs)));
+    free_before = device->free_bytes();
+    allocate_cache(tokens);
+    inputs->reserve(tokens);
+    reserve_rows(usual_rows());
   }
+
+  int usual_rows() const { return std::max(1024, padded_seqs(options.max_num_seqs)); }
 
   ~Impl() {
     try {
@@ -66,29 +70,46 @@ struct CudaStepModel::Impl {
     }
   }
 
-  void allocate_cache(int context_length, int64_t weights_bytes) {
-    const int64_t block_bytes = config.kv_block_bytes(), one_sequence = blocks_per_seq * block_bytes;
-    int64_t budget = options.kv_cache_bytes;
-    if (budget == 0) {
-      const int64_t free = (device->free_bytes() - weights_bytes - kSpareBytes) / 10 * 9;
-      budget = std::min(options.max_num_seqs * one_sequence, std::max<int64_t>(free, 0));
+  // Bytes beside weights and activations.
+  int64_t array_bytes(int tokens, int rows) const { return inputs->bytes(tokens) + int64_t{rows} * (4 + kArgmaxSplits * 8); }
+
+  void set_cache(int blocks, std::byte* at) {
+    for (int layer = 0; layer < config.num_layers; ++layer)
+      context.set_input(
+          cache_input_name(layer),
+          Tensor::view(config.kv_dtype, {blocks, 2, config.num_kv_heads, config.block_size, config.head_dim}, at + layer * layer_bytes),
+          Place::Device);
+  }
+
+  // Asks first whether everything fits that steps of up to `tokens` need.
+  void allocate_cache(int tokens) {
+    const int64_t block_bytes = config.kv_block_bytes();
+    CacheBudget budget{.device_name = device->target().device_name, .free = device->free_bytes(), .block = block_bytes};
+    budget.arrays = array_bytes(tokens, usual_rows());
+    budget.one_sequence = blocks_per_seq * block_bytes;
+    budget.all_sequences = options.max_num_seqs * budget.one_sequence;
+    auto* const nowhere = reinterpret_cast<std::byte*>(uintptr_t{256});  // planning reads nothing
+    set_cache(1, nowhere);
+    const int seqs = options.max_num_seqs;
+    for (const StepSizes& sizes : {padded_sizes(tokens, seqs, seqs, seqs), padded_sizes(seqs, seqs, seqs, seqs)}) {
+      inputs->bind_nowhere(context, sizes, nowhere);
+      const DeviceNeeds needs = context.device_needs();
+      budget.weights = std::max(budget.weights, needs.weights_bytes);
+      budget.activations = std::max(budget.activations, needs.arena_bytes);
+      budget.arrays += needs.shape_constant_bytes;
     }
-    if (budget < one_sequence)
-      fail(ErrorCode::ResourceExhausted,
-           "a KV cache of {} bytes holds {} tokens, one sequence has up to {}; {} bytes would do, or a max_context_length of {}", budget,
-           budget / block_bytes * config.block_size, context_length, one_sequence, budget / block_bytes * config.block_size);
-    num_blocks = static_cast<int>(std::min<int64_t>(budget / block_bytes, INT32_MAX / config.block_size));  // slots are i32
+    planned.weights_bytes = budget.weights;
+    planned.arena_bytes = budget.activations;
+    planned.other_bytes = budget.arrays;
+    planned.kv_cache_bytes = cache_bytes(budget, options.kv_cache_bytes);
+    num_blocks = static_cast<int>(std::min<int64_t>(planned.kv_cache_bytes / block_bytes, INT32_MAX / config.block_size));  // slots are i32
     layer_block_bytes = block_bytes / config.num_layers;
     layer_bytes = (num_blocks * layer_block_bytes + 255) / 256 * 256;
     cache = device->allocate(layer_bytes * config.num_layers, "KV cache");
     // What a sequence has not written is never read, but a NaN there would survive a multiplication by a zero weight.
     check(driver().cuMemsetD8(cache.pointer(), 0, static_cast<size_t>(cache.size_bytes())), "clearing the KV cache");
     check(driver().cuStreamSynchronize(nullptr), "clearing the KV cache");  // the context's stream does not wait for the default one
-    for (int layer = 0; layer < config.num_layers; ++layer)
-      context.set_input(cache_input_name(layer),
-                        Tensor::view(config.kv_dtype, {num_blocks, 2, config.num_kv_heads, config.block_size, config.head_dim},
-                                     cache.data() + layer * layer_bytes),
-                        Place::Device);
+    set_cache(num_blocks, cache.data());
   }
 
   void reserve_rows(int rows) {
@@ -207,6 +228,8 @@ struct CudaStepModel::Impl {
   int blocks_per_seq = 0, num_blocks = 0, row_capacity = 0;
   int64_t layer_block_bytes = 0, layer_bytes = 0;
   int64_t num_queued = 0, num_taken = 0;
+  int64_t free_before = 0;  // on the device
+  StepMemory planned;
   StepTimes last_times;
   std::span<const int32_t> chosen_tokens;  // of the last run()
   float* logits = nullptr;                 // on the device
@@ -257,7 +280,12 @@ void CudaStepModel::copy_block(int src, int dst) {
 
 void CudaStepModel::warm_up() { impl_->warm_up(); }
 
-StepMemory CudaStepModel::memory() const { return {impl_->cache.size_bytes(), impl_->context.memory().arena_bytes}; }
+StepMemory CudaStepModel::memory() const {
+  StepMemory memory = impl_->planned;
+  memory.kv_cache_bytes = impl_->cache.size_bytes();
+  memory.used_bytes = impl_->free_before - impl_->device->free_bytes();
+  return memory;
+}
 
 void CudaStepModel::set_profiler(Profiler* profiler) { impl_->context.set_profiler(profiler); }
 

@@ -171,9 +171,9 @@ void LlmCore::step() {
           run();
           is_computed = true;
         },
-          [&](ErrorCode code, const std::string& message) {
-            for (Answer* answer : step_answers_) end_all(answer->request, FinishReason::Error, code, message);
-          });
+        [&](ErrorCode code, const std::string& message) {
+          for (Answer* answer : step_answers_) end_all(answer->request, FinishReason::Error, code, message);
+        });
     const int64_t ran = parts_.now_ns();
     totals_.draft_s += seconds(landed, proposed);
     totals_.step_s += seconds(proposed, ran);

@@ -58,7 +58,12 @@ struct StepModelOptions {
 // In bytes, on the device that the model runs on.
 struct StepMemory {
   int64_t kv_cache_bytes = 0;  // reserved; on the host, physical pages are taken as blocks are first written
-  int64_t arena_bytes = 0;     // activations of the last step's plan
+  int64_t arena_bytes = 0;     // activations and workspace: on the host of the last step's plan, on a GPU of the largest usual step's
+  // On a GPU only:
+  int64_t weights_bytes = 0;  // that this model was the first to need
+  int64_t other_bytes = 0;    // index arrays, tokens, values made for the shapes
+  int64_t used_bytes = 0;     // by which the free memory has shrunk since the model was made: code, graphs and other programs included
+  int64_t planned_bytes() const { return kv_cache_bytes + arena_bytes + weights_bytes + other_bytes; }
 };
 
 // On the device's own clock.

@@ -53,6 +53,13 @@ struct MemoryStats {
   int64_t staging_bytes = 0;     // with a GPU: pinned memory that inputs pass through
 };
 
+// Bytes on a GPU that are not there yet.
+struct DeviceNeeds {
+  int64_t weights_bytes = 0;
+  int64_t arena_bytes = 0;           // activations and workspace
+  int64_t shape_constant_bytes = 0;  // values computed once for the shapes
+};
+
 class ExecutionContext {
  public:
   explicit ExecutionContext(std::shared_ptr<const Engine> engine, ContextOptions options = {});
@@ -67,6 +74,9 @@ class ExecutionContext {
   void set_input(std::string_view name, Tensor tensor, Place place = Place::Host);
   // Plans for the bound shapes without running (what run() does first for a shape set it has not seen).
   void prepare();
+  // For an engine for a GPU: what prepare() would allocate there for the bound shapes, without doing so. Tensors on the GPU may then have
+  // any address but null: nothing is read.
+  DeviceNeeds device_needs();
   // Runs. Steady state (shapes seen before, no data-dependent shapes) allocates nothing. Throws InvalidArgument when an input is missing.
   void run();
   // Queues a run on stream() and returns as soon as the host's part is done; on the CPU the same as run(). Runs of one context follow each

@@ -89,6 +89,26 @@ TEST(CudaStepModel, RunningAheadGivesTheSameAnswers) {
   }
 }
 
+TEST(CudaStepModel, WhatDoesNotFitIsNamedBeforeAnythingIsAllocated) {
+  if (!cuda::Device::is_available()) GTEST_SKIP() << cuda::driver_problem();
+  const auto engine = example_engine();
+  const auto device = cuda::Device::get();
+  CudaStepModel(engine, {.max_num_seqs = 2, .max_context_length = 64, .kv_cache_bytes = 16 << 20});  // loads code
+  const int64_t before = device->free_bytes();
+  try {
+    CudaStepModel(engine, {.max_num_seqs = 2, .max_context_length = 64, .kv_cache_bytes = before + (1 << 20)});
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::ResourceExhausted);
+    EXPECT_NE(std::string_view(e.what()).find("of activations and workspace"), std::string_view::npos) << e.what();
+  }
+  EXPECT_GE(device->free_bytes(), before - (4 << 20));
+  const CudaStepModel model(engine, {.max_num_seqs = 2, .max_context_length = 64, .kv_cache_bytes = 16 << 20});
+  EXPECT_LE(model.memory().kv_cache_bytes, 17 << 20);
+  EXPECT_GT(model.memory().arena_bytes, 0);
+  EXPECT_GT(model.memory().used_bytes, 0);
+}
+
 TEST(CudaStepModel, LoadingAndUnloadingLeavesNothingBehind) {
   if (!cuda::Device::is_available()) GTEST_SKIP() << cuda::driver_problem();
   const auto device = cuda::Device::get();
