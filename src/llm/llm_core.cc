@@ -100,6 +100,9 @@ std::unique_ptr<Answer> LlmCore::make_answer(ActiveRequest& active, int index) {
   answer->tokens = request.prompt_ids;
   answer->order = active.arrival_ns + int64_t{request.priority} * options_.priority_aging_ms * 1'000'000;
   answer->serial = next_serial_++;
+  const SamplingParams& p = request.sampling;
+  if (p.ignore_eos && p.stop_token_ids.empty() && p.stop.empty())
+    answer->final_size = static_cast<int>(std::min<int64_t>(std::ssize(request.prompt_ids) + int64_t{p.max_tokens}, context_length_));
   return answer;
 }
 

@@ -4,7 +4,8 @@
 // Continuous batching: a step takes one token of every sequence that generates, then continues prompts that are partly computed, then
 // admits waiting sequences, all within `max_num_batched_tokens`. A sequence is admitted with blocks for all its tokens, less what the
 // prefix cache holds. When a generating sequence finds no block, the last of the running ones is preempted: its blocks go, its tokens stay,
-// and it waits to be computed again (preemption by recompute, arXiv:2309.06180 section 4.5).
+// and it waits to be computed again (preemption by recompute, arXiv:2309.06180 section 4.5). Sequences whose ends are known are not
+// admitted when all of them would, at some moment, not have blocks enough: what is computed for them is then computed once.
 //
 // Order is one number a sequence, fixed when it arrives: arrival time + priority * aging. It decides who is admitted first (nobody
 // overtakes the head of the queue, so nothing starves) and who is preempted first (the last). A waiting sequence preempts running ones that
@@ -18,7 +19,8 @@
 
 namespace tokamak::llm {
 
-// One growing list of tokens. The scheduler owns its fields but `tokens`, `order`, `serial` and `max_lookahead`, which the caller sets.
+// One growing list of tokens. The scheduler owns its fields but `tokens`, `order`, `serial`, `max_lookahead` and `final_size`, which the
+// caller sets.
 // A sequence without remaining tokens waits for one and is not scheduled.
 struct Sequence {
   std::vector<int32_t> tokens;  // prompt and answer; those past num_computed are not in the cache yet
@@ -26,6 +28,7 @@ struct Sequence {
   uint64_t serial = 0;          // breaks ties; unique
   int seats = 1;                // places in the batch: 1, or the number of answers while they still are one prompt
   int max_lookahead = 0;        // speculated tokens this sequence can use in a step
+  int final_size = 0;           // tokens it is going to have, when it is certain; 0: not known
 
   BlockTable table;
   int num_computed = 0;
@@ -98,12 +101,22 @@ class Scheduler {
   void schedule_generating(int lookahead, int& budget);
   void schedule_prompt(Sequence& sequence, int& budget);
   void admit(int& budget);
+  void foresee();
+  bool fits_to_the_end(const Sequence& sequence);
   void insert_running(Sequence* sequence);
 
   BlockManager& blocks_;
   SchedulerOptions options_;
   std::vector<Sequence*> running_;  // sorted by Before
   std::set<Sequence*, Before> waiting_;
+  // What a running sequence will take, in tokens that it shares with nobody.
+  struct Growth {
+    int steps;  // to its end
+    int64_t size;
+    int seats;
+  };
+  std::vector<Growth> growths_;  // those that last longest first
+  int64_t steady_blocks_ = 0;    // that the others take
   Step step_;
   bool has_prompt_ = false;  // this step computes part of a prompt
   int64_t prefix_query_tokens_ = 0, prefix_hit_tokens_ = 0, num_preemptions_ = 0;

@@ -257,6 +257,22 @@ TEST(LlmCore, FailuresOfStepsInFlightEndTheirRequestsAndNoOthers) {
   rig.expect_idle();
 }
 
+TEST(LlmCore, AnswersOfKnownLengthAreNotBegunBeforeTheyCanBeFinished) {
+  for (const bool asynchronous : {false, true}) {
+    Rig rig({.num_blocks = 100, .asynchronous = asynchronous}, {.max_num_seqs = 64, .max_num_batched_tokens = 200, .prefix_cache = false});
+    std::mt19937 random(3);
+    std::vector<Request> requests;
+    for (int i = 0; i < 30; ++i) {
+      requests.push_back(greedy(random_tokens(random, 20), 36 + i % 9));  // about 15 blocks at the end, 5 at first
+      requests.back().sampling.ignore_eos = true;
+    }
+    expect_as_alone(rig, requests);
+    EXPECT_EQ(rig.core->statistics().preemptions, 0);
+    EXPECT_GE(rig.model->max_seqs, 6);
+    EXPECT_LT(rig.model->num_steps, 30 * 44 / 5) << "six or more at a time";
+  }
+}
+
 TEST(LlmCore, APromptLargerThanTheBudgetIsOneStepWhenChunkingIsOff) {
   Rig rig({}, {.max_num_seqs = 4, .max_num_batched_tokens = 16, .chunked_prefill = false});
   std::mt19937 random(1);
