@@ -55,5 +55,7 @@ std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& 
 
 // Both ops on one step: `activation` is the dtype of qkv, q and the output. `kernel`: of paged_attention, to hold that one alone.
 void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs = {"sm_90"}, const std::string& kernel = "");
+// Both as one: cached_attention.
+void check_cached_step(PagedCase c, DType activation, const std::vector<std::string>& archs = {"sm_90"});
 
 }  // namespace tokamak::testing
