@@ -9,7 +9,6 @@ namespace tokamak::cuda {
 namespace {
 
 constexpr int kBytesInFlight = 256;  // of weights, a lane
-constexpr int kWarpsAnSm = 16;
 
 struct Tiling {
   int warps_n = 1, warps_k = 1, row_tiles = 1;
@@ -17,7 +16,8 @@ struct Tiling {
   int64_t shared_bytes = 0;
 
   int threads() const { return warps_n * warps_k * 32; }
-  int rows() const { return warps_n * row_tiles * 16; }  // of w a block
+  int blocks() const { return std::max(1, (row_tiles == 1 ? 512 : 384) / threads()); }  // an SM: 128 or 168 registers a thread
+  int rows() const { return warps_n * row_tiles * 16; }                                 // of w a block
 
   bool complete(const Linear& l, const Target& target) {
     tokens = l.m <= 1 ? 1 : l.m <= 2 ? 2 : l.m <= 4 ? 4 : 8;
@@ -42,8 +42,7 @@ std::string why_not(const Linear& l) {
 
 std::vector<std::string> gemv_mma_tactics(const Linear& l, const Target& target, const std::string& prefix) {
   if (!why_not(l).empty()) return {};
-  constexpr Tiling kFew[] = {{1, 4, 1}, {1, 8, 1}, {1, 4, 2}, {2, 4, 1}, {2, 2, 1}},
-                   kSeveral[] = {{2, 4, 1}, {4, 2, 1}, {2, 4, 2}, {1, 8, 1}};
+  constexpr Tiling kFew[] = {{1, 4, 1}, {1, 8, 1}, {2, 2, 1}, {1, 4, 2}}, kSeveral[] = {{2, 4, 1}, {4, 2, 1}, {1, 8, 1}};
   std::vector<std::string> names;
   for (Tiling t : l.m <= 2 ? std::span<const Tiling>(kFew) : std::span<const Tiling>(kSeveral))
     if (t.complete(l, target)) names.push_back(fmt::format("tile,{}wn={},wk={},rt={}", prefix, t.warps_n, t.warps_k, t.row_tiles));
@@ -61,7 +60,7 @@ std::unique_ptr<Kernel> make_gemv_mma(const NodeView& node, const Linear& l, con
                                    {"WARPS_N", t.warps_n},
                                    {"WARPS_K", t.warps_k},
                                    {"PREFETCH", t.prefetch},
-                                   {"BLOCKS", std::max(1, kWarpsAnSm * 32 / t.threads())}})
+                                   {"BLOCKS", t.blocks()}})
     defines.push_back(fmt::format("{}={}", key, value));
   const Source source{"cuda.gemv_mma", epilogue.code() + device_file("gemv_mma.cu"), std::move(defines)};
   const Function function = node.cuda->function(source, "gemv_mma");
