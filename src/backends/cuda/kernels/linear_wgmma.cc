@@ -63,7 +63,7 @@ struct Tiling {
     const auto planes = static_cast<double>(steps * stage_k / 64);
     const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
     const double load = (weights + 0.35 * x) / 13;
-    const double multiply = planes * warpgroups * std::max(75.0, tokens * 2.4);
+    const double multiply = planes * warpgroups * std::max(90.0, tokens * 2.2);
     const double latency = planes * (150 + tokens * 3);
     const double sums = split > 1 ? 900 + tokens * rows / 32.0 : tokens * rows / 64.0;
     return waves * std::max({load, multiply, latency / std::min(waves, double(blocks))}) + sums + (blocks == 1 ? 1500 : 0);
@@ -138,7 +138,7 @@ class LinearWgmma final : public Kernel {
   void run(const RunArgs& args) const override {
     const CUtensorMap w = boxes(args.inputs[1].raw());
     function_.launch(args.stream, launch_, w, args.inputs[0].raw(), args.inputs[2].raw(), args.outputs[0].raw(), n_, m_,
-                     epilogue_.pointers(args));
+                     epilogue_.pointers(args), nullptr, 0.F, 1.F);
   }
 
  private:
@@ -211,6 +211,9 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
     define("VECTOR", l.n % 4 == 0 ? 4 : 1);
+    define("GATE", 0);
+    define("NORM", 0);
+    defines.push_back("NORM_ELEMENT=float");
     const Source source{"cuda.linear_wgmma", epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"),
                         std::move(defines)};
     return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue));
