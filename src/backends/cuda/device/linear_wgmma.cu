@@ -247,7 +247,7 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
   const int lane = threadIdx.x % 32, t = lane % 4;
   const int rows[2] = {min(row, ROWS - 8 + row % 8), min(row + 8, ROWS - 8 + row % 8)};  // what is behind the last row is not used
   const Pairs<X_ELEMENT, W_ELEMENT> pairs_of(zero);
-  float part[kParts][TOKENS / 2];                                                        // of groups
+  float part[kParts][TOKENS / 2];  // of groups
   uint32_t a[2][4][4], raw[2][8];
 
   const auto load = [&](int slot) {

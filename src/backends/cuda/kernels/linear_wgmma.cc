@@ -2,6 +2,7 @@
 // Floor: one read of w over the memory's bandwidth up to about 150 tokens (4-bit weights), then 2 m n k operations.
 
 #include <algorithm>
+#include <cmath>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -13,6 +14,7 @@ namespace {
 constexpr int kMostStages = 16, kMostTactics = 6;
 constexpr int64_t kBoxBytes = 128;  // of a row of w in a stage
 constexpr int kProducerRegisters = 40;
+constexpr int64_t kMostNormTokens = 16;
 
 // The geometry of device/linear_wgmma.cu.
 struct Tiling {
@@ -26,7 +28,7 @@ struct Tiling {
     const int64_t bits = bits_of(l.w);
     const bool grouped = l.groups() > 1;
     tokens = l.m <= 8 ? 8 : l.m <= 16 ? 16 : l.m <= 32 ? 32 : 64;
-    if (rows < 8 || rows > 256 || rows % 8 != 0 || blocks < 1 || blocks > 2) return false;
+    if (rows < 8 || rows > 256 || rows % row_unit(l) != 0 || blocks < 1 || blocks > 2) return false;
     if (split != 1 && split != 2 && split != 4 && split != 8) return false;
     warpgroups = static_cast<int>(ceil_div(rows, 64));
     unit = 16;
@@ -38,7 +40,7 @@ struct Tiling {
     if (ceil_div(l.k, stage_k) < split) return false;
     steps = ceil_div(ceil_div(l.k, stage_k), split);
     scale_groups = grouped ? std::min(l.groups(), ceil_div(steps * stage_k, l.group) + 1) : 0;
-    const int64_t scale_bytes = scale_groups * rows * bits_of(l.scale) / 8;
+    const int64_t scale_bytes = scale_groups * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t room = (limit - 1024 - scale_bytes) / (stage_bytes + 16);
     stages = static_cast<int>(std::min<int64_t>({kMostStages, room, std::max<int64_t>(steps, 2)}));
@@ -52,6 +54,7 @@ struct Tiling {
     consumer_registers = launched < needed ? most : 0;
     return std::max(launched, most) >= needed;
   }
+  static int row_unit(const Linear& l) { return l.gate.empty() ? 8 : 16; }
   unsigned threads() const { return static_cast<unsigned>(warpgroups + 1) * 128; }
   int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tokens) * split; }
 
@@ -90,7 +93,8 @@ std::vector<Tiling> tilings(const Linear& l, const Target& target) {
       for (int share = 1; share <= blocks; ++share) {  // blocks of this layer on an SM; the other half may be the next layer's
         const int64_t places = target.num_sms / split * share;
         for (int64_t waves = 1; waves <= 64; ++waves) {
-          const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(places * waves / tiles_m, 1)), 8) * 8;
+          const int unit = Tiling::row_unit(l);
+          const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(places * waves / tiles_m, 1)), unit) * unit;
           if (rows > (any.tokens > 16 ? 192 : 256)) continue;
           add(rows, split, blocks);
           break;
@@ -121,13 +125,16 @@ std::string product_code(int tokens, DType x) {
 
 class LinearWgmma final : public Kernel {
  public:
-  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue)
+  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue, float norm_scale)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
         n_(static_cast<int>(l.n)),
         m_(static_cast<int>(l.m)),
         row_bytes_(l.row_bits() / 8),
         rows_(t.rows),
+        has_norm_(l.has_norm),
+        epsilon_(l.epsilon),
+        norm_scale_(norm_scale),
         launch_{.grid = {static_cast<unsigned>(t.num_blocks(l))},
                 .block = {t.threads()},
                 .cluster = static_cast<unsigned>(t.split),
@@ -137,8 +144,9 @@ class LinearWgmma final : public Kernel {
   }
   void run(const RunArgs& args) const override {
     const CUtensorMap w = boxes(args.inputs[1].raw());
+    const void* const norm = has_norm_ ? args.inputs[3].raw() : nullptr;
     function_.launch(args.stream, launch_, w, args.inputs[0].raw(), args.inputs[2].raw(), args.outputs[0].raw(), n_, m_,
-                     epilogue_.pointers(args), nullptr, 0.F, 1.F);
+                     epilogue_.pointers(args), norm, epsilon_, norm_scale_);
   }
 
  private:
@@ -160,18 +168,30 @@ class LinearWgmma final : public Kernel {
   int n_, m_;
   int64_t row_bytes_;
   int rows_;
+  bool has_norm_;
+  float epsilon_, norm_scale_;
   Launch launch_;
 };
 
+// The power of two with which no weight of the norm is above one.
+float scale_of_norm(const Tensor& norm) {
+  double most = 0;
+  for (int64_t i = 0; i < norm.count(); ++i) most = std::max(most, std::abs(norm.float_at(i)));
+  return most > 0 && std::isfinite(most) ? std::ldexp(1.F, -std::max(std::ilogb(most) + 1, -60)) : 1.F;
+}
+
 class LinearWgmmaDef final : public CudaKernelDef {
  public:
-  std::string_view name() const override { return "cuda.linear_wgmma"; }
-  std::string_view op() const override { return "quantized_matmul"; }
+  explicit LinearWgmmaDef(bool is_linear) : is_linear_(is_linear) {}
+  std::string_view name() const override { return is_linear_ ? "cuda.linear_wgmma" : "cuda.quantized_linear_wgmma"; }
+  std::string_view op() const override { return is_linear_ ? "linear" : "quantized_matmul"; }
 
   Support supports(const NodeView& node) const override {
     Linear l;
     if (const Support support = Linear::read(node, l); !support) return support;
     if (!node.cuda->target().has_wgmma()) return Support::no("the GPU has no warpgroup products");
+    if (!l.is_quantized()) return Support::no(fmt::format("b is {}", to_string(l.w)));
+    if (l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
     if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
     if (l.row_bits() % 128 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
     if (tilings(l, node.cuda->target()).empty())
@@ -210,21 +230,22 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("SPLIT", t.split);
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
-    define("VECTOR", l.n % 4 == 0 ? 4 : 1);
-    define("GATE", 0);
-    define("NORM", 0);
-    defines.push_back("NORM_ELEMENT=float");
+    define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
     const Source source{"cuda.linear_wgmma", epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"),
                         std::move(defines)};
-    return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue));
+    return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue),
+                                         l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F);
   }
+
+ private:
+  bool is_linear_;
 };
 
 }  // namespace
 
 std::vector<const KernelDef*> linear_wgmma_kernels() {
-  static const LinearWgmmaDef def;
-  return {&def};
+  static const LinearWgmmaDef linear(true), quantized(false);
+  return {&linear, &quantized};
 }
 
 }  // namespace tokamak::cuda
