@@ -1,4 +1,5 @@
-// y = epilogue(gate(p_gate) * p_up): rows of p have eight columns of the gate, eight of up, and so on. Floor: one read of p, one write of y.
+// y = epilogue(gate(p_gate) * p_up): rows of p have eight columns of the gate, eight of up, and so on. Floor: one read of p, one write of
+// y.
 //   P_ELEMENT, Y_ELEMENT; COLUMNS of y, a multiple of 8; GATE_FUNCTION
 #include "epilogue.cuh"
 

@@ -1,8 +1,9 @@
 // y = epilogue(x (w * scale)^T) for few rows of x: reading w is what counts. A warp takes ROWS rows of w along all of K, PREFETCH loads of
 // LOAD_BYTES a lane and row under way at any time; the first of them before the kernel that makes x has finished.
 //   X_ELEMENT, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT;  K_SIZE; LOAD_BYTES divides a row and a group; GROUP: elements of K a scale (0: no
-//   scales) TOKENS: rows of x a block (grid.y walks through the others); WARPS; NORM: x is normalised in shared memory by weights of NORM_ELEMENT;
-//   GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   scales) TOKENS: rows of x a block (grid.y walks through the others); WARPS; NORM: x is normalised in shared memory by weights of
+//   NORM_ELEMENT; GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many
+//   columns
 #include "norm_rows.cuh"
 #include "weights.cuh"
 

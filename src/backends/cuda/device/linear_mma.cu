@@ -7,9 +7,9 @@
 // has finished. The WARPS_K warps of the same rows, then the SPLIT blocks of a cluster, which share k, add up in a fixed order.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP (0: no scales; else a multiple of a step, or K_SIZE)
 //   XROWS: that many rows of x stay in shared memory as a whole (others are not read: their columns of the product are not either); 0: x
-//   streams with w. NORM (with XROWS): x is normalised there, by weights of NORM_ELEMENT. GATE: rows of w are eight of the gate, eight of up,
-//   and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
-//   TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM), VECTOR
+//   streams with w. NORM (with XROWS): x is normalised there, by weights of NORM_ELEMENT. GATE: rows of w are eight of the gate, eight of
+//   up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a
+//   warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM), VECTOR
 #include "epilogue.cuh"
 #include "mma.cuh"
 #include "norm_rows.cuh"
@@ -24,8 +24,8 @@ constexpr int64_t kRowBytes = int64_t(K_SIZE) * kBits / 8;
 constexpr int kEights = UNIT / kBits;  // eights of elements in a unit
 constexpr int kSteps = (K_SIZE + kStageK - 1) / kStageK;
 constexpr int kGroups = GROUP == 0 ? 1 : (K_SIZE + GROUP - 1) / GROUP;
-constexpr int kPitchX = XROWS > 0 ? kSteps * kChunksX : kChunksX;  // chunks from a row of x to the next
-constexpr int kScaleBytes = kGroups > 1 ? kRows * kGroups * int(sizeof(SCALE_ELEMENT)) : 0;
+constexpr int kPitchX = XROWS > 0 ? kSteps* kChunksX : kChunksX;  // chunks from a row of x to the next
+constexpr int kScaleBytes = kGroups > 1 ? kRows* kGroups* int(sizeof(SCALE_ELEMENT)) : 0;
 constexpr int kPitch = kRows + 4;  // floats a token of the staged sums: a warp's stores meet 32 banks
 static_assert(kChunksW % 8 == 0 && kChunksX % 8 == 0 && kRowBytes % 16 == 0 && kEights >= 1);
 static_assert(kGroups == 1 || GROUP % kStepK == 0);

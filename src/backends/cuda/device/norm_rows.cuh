@@ -1,5 +1,5 @@
-// A few rows of x normalised (rms_norm) into shared memory, for products that read them more than once. Each thread keeps to its own vectors
-// of every row, so only the sums of squares meet.
+// A few rows of x normalised (rms_norm) into shared memory, for products that read them more than once. Each thread keeps to its own
+// vectors of every row, so only the sums of squares meet.
 #pragma once
 #include "elementwise.cuh"
 

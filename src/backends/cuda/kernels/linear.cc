@@ -55,8 +55,8 @@ Support Linear::read(const NodeView& node, Linear& out) {
 }
 
 std::vector<std::string> Linear::defines() const {
-  return {"X_ELEMENT=" + device_type(x), "W_ELEMENT=" + weight_type(w), "SCALE_ELEMENT=" + device_type(scale),
-          "Y_ELEMENT=" + device_type(y), fmt::format("K_SIZE={}", k),   fmt::format("GROUP={}", group),
+  return {"X_ELEMENT=" + device_type(x),      "W_ELEMENT=" + weight_type(w),       "SCALE_ELEMENT=" + device_type(scale),
+          "Y_ELEMENT=" + device_type(y),      fmt::format("K_SIZE={}", k),         fmt::format("GROUP={}", group),
           fmt::format("NORM={:d}", has_norm), "NORM_ELEMENT=" + device_type(norm), fmt::format("GATE={:d}", !gate.empty()),
           "GATE_FUNCTION=fn::" + gate};
 }

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kMaxStages = 8;
-constexpr int64_t kMostWhole = 16;                   // rows of x that fit shared memory as a whole
+constexpr int64_t kMostWhole = 16;                     // rows of x that fit shared memory as a whole
 constexpr int64_t kFewWhole = 1, kShortWhole = 16384;  // up to here that is better than streaming x with w, most of whose tiles are empty
 
 // The geometry of device/linear_mma.cu.
@@ -57,8 +57,8 @@ struct Tiling {
     const int64_t sum_bytes = int64_t{warps_k} * tiles * 8 * (rows + 4) * 4;
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t steps_of_block = ceil_div(ceil_div(l.k, stage_k), split);
-    stages =
-        static_cast<int>(std::min<int64_t>({kMaxStages, (limit - scale_bytes - whole_bytes) / stage_bytes, std::max<int64_t>(steps_of_block + 1, 2)}));
+    stages = static_cast<int>(
+        std::min<int64_t>({kMaxStages, (limit - scale_bytes - whole_bytes) / stage_bytes, std::max<int64_t>(steps_of_block + 1, 2)}));
     shared_bytes = std::max(stages * stage_bytes + scale_bytes + whole_bytes, sum_bytes);
     return stages >= 2 && shared_bytes <= limit && (split == 1 || target.arch >= 90);
   }
