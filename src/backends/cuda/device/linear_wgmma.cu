@@ -381,13 +381,27 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
 #endif
-    if constexpr (kGrouped) {  // [group][row]
+    // Of groups: [group][row]; else of rows. Many loads at once: this is time in which nothing is multiplied.
+    if constexpr (kGrouped) {
       const int first_group = begin * kStageK / GROUP, groups = min((end * kStageK - 1) / GROUP + 1, kGroups) - first_group;
-      for (int e = threadIdx.x; e < groups * ROWS; e += kConsumers) {
-        const int row = e / groups, group = e % groups;
-        if (first_row + row < n) scales[group * ROWS + row] = scale[int64_t(first_row + row) * kGroups + first_group + group];
+      constexpr int kAtOnce = 16;
+      for (int base = 0; base < ROWS * SCALE_GROUPS; base += kAtOnce * kConsumers) {
+        SCALE_ELEMENT held[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int e = base + i * kConsumers + threadIdx.x, row = e / SCALE_GROUPS, group = e % SCALE_GROUPS;
+          const bool valid = row < ROWS && first_row + row < n && group < groups;
+          held[i] = scale[valid ? int64_t(first_row + row) * kGroups + first_group + group : 0];
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int e = base + i * kConsumers + threadIdx.x, row = e / SCALE_GROUPS, group = e % SCALE_GROUPS;
+          if (row < ROWS) scales[group * ROWS + row] = held[i];
+        }
       }
       consumer_barrier();
+    } else {
+      for (int row = threadIdx.x; row < ROWS; row += kConsumers) scales[row] = scale[min(first_row + row, n - 1)];
     }
     wait_for_previous();
     // A's rows g and g + 8 are the slot's rows in another order, so that lanes that load together meet all banks.
@@ -433,7 +447,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #endif
       float factor[VECTOR];
       if constexpr (!kGrouped) {
-        load_floats<VECTOR>(scale + first_row + at, factor);
+        load_floats<VECTOR>(scales + at, factor);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
       }
@@ -456,22 +470,34 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     };
     constexpr int kVectors = ROWS / kPerColumn / VECTOR;
     const int columns = n / kPerColumn;
-    for (int e = threadIdx.x + rank * kConsumers; e < tokens * kVectors; e += kConsumers * SPLIT) {
-      const int token = e / kVectors, column = e % kVectors * VECTOR, col = first_row / kPerColumn + column;
-      if (col >= columns) continue;
-      float value[VECTOR];
-#if GATE
-      float up[VECTOR];
-      const int at = column / 8 * 16 + column % 8;
-      finish(token, at, value);
-      finish(token, at + 8, up);
+    // Some at a time, so that what they load is under way together.
+    constexpr int kAtOnce = 4;
+    for (int base = rank * kConsumers; base < tokens * kVectors; base += kAtOnce * kConsumers * SPLIT) {
+      float value[kAtOnce][VECTOR];
 #pragma unroll
-      for (int v = 0; v < VECTOR; ++v) value[v] = GATE_FUNCTION(value[v]) * up[v];
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int e = base + i * kConsumers * SPLIT + threadIdx.x;
+        const int token = e / kVectors, column = e % kVectors * VECTOR, col = first_row / kPerColumn + column;
+        if (token >= tokens || col >= columns) continue;
+#if GATE
+        float up[VECTOR];
+        const int at = column / 8 * 16 + column % 8;
+        finish(token, at, value[i]);
+        finish(token, at + 8, up);
+#pragma unroll
+        for (int v = 0; v < VECTOR; ++v) value[i][v] = GATE_FUNCTION(value[i][v]) * up[v];
 #else
-      finish(token, column, value);
+        finish(token, column, value[i]);
 #endif
-      epilogue<VECTOR>(value, first_token + token, col, extras);
-      store_floats<VECTOR>(y + int64_t(first_token + token) * columns + col, value);
+        epilogue<VECTOR>(value[i], first_token + token, col, extras);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int e = base + i * kConsumers * SPLIT + threadIdx.x;
+        const int token = e / kVectors, column = e % kVectors * VECTOR, col = first_row / kPerColumn + column;
+        if (token >= tokens || col >= columns) continue;
+        store_floats<VECTOR>(y + int64_t(first_token + token) * columns + col, value[i]);
+      }
     }
 #if SPLIT > 1
     cluster_barrier();  // a block's shared memory must outlive the others' reads

@@ -11,7 +11,7 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kMostStages = 16, kMostTactics = 6;
+constexpr int kMostStages = 16, kMostTactics = 8;
 constexpr int64_t kBoxBytes = 128;  // of a row of w in a stage
 constexpr int kProducerRegisters = 40;
 constexpr int64_t kMostNormTokens = 16;
@@ -40,7 +40,7 @@ struct Tiling {
     if (ceil_div(l.k, stage_k) < split) return false;
     steps = ceil_div(ceil_div(l.k, stage_k), split);
     scale_groups = grouped ? std::min(l.groups(), ceil_div(steps * stage_k, l.group) + 1) : 0;
-    const int64_t scale_bytes = scale_groups * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
+    const int64_t scale_bytes = std::max<int64_t>(scale_groups, 1) * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t room = (limit - 1024 - scale_bytes) / (stage_bytes + 16);
     stages = static_cast<int>(std::min<int64_t>({kMostStages, room, std::max<int64_t>(steps, 2)}));
@@ -58,20 +58,29 @@ struct Tiling {
   unsigned threads() const { return static_cast<unsigned>(warpgroups + 1) * 128; }
   int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tokens) * split; }
 
-  // Clocks of an SM, roughly: what it loads at its share of the bandwidth, what it multiplies, or the latency of a warpgroup's steps,
-  // whichever is longest; then what is not overlapped.
+  // Clocks of an SM, roughly: what it loads at its share of the bandwidth of memory and L2, what it multiplies, or the latency of a
+  // warpgroup's planes of 64 k, whichever is longest; then what blocks one after the other do not overlap. Rates of an H100.
   double cost(const Linear& l, const Target& target) const {
-    const double waves = static_cast<double>(ceil_div(num_blocks(l), split >= 4 ? target.num_sms / split * split : target.num_sms));
+    const double places = split < 4 ? target.num_sms : (target.num_sms / split - target.num_sms / split / 11) * split;
+    const double waves = std::ceil(static_cast<double>(num_blocks(l)) / places), in_turn = std::ceil(waves / blocks);
     const double real_tokens = static_cast<double>(std::min<int64_t>(l.m, tokens));
-    const auto planes = static_cast<double>(steps * stage_k / 64);
+    const auto planes = static_cast<double>(steps * stage_k / 64), a_stage = static_cast<double>(stage_k / 64);
     const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
-    const double load = (weights + 0.35 * x) / 13;
+    const double load = std::max(weights / 13, (weights + x) / 20);
     const double multiply = planes * warpgroups * std::max(90.0, tokens * 2.2);
-    const double latency = planes * (150 + tokens * 3);
-    const double sums = split > 1 ? 900 + tokens * rows / 32.0 : tokens * rows / 64.0;
-    return waves * std::max({load, multiply, latency / std::min(waves, double(blocks))}) + sums + (blocks == 1 ? 1500 : 0);
+    const double latency = planes * (150 + tokens * 2 + 350 / a_stage);
+    return std::max({waves * load, waves * multiply, in_turn * latency}) + in_turn * (split > 1 ? 6000 : 5000) -
+           (blocks > waves ? 1500 : 0);
   }
 };
+
+// Clusters of `split` blocks, one an SM, that the GPU may hold: an SM's place in its cluster must be in the same part of the GPU (GPC), and
+// how many SMs those have differs from one to the next.
+std::vector<int64_t> places(const Target& target, int split) {
+  const int64_t all = target.num_sms / split;
+  if (split < 4) return {all};
+  return {all - all / 32, all - all / 8};
+}
 
 // The likeliest first.
 std::vector<Tiling> tilings(const Linear& l, const Target& target) {
@@ -90,16 +99,16 @@ std::vector<Tiling> tilings(const Linear& l, const Target& target) {
   const int64_t tiles_m = ceil_div(l.m, any.tokens);
   for (int split : {1, 2, 4, 8})
     for (int blocks : {1, 2})
-      for (int share = 1; share <= blocks; ++share) {  // blocks of this layer on an SM; the other half may be the next layer's
-        const int64_t places = target.num_sms / split * share;
-        for (int64_t waves = 1; waves <= 64; ++waves) {
-          const int unit = Tiling::row_unit(l);
-          const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(places * waves / tiles_m, 1)), unit) * unit;
-          if (rows > (any.tokens > 16 ? 192 : 256)) continue;
-          add(rows, split, blocks);
-          break;
+      for (int share = 1; share <= blocks; ++share)  // blocks of this layer on an SM; the other half may be the next layer's
+        for (int64_t clusters : places(target, split)) {
+          const int64_t most_rows = any.tokens > 16 ? 192 : 256, unit = Tiling::row_unit(l);
+          for (int64_t waves = 1; waves <= 64; ++waves) {
+            const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(clusters * share * waves / tiles_m, 1)), unit) * unit;
+            if (rows > most_rows) continue;
+            add(rows, split, blocks);
+            break;
+          }
         }
-      }
   if (found.empty()) found.push_back(any);
   std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
   if (found.size() > kMostTactics) found.resize(kMostTactics);
@@ -226,6 +235,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("ROWS", t.rows);
     define("WARPGROUPS", t.warpgroups);
     define("UNIT", t.unit);
+    define("SCALE_GROUPS", std::max<int64_t>(t.scale_groups, 1));
     define("STAGES", t.stages);
     define("SPLIT", t.split);
     define("BLOCKS", t.blocks);
