@@ -16,6 +16,8 @@ struct CudaCase {
   double rtol = -1, atol = -1;  // negative: by the output's dtype
   double scale = 1;             // of random floats (normal)
   int64_t max_int = 100;        // random integers are in [0, max_int)
+  std::string kernels;          // only kernels whose name begins so
+  std::vector<Tensor> rounded;  // by index: what `ref` reads instead, where kernels may round an input
 };
 
 struct CudaCheck {
