@@ -113,7 +113,7 @@ void check_rounded(const Fp8Case& c) {
   }
   CudaCase test;
   test.text = text_of(c);
-  test.kernels = "cublaslt.fp8_matmul";
+  test.kernel = "cublaslt.fp8_matmul";
   test.inputs = {narrow, weights(c.n, c.k), scales(c.n)};
   const double spread = 2 * std::sqrt(static_cast<double>(c.k));  // of the sums, with the largest scale
   test.rounded = {rounded};
