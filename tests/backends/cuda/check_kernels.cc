@@ -84,9 +84,10 @@ std::vector<DType> output_dtypes(const ir::Node& node) {
   return out;
 }
 
-std::vector<Tensor> reference(const Parsed& p) {
+std::vector<Tensor> reference(const Parsed& p, const std::vector<Tensor>& rounded) {
   std::vector<Tensor> inputs;
-  for (const Tensor& t : p.inputs) inputs.push_back(widened(t));
+  for (size_t i = 0; i < p.inputs.size(); ++i)
+    inputs.push_back(i < rounded.size() && rounded[i].defined() ? rounded[i] : widened(p.inputs[i]));
   std::vector<DType> dtypes = output_dtypes(*p.node);
   for (DType& d : dtypes)
     if (is_half(d)) d = DType::F32;
@@ -246,7 +247,7 @@ CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& 
     for (const std::string& name : names) contexts.emplace_back(Target::named(name), code, nullptr);
   }
   CudaCheck result;
-  const std::vector<Tensor> expected = on_gpu ? reference(p) : std::vector<Tensor>();
+  const std::vector<Tensor> expected = on_gpu ? reference(p, c.rounded) : std::vector<Tensor>();
   for (const Context& context : contexts) {
     NodeView view = view_of(p, p.inputs, output_dtypes(*p.node));
     view.cuda = &context;

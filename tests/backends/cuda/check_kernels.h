@@ -12,11 +12,12 @@ namespace tokamak::test {
 // %w... (first letter w) are given as constants, so that kernels may pack them. Inputs get fresh random contents unless `inputs` has one.
 struct CudaCase {
   std::string text;
-  std::vector<Tensor> inputs;   // by index; undefined or missing: random
-  double rtol = -1, atol = -1;  // negative: by the output's dtype
-  double scale = 1;             // of random floats (normal)
-  int64_t max_int = 100;        // random integers are in [0, max_int)
-  std::string kernel = {};      // its full name, to hold this one alone; empty: all that accept
+  std::vector<Tensor> inputs;        // by index; undefined or missing: random
+  double rtol = -1, atol = -1;       // negative: by the output's dtype
+  double scale = 1;                  // of random floats (normal)
+  int64_t max_int = 100;             // random integers are in [0, max_int)
+  std::string kernel = {};           // its full name, to hold this one alone; empty: all that accept
+  std::vector<Tensor> rounded = {};  // by index: what `ref` reads instead, where kernels may round an input
 };
 
 struct CudaCheck {
