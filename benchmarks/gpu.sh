@@ -8,7 +8,7 @@ help() {
 usage: benchmarks/gpu.sh [OPTIONS]
 
   --output DIR        where logs and tables go (default: benchmarks/results/gpu-DATE)
-  --steps LIST        of build,tests,conformance,models,kernels,llm,onnx (default: all of them), in this order whatever the list's
+  --steps LIST        of build,tests,conformance,models,kernels,llm,onnx (default: all of these) and saturated, in this order
   --prebuilt DIR      take DIR/bin/{tokamak,tokamak_tests,...} and the libraries of DIR/lib instead of building (made by --pack)
   --pack DIR          build here (no GPU needed) and copy what --prebuilt wants to DIR, then stop
   --deps DIR          build against headers and libraries of DIR/usr, or of the .deb files in DIR, beside the system's
@@ -20,6 +20,7 @@ usage: benchmarks/gpu.sh [OPTIONS]
   --sanitizer TOOL    run the tests under compute-sanitizer's memcheck, racecheck, synccheck or initcheck; nothing else but the build
   --precisions LIST   of the llm step (default: fp16,int8,fp8,int4)
   --batches LIST      of the llm step (default: 1,8,64)
+  --loads LIST        of the saturated step: prompt and new tokens of 1,000 requests (default: 128/128,2048/128,1000/1000)
   --peers             measure PyTorch with torch.compile in the same run (minutes of compiling)
   --limit SECONDS     for everything (default: 570); a step that is out of time is cut off and says so
 
@@ -29,12 +30,12 @@ TEXT
 
 output= steps=build,tests,conformance,models,kernels,llm,onnx prebuilt= pack= deps= build=$root/build/gpu
 cases=$root/../shared/onnx-conformance/open.tar.zst models=$root/../shared/models/onnx filter='Cuda*:*Gpu*:*Device*'
-case_filter= sanitizer= precisions=fp16,int8,fp8,int4 batches=1,8,64 peers= limit=570
+case_filter= sanitizer= precisions=fp16,int8,fp8,int4 batches=1,8,64 loads=128/128,2048/128,1000/1000 peers= limit=570
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) help; exit 0 ;;
     --peers) peers=1; shift; continue ;;
-    --output | --steps | --prebuilt | --pack | --deps | --build | --cases | --models | --case-filter | --filter | --sanitizer | --precisions | --batches | --limit)
+    --output | --steps | --prebuilt | --pack | --deps | --build | --cases | --models | --case-filter | --filter | --sanitizer | --precisions | --batches | --loads | --limit)
       [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
       name=${1#--}
       declare "${name//-/_}=$2"
@@ -201,6 +202,11 @@ step_llm() {
   return $rc
 }
 
+step_saturated() {
+  "$tokamak" bench --synthetic llama-3.1-8b --device cuda --precision fp8 --kv-dtype fp8 --requests 1000 --loads "$loads" --profile-layers \
+    --no-cache --timing-cache "$output/timings.txt" --json "$output/saturated.json"
+}
+
 step_onnx() {
   python3 "$root/benchmarks/compare_torch.py" models --tokamak "$tokamak" --json "$output/onnx.json" ${peers:+--peers} --table "$output/onnx.md"
 }
@@ -210,7 +216,7 @@ if [ ! -s "$summary" ]; then
   note "commit $(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u '+%Y-%m-%d %H:%M') UTC"
   note ""
 fi
-for name in build sanitizer tests conformance models kernels llm onnx; do
+for name in build sanitizer tests conformance models kernels llm onnx saturated; do
   step "$name"
   [ "$name" = build ] && [ $status -ne 0 ] && break
 done
