@@ -48,5 +48,7 @@ int choose_layout(ir::Graph&, PassContext&);
 int fuse_epilogues(ir::Graph&, PassContext&);
 int fuse_regions(ir::Graph&, PassContext&);
 int finish_movement(ir::Graph&, PassContext&);
+// For GPUs only, behind all others.
+int fuse_cached_attention(ir::Graph&, PassContext&);
 
 }  // namespace tokamak::passes

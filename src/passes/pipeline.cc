@@ -37,6 +37,9 @@ constexpr Pass kFuseEpilogues{"fuse-epilogues", "pointwise work behind matmul an
 constexpr Pass kFuseAddNorm{"fuse-add-norm", "residual addition into the norm behind it", fuse_add_norm};
 constexpr Pass kFuseRegions{"fuse-regions", "remaining pointwise work into fused nodes", fuse_regions};
 
+constexpr Pass kFuseCachedAttention{"fuse-cached-attention", "writing a step's keys and values, and attending, as one",
+                                    fuse_cached_attention};
+
 template <class F>
 void for_each_graph_inner_first(ir::Graph& graph, const F& f) {
   for (const auto& node : graph.nodes())
@@ -49,6 +52,8 @@ int run_on_all(const Pass& pass, ir::Graph& graph, PassContext& context) {
   for_each_graph_inner_first(graph, [&](ir::Graph& g) { rewrites += pass.run(g, context); });
   return rewrites;
 }
+
+void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
 
 }  // namespace
 
@@ -83,20 +88,37 @@ const std::vector<Step>& pipeline() {
   return steps;
 }
 
+const std::vector<Step>& gpu_pipeline() {
+  static const std::vector<Step> steps = {
+      {{kFuseCachedAttention}},
+  };
+  return steps;
+}
+
 const Pass* find_pass(std::string_view name) {
-  for (const Step& step : pipeline())
-    for (const Pass& pass : step.passes)
-      if (pass.name == name) return &pass;
+  for (const auto* steps : {&pipeline(), &gpu_pipeline()})
+    for (const Step& step : *steps)
+      for (const Pass& pass : step.passes)
+        if (pass.name == name) return &pass;
   return nullptr;
 }
 
-void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report) {
+void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report) { run_steps(pipeline(), graph, options, report); }
+
+void run_gpu_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report) {
+  run_steps(gpu_pipeline(), graph, options, report);
+}
+
+namespace {
+
+void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineOptions& options, BuildReport& report) {
   const auto check_name = [](std::string_view name) {
     if (find_pass(name) != nullptr) return;
     std::string known;
-    for (const Step& step : pipeline())
-      for (const Pass& pass : step.passes)
-        if (known.find(pass.name) == std::string::npos) known += (known.empty() ? "" : ", ") + std::string(pass.name);
+    for (const auto* all : {&pipeline(), &gpu_pipeline()})
+      for (const Step& step : *all)
+        for (const Pass& pass : step.passes)
+          if (known.find(pass.name) == std::string::npos) known += (known.empty() ? "" : ", ") + std::string(pass.name);
     fail(ErrorCode::InvalidArgument, "no pass is called \"{}\"; the passes are: {}", name, known);
   };
   for (const std::string& name : options.disabled) check_name(name);
@@ -115,7 +137,7 @@ void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport&
   PassContext context{options.is_gpu, quantizes, {}};
   std::vector<PassReport> reports;
   ir::infer_types(graph);
-  for (const Step& step : pipeline()) {
+  for (const Step& step : steps) {
     for (int round = 0; round < step.rounds; ++round) {
       int rewrites = 0;
       for (const Pass& pass : step.passes) {
@@ -151,6 +173,8 @@ void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport&
   report.passes.insert(report.passes.end(), reports.begin(), reports.end());
   report.notes.insert(report.notes.end(), context.notes.begin(), context.notes.end());
 }
+
+}  // namespace
 
 void run_passes(ir::Graph& graph, std::span<const std::string> names) {
   PassContext context{true, false, {}};

@@ -24,13 +24,17 @@ struct PipelineOptions {
 // runs added up) and `report.notes`. Throws InvalidArgument for an unknown pass name; Internal, naming the pass, when one breaks the graph.
 void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
 
+// The same with the passes for GPUs only, which make what the CPU has no kernels for. After the choice of types.
+void run_gpu_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
+
 // One step: its passes run in turn, again and again while they change something, at most `rounds` times.
 struct Step {
   std::vector<Pass> passes;
   int rounds = 1;
 };
 const std::vector<Step>& pipeline();
-// By name; null when unknown.
+const std::vector<Step>& gpu_pipeline();
+// By name, of either; null when unknown.
 const Pass* find_pass(std::string_view name);
 // Runs single passes by name, in order and as for a GPU, as tests do.
 void run_passes(ir::Graph& graph, std::span<const std::string> names);

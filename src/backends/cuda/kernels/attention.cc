@@ -201,10 +201,12 @@ class PlainDef final : public CudaKernelDef {
 
 }  // namespace
 
+const KernelDef& attention_wgmma();
+
 std::vector<const KernelDef*> attention_kernels() {
   static const FlashDef flash;
   static const PlainDef plain;
-  return {&flash, &plain};
+  return {&attention_wgmma(), &flash, &plain};
 }
 
 }  // namespace tokamak::cuda
