@@ -61,6 +61,11 @@ TEST(CudaMatmul, Epilogues) {
     check("%c: f32[2,1,136]", "%c", "t0 = sub(i1, i0); ret t0");
     check("%c: f32[]", "%c", "t0 = mul(i1, i0); t1 = tanh(t0); ret t1");
   }
+  // A 1x1 convolution on pixels, with its residual.
+  check_cuda_kernels(
+      sum_case("graph main(%a: f16[2,7,9,64], %w: f16[96,64], %c: f16[96], %d: f16[2,7,9,96]) { %y = matmul(%a, %w, %c, %d) {trans_b=1, "
+               "epilogue=\"t0 = add(i0, i1); t1 = add(t0, i2); t2 = relu(t1); ret t2\", epilogue_input=2} return %y }",
+               64));
   // Rows of 5: no vectors. A column: the output's last dimension is the rows of a.
   check_cuda_kernels(
       sum_case("graph main(%a: f16[9,16], %w: f16[16,5], %c: f16[5]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
