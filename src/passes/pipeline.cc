@@ -23,10 +23,13 @@ constexpr Pass kFuseNorms{"fuse-norms", "layer_norm and rms_norm from primitive 
 constexpr Pass kFoldBatchNorm{"fold-batch-norm", "batch_norm and channel constants into convolutions", fold_batch_norm};
 constexpr Pass kMergeAffine{"merge-affine", "chains of constant additions and multiplications", merge_affine};
 constexpr Pass kSinkReshapes{"sink-reshapes", "reshapes move below matmuls and pointwise work", sink_reshapes};
+constexpr Pass kSinkRowTransposes{"sink-row-transposes", "transposes of whole rows move below matmuls", sink_row_transposes};
 constexpr Pass kFoldScales{"fold-scales", "constant scales into matrices", fold_scales};
 constexpr Pass kFuseRope{"fuse-rope", "rotary embedding from rotate-half chains", fuse_rope};
 constexpr Pass kFuseAttention{"fuse-attention", "attention from matmul, softmax, matmul", fuse_attention};
 constexpr Pass kMergeMatmuls{"merge-matmuls", "narrow matmuls of one input side by side", merge_matmuls};
+constexpr Pass kPackProjections{"pack-projections", "for a GPU: q, k and v of one input as one product", pack_projections};
+constexpr Pass kPixelMatmuls{"pixel-matmuls", "for a GPU: 1x1 convolutions in NHWC as matmuls", pixel_matmuls};
 constexpr Pass kChooseLayout{"choose-layout", "convolutions and pools in NHWC between transposes", choose_layout};
 constexpr Pass kSinkTransposes{"sink-transposes", "transposes move down and cancel", sink_transposes};
 constexpr Pass kFinishMovement{"finish-movement", "transposes that are reshapes, or a matmul's flag", finish_movement};
@@ -65,18 +68,20 @@ const std::vector<Step>& pipeline() {
       {{kFuseActivations, kFuseSoftmax, kFuseNorms, kFuseNorms, kRemoveDead}},
       // Flattening around Gemms goes now that activations are single nodes; constants then meet (bias scale, batch norm) and fold into
       // weights, before attention so that the scale of q is already in its matrix where there is one.
-      {{kSinkReshapes, kCanonicalize, kFoldBatchNorm, kMergeAffine, kFoldScales, kFoldConstants, kEliminateCommon, kRemoveDead}, 8},
+      {{kSinkReshapes, kSinkRowTransposes, kCanonicalize, kFoldBatchNorm, kMergeAffine, kFoldScales, kFoldConstants, kEliminateCommon,
+        kRemoveDead},
+       8},
       // rope before attention, which moves the head transposes through it. It can settle a length that was open before, so shapes again.
       {{kFuseRope, kSimplifyShapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 6},
       {{kFuseAttention, kCanonicalize, kEliminateCommon, kSimplifyShapes, kRemoveDead}},
       // After attention, whose reshapes tell how q, k and v are used; before epilogues take the biases.
-      {{kMergeMatmuls}},
+      {{kPackProjections, kMergeMatmuls}},
       // Layout after every fold that reads NCHW channel constants, before epilogues, which need channels in the last axis.
       {{kChooseLayout}},
-      {{kSinkTransposes, kCanonicalize, kFoldConstants, kMergeAffine, kEliminateCommon, kRemoveDead}, 8},
+      {{kSinkTransposes, kSinkRowTransposes, kCanonicalize, kFoldConstants, kMergeAffine, kEliminateCommon, kRemoveDead}, 8},
       {{kFinishMovement, kSinkReshapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 4},
       // Into the producer first (no extra pass over memory), then the norms, then whatever is left among itself.
-      {{kFuseEpilogues}},
+      {{kPixelMatmuls, kFuseEpilogues}},
       {{kFuseAddNorm, kRemoveDead}},
       {{kFuseRegions, kFoldConstants, kEliminateCommon, kRemoveDead}},
   };
@@ -127,7 +132,9 @@ void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineO
     else std::fputs(text.c_str(), stderr);
   };
 
-  PassContext context;
+  const bool quantizes =
+      options.precision == Precision::Int8 || options.precision == Precision::Int4 || options.precision == Precision::FP8;
+  PassContext context{options.is_gpu, quantizes, {}};
   std::vector<PassReport> reports;
   ir::infer_types(graph);
   for (const Step& step : steps) {
@@ -170,7 +177,7 @@ void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineO
 }  // namespace
 
 void run_passes(ir::Graph& graph, std::span<const std::string> names) {
-  PassContext context;
+  PassContext context{true, false, {}};
   ir::infer_types(graph);
   for (const std::string& name : names) {
     const Pass* pass = find_pass(name);

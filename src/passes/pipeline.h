@@ -17,6 +17,7 @@ struct PipelineOptions {
   std::string dump_ir;                                // "after:<pass>", "before:<pass>" or "all"
   std::function<void(const std::string&)> dump_sink;  // receives the text; standard error when absent
   Precision precision = Precision::F32;
+  bool is_gpu = false;  // some rewrites pay only there
 };
 
 // Runs every pass on the graph (and its subgraphs), verifies the graph after each, and appends to `report.passes` (one entry a pass, its
@@ -35,7 +36,7 @@ const std::vector<Step>& pipeline();
 const std::vector<Step>& gpu_pipeline();
 // By name, of either; null when unknown.
 const Pass* find_pass(std::string_view name);
-// Runs single passes by name, in order, as tests do.
+// Runs single passes by name, in order and as for a GPU, as tests do.
 void run_passes(ir::Graph& graph, std::span<const std::string> names);
 
 }  // namespace tokamak::passes

@@ -6,7 +6,7 @@ namespace tokamak::testing {
 using namespace cuda;
 
 std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& inputs, const ir::Attrs& attrs,
-                              const std::vector<std::string>& archs) {
+                              const std::vector<std::string>& archs, const std::string& kernel_name) {
   ir::Graph graph;
   std::vector<ir::Value*> values;
   for (const Tensor& t : inputs) values.push_back(t.defined() ? graph.add_constant(t) : nullptr);
@@ -34,6 +34,7 @@ std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& 
     int accepted = 0;
     std::string reasons;
     for (const KernelDef* def : kernels_for(op)) {
+      if (!kernel_name.empty() && def->name() != kernel_name) continue;
       if (const Support support = def->supports(view); !support) {
         reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
         continue;
@@ -158,7 +159,7 @@ void check_cached_step(PagedCase c, DType activation, const std::vector<std::str
   }
 }
 
-void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs) {
+void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs, const std::string& kernel) {
   c.seed = std::random_device{}();
   SCOPED_TRACE(describe(c, activation));
   const PagedBatch batch(c);
@@ -172,7 +173,7 @@ void check_step(PagedCase c, DType activation, const std::vector<std::string>& a
     inputs[0] = narrowed(inputs[0], activation);
     run_step("kv_cache_write", inputs, write_attrs, archs);
     run_step("paged_attention", batch.attention_inputs(Tensor::empty(activation, {batch.tokens, c.heads * c.dim}), cache), attention_attrs,
-             archs);
+             archs, kernel);
     return;
   }
   const Tensor before = batch.filled_cache(false);
@@ -190,7 +191,7 @@ void check_step(PagedCase c, DType activation, const std::vector<std::string>& a
 
   const Tensor query = narrowed(q, activation);
   const Tensor y = run_ref("paged_attention", batch.attention_inputs(widened(query), on_cpu[1]), attention_attrs)[0];
-  for (const StepRun& run : run_step("paged_attention", batch.attention_inputs(query, expected_cache), attention_attrs, archs)) {
+  for (const StepRun& run : run_step("paged_attention", batch.attention_inputs(query, expected_cache), attention_attrs, archs, kernel)) {
     expect_close(run.output, y, tolerance_of(activation), run.kernel);
     EXPECT_TRUE(same_bytes(run.cache, expected_cache)) << run.kernel << ": changed the cache";
   }

@@ -22,6 +22,7 @@ struct PagedShape {
 
   static PagedShape of(const NodeView& node);  // of any of them
   int64_t group() const { return heads / kv_heads; }
+  int64_t cache_rows() const { return num_blocks * 2 * kv_heads * block_size; }
   // Whether q and the cache are what tensor cores multiply without rounding anything more.
   Support for_tensor_cores() const;
   std::vector<std::string> defines() const;  // HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, ACTIVATION, CACHE
