@@ -80,6 +80,48 @@ Case step(const std::string& name, DType dtype, DType cache, int64_t heads, int6
   return c;
 }
 
+// cached_attention on the same step: the floor is the same, the norm, the rotation and the write come with it. `fused` false: its two parts
+// must be timed alone, this is the first.
+Case cached(Case c, DType dtype, DType cache, int64_t heads, int64_t kv_heads, int64_t dim, int64_t sequences, int64_t length, bool fused) {
+  const Shape &blocks = c.shared[1].shape(), &table = c.copies[0][2].shape();
+  c.name = (fused ? "cached " : "write ") + c.name;
+  const std::string attrs = fmt::format("{{num_heads={}, num_kv_heads={}, head_dim={}}}", heads, kv_heads, dim);
+  const int64_t width = (heads + 2 * kv_heads) * dim, tokens = c.shared[0].shape()[0];
+  const std::string common = fmt::format("%qkv: {}[{},{}], %cache: {}{}, %slots: i32[{}]", to_string(dtype), tokens, width,
+                                         to_string(cache), to_string(blocks), tokens);
+  const std::string rope = fmt::format("%cos: f32[{0},{1}], %sin: f32[{0},{1}]", tokens, dim / 2);
+  if (fused)
+    c.text = fmt::format(
+        "graph main({}, %t: i32{}, %l: i32[{}], %s: i32[{}], {}) {{ %y = cached_attention(%qkv, %cache, %slots, %t, %l, %s, %cos, %sin) {} "
+        "return %y }}",
+        common, to_string(table), sequences, sequences + 1, rope, attrs);
+  else
+    c.text =
+        fmt::format("graph main({}, {}) {{ %q = kv_cache_write(%qkv, %cache, %slots, %cos, %sin) {} return %q }}", common, rope, attrs);
+  Tensor angle = Tensor::empty(DType::F32, {tokens, dim / 2});
+  for (int64_t i = 0; i < angle.count(); ++i) angle.data<float>()[i] = 0.7f;
+  std::vector<Tensor> shared{noise(dtype, {tokens, width}), c.shared[1], Tensor()};
+  if (fused) shared.insert(shared.end(), {Tensor(), c.shared[3], c.shared[4]});
+  shared.insert(shared.end(), {angle, angle});
+  c.shared = shared;
+  const int64_t count = tokens / sequences, columns = table[1];
+  for (auto& copy : c.copies) {
+    const int32_t* const entries = copy[2].data<int32_t>();
+    std::vector<int32_t> slots;
+    for (int64_t s = 0; s < sequences; ++s)
+      for (int64_t p = length - count; p < length; ++p)
+        slots.push_back(static_cast<int32_t>(entries[s * columns + p / kBlockSize] * kBlockSize + p % kBlockSize));
+    std::vector<Tensor> own(shared.size());
+    own[2] = ints({tokens}, slots);
+    if (fused) own[3] = copy[2];
+    copy = own;
+  }
+  if (!fused)
+    c.bytes = static_cast<double>(tokens) * dim * static_cast<double>(bytes_of(dtype, width / dim + heads) + bytes_of(cache, 2 * kv_heads)),
+    c.flops = 0;
+  return c;
+}
+
 Case dense(const std::string& name, DType dtype, int64_t batch, int64_t heads, int64_t length, int64_t dim, bool causal) {
   Case c;
   c.name =
@@ -114,6 +156,20 @@ void run_all(const std::string& only, const Context& context) {
     add([&] { return step("decode", BF16, F8, 32, 8, 128, batch, length, 1, 4096); });
   }
   add([&] { return step("decode", BF16, F8, 32, 8, 128, 256, 1500, 1, 4096); });
+  const auto both = [](DType dtype, DType cache, int64_t kv_heads, int64_t batch, int64_t length, int64_t count, bool fused) {
+    return cached(step(count == 1 ? "decode" : "prefill", dtype, cache, 32, kv_heads, 128, batch, length, count, 4096), dtype, cache, 32,
+                  kv_heads, 128, batch, length, fused);
+  };
+  for (const auto& [batch, length] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 200}, {4, 200}, {8, 200}, {16, 200}, {64, 200}, {1, 1000}, {1, 4096}, {16, 4096}, {1, 32768}, {64, 1000}}) {
+    add([&] { return both(F16, F16, 32, batch, length, 1, true); });
+    add([&] { return both(BF16, BF16, 8, batch, length, 1, true); });
+    add([&] { return both(BF16, F8, 8, batch, length, 1, true); });
+  }
+  for (const auto& [batch, count] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {64, 1}, {1, 128}, {1, 2048}}) {
+    add([&] { return both(F16, F16, 32, batch, std::max<int64_t>(count, 200), count, false); });
+    add([&] { return both(BF16, F8, 8, batch, std::max<int64_t>(count, 200), count, false); });
+  }
   for (int64_t length : {128, 2048, 8192}) {
     add([&] { return step("prefill", BF16, BF16, 32, 32, 128, 1, length, length, length); });
     add([&] { return step("prefill", BF16, BF16, 32, 8, 128, 1, length, length, length); });
@@ -121,10 +177,13 @@ void run_all(const std::string& only, const Context& context) {
   add([&] { return step("prefill", BF16, F8, 32, 8, 128, 1, 8192, 8192, 8192); });
   add([&] { return step("prefill", BF16, BF16, 32, 8, 64, 1, 8192, 8192, 8192); });
   add([&] { return step("prefill", BF16, BF16, 32, 8, 128, 16, 512, 512, 4096); });
+  add([&] { return step("prefill", BF16, BF16, 32, 8, 128, 2, 4096, 512, 4096); });
   add([&] { return dense("bert", F16, 1, 12, 128, 64, false); });
   add([&] { return dense("bert", F16, 32, 12, 128, 64, false); });
   add([&] { return dense("vit", F16, 1, 12, 197, 64, false); });
   add([&] { return dense("vit", F16, 32, 12, 197, 64, false); });
+  for (bool causal : {false, true}) add([&] { return dense("long", BF16, 8, 16, 2048, 128, causal); });
+  add([&] { return dense("long", F16, 1, 32, 8192, 64, false); });
   add([&] { return dense("long", BF16, 1, 32, 8192, 128, true); });
   add([&] { return dense("long", BF16, 1, 32, 8192, 128, false); });
 }
@@ -194,7 +253,7 @@ void run_case(const Case& c, const Context& context) {
         const double difference = std::abs(host.float_at(i) - plain.float_at(i));
         if (!(difference <= worst)) worst = difference;
       }
-      std::printf("  %-30s %-10s %10.2f us %6.1f %% of bandwidth %7.1f TFLOP/s  differs %.1e\n", std::string(def->name()).c_str(),
+      std::printf("  %-30s %-16s %10.2f us %6.1f %% of bandwidth %7.1f TFLOP/s  differs %.1e\n", std::string(def->name()).c_str(),
                   tactic.c_str(), us, 100 * c.bytes / kBandwidth / us * 1e6, c.flops / us / 1e6, worst);
       std::fflush(stdout);
     }

@@ -137,6 +137,13 @@ struct SpeculativeOptions {
   int ngram_min = 2, ngram_max = 4;     // NGram: the last ngram_max (then fewer) tokens are looked up in the sequence itself
 };
 
+// One step, when its tokens are known.
+struct StepReport {
+  int num_seqs = 0, num_tokens = 0, num_rows = 0;  // sequences, their new tokens, and those of them that got logits
+  double step_ms = 0;                              // on the device, or on the host where the model does not measure it there
+  double gap_ms = 0;                               // between the step before and this one on the device; 0 on the host
+};
+
 struct LlmOptions {
   int max_num_seqs = 64;             // sequences in one step
   int max_num_batched_tokens = 512;  // new tokens in one step, >= max_num_seqs
@@ -145,11 +152,16 @@ struct LlmOptions {
   bool prefix_cache = true;
   // Off: a prompt is computed in one step, alone or beside others while they fit max_num_batched_tokens; a longer one makes a longer step.
   bool chunked_prefill = true;
+  // A step is queued before the tokens of the one before are known, so that a GPU need not wait for the host; what ends an answer then
+  // shows one step late, which computes a token for nothing. Where the model can (on a GPU), and while no answer needs the host between two
+  // steps: speculation, masks, penalties, biases, log-probabilities and withheld ends do.
+  bool run_ahead = true;
   int max_waiting = 0;  // requests that may wait; more are refused with ResourceExhausted. 0: no limit
   int priority_aging_ms = 10'000;
   uint64_t seed = 0;    // of requests without one
   int num_threads = 0;  // 0: the engine's own width
   SpeculativeOptions speculative;
+  std::function<void(const StepReport&)> on_step;  // called from the engine's thread; it should be quick, and must not throw
 };
 
 // Totals since the start, and gauges of the moment. Times are of the engine's thread.

@@ -247,6 +247,7 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   pipeline.dump_ir = options.dump_ir;
   pipeline.dump_sink = options.dump_sink;
   pipeline.precision = options.precision;
+  pipeline.is_gpu = device.name.is_cuda;
   passes::run_pipeline(*graph, pipeline, r);
   ThreadPool pool(num_threads);
   const std::vector<Shape> shapes =
@@ -260,6 +261,7 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   std::optional<quant::Ranges> ranges;
   const char* precision =
       device.name.is_cuda ? choose_precision_for_gpu(*graph, options, shapes, pool, ranges, r) : choose_weights(*graph, options, pool, r);
+  if (device.name.is_cuda) passes::run_gpu_pipeline(*graph, pipeline, r);
   r.optimize_s = optimizing.seconds();
 
   const Clock tuning;

@@ -31,6 +31,7 @@ Examples:
   tokamak bench llama-3.2-1b --int8 --batch 1,8,32 --prompt-tokens 512 --new-tokens 128
   tokamak bench --synthetic llama-2-7b --int4 --bandwidth --json bench.json
   tokamak bench --synthetic tinyllama-1.1b --batch 8 --profile-layers
+  tokamak bench --synthetic llama-3.1-8b --device cuda --fp8 --requests 1000 --prompt-tokens 128 --new-tokens 128 --profile-layers
 )";
 
 void print_layers(FILE* out, const std::vector<LayerTime>& layers) {
@@ -182,9 +183,16 @@ int run_bench(const Words& args) {
       app.add_option("--repeat", llm.repeat, "measured runs of each batch; the medians are reported")
           ->capture_default_str()
           ->check(CLI::Range(1, 1000)),
-      app.add_option("--max-num-batched-tokens", llm.max_num_batched_tokens, "new tokens in one step, decoding and prompts together")
-          ->capture_default_str()
+      app.add_option("--max-num-batched-tokens", llm.max_num_batched_tokens,
+                     "new tokens in one step, decoding and prompts together; default 512, with --requests on a GPU 8192")
           ->check(CLI::Range(1, 1 << 16)),
+      app.add_option("--requests", llm.requests, "a saturated run instead of --batch: so many requests, throughput over the whole run")
+          ->check(CLI::Range(1, 1 << 20)),
+      app.add_option("--concurrency", llm.concurrency, "of --requests, so many are submitted at once; default: all")
+          ->check(CLI::Range(1, 1 << 20)),
+      app.add_option("--max-num-seqs", llm.max_num_seqs, "with --requests: sequences in one step; default up to 1024 on a GPU, 64 on a CPU")
+          ->check(CLI::Range(1, 1 << 16)),
+      app.add_flag("--synchronous", llm.synchronous, "queue no step before the tokens of the one before are known"),
       app.add_flag("--bandwidth", llm.bandwidth, "measure the memory's read bandwidth too, and the share of it that decoding reaches"),
   };
   for (CLI::Option* option : of_tensors) option->group("Tensors");

@@ -10,6 +10,7 @@
 #include "backends/cpu/cpu_features.h"
 #include "backends/cpu/thread_pool.h"
 #include "cli/bandwidth.h"
+#include "cli/bench_saturated.h"
 #include "cli/console.h"
 #include "cli/profile_llm.h"
 #include "cli/session.h"
@@ -122,6 +123,15 @@ Json run_json(const LlmRun& run, int batch, const LlmBenchOptions& options) {
           {"throughput_tokens_per_s", run.throughput_tokens_per_s}};
 }
 
+}  // namespace
+
+Json memory_json(const llm::StepMemory& memory) {
+  return {{"weights_bytes", memory.weights_bytes}, {"kv_cache_bytes", memory.kv_cache_bytes}, {"arena_bytes", memory.arena_bytes},
+          {"other_bytes", memory.other_bytes},     {"planned_bytes", memory.planned_bytes()}, {"used_bytes", memory.used_bytes}};
+}
+
+namespace {
+
 // Of each figure the median over the runs; the gaps of all.
 LlmRun median_of(const std::vector<LlmRun>& runs) {
   const auto middle = [&](double LlmRun::*figure) {
@@ -143,11 +153,12 @@ LlmRun median_of(const std::vector<LlmRun>& runs) {
 }  // namespace
 
 int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
+  if (options.requests > 0) return run_saturated_bench(model, options);
   const int threads = options.threads > 0 ? options.threads : available_threads();
   const int largest = *std::max_element(options.batches.begin(), options.batches.end());
   llm::StepModelOptions step;
   step.max_num_seqs = largest;
-  step.max_num_batched_tokens = std::max(options.max_num_batched_tokens, largest);
+  step.max_num_batched_tokens = std::max(options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : 512, largest);
   step.max_context_length = options.prompt_tokens + options.new_tokens;
   step.num_threads = threads;
   llm::LlmOptions llm;
@@ -155,6 +166,7 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   llm.max_num_batched_tokens = step.max_num_batched_tokens;
   llm.max_context_length = step.max_context_length;
   llm.prefix_cache = false;  // every prompt is computed
+  llm.run_ahead = !options.synchronous;
   llm.num_threads = threads;
   auto step_model = llm::make_step_model(model.engine, step);
   if (step.max_context_length > step_model->config().context_length)
@@ -201,6 +213,10 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   fmt::print(out, "  memory      weights {}, of them read each step {}; KV cache {} ({} blocks), activations {}, process peak {}\n",
              format_bytes(model.engine->weights_bytes()), format_bytes(step_bytes), format_bytes(running.memory().kv_cache_bytes),
              running.num_blocks(), format_bytes(running.memory().arena_bytes), format_bytes(peak_memory_bytes()));
+  const llm::StepMemory memory = running.memory();
+  if (memory.used_bytes > 0)
+    fmt::print(out, "              of the GPU {} planned, {} used\n", format_bytes(memory.planned_bytes()),
+               format_bytes(memory.used_bytes));
   if (bandwidth > 0) fmt::print(out, "  bandwidth   {:.1f} GB/s of reading\n", bandwidth / 1e9);
   fmt::print(out, "  requests    {} prompt tokens, {} new tokens\n\n", options.prompt_tokens, options.new_tokens);
   fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s",
@@ -217,6 +233,7 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
                {"step_weights_bytes", step_bytes},
                {"kv_cache_bytes", running.memory().kv_cache_bytes},
                {"peak_memory_bytes", peak_memory_bytes()}};
+  if (memory.used_bytes > 0) json["device_memory"] = memory_json(memory);
   if (bandwidth > 0) json["read_bandwidth_bytes_per_s"] = bandwidth;
   if (options.profile_layers) {
     engine.shutdown(true);

@@ -44,27 +44,35 @@ class KindCollector final : public Profiler {
   ir::Dim::Bindings sizes_;
 };
 
-// `num_seqs` sequences, each on blocks of its own, that get `tokens` new tokens after `past`; logits of the last one.
-llm::StepBatch make_batch(const llm::ModelConfig& config, int num_seqs, int past, int tokens, int blocks_per_seq) {
+// Each sequence on blocks of its own, as far as the cache goes; logits of the last token of each.
+llm::StepBatch make_batch(const llm::StepModel& model, const StepMix& mix) {
+  const llm::ModelConfig& config = model.config();
   llm::StepBatch b;
-  b.num_seqs = num_seqs;
-  b.blocks_per_seq = blocks_per_seq;
+  b.num_seqs = mix.num_decoding + mix.num_prompts;
+  const int longest = std::max(mix.num_decoding > 0 ? mix.past + 1 : 0, mix.num_prompts > 0 ? mix.prompt_tokens : 0);
+  b.blocks_per_seq = (longest + config.block_size - 1) / config.block_size;
   b.query_starts.push_back(0);
-  for (int s = 0; s < num_seqs; ++s) {
-    for (int t = past; t < past + tokens; ++t) {
-      b.token_ids.push_back((s * 7919 + t * 104729) % config.vocab_size);
+  int next_block = 0;
+  for (int s = 0; s < b.num_seqs; ++s) {
+    const bool decodes = s < mix.num_decoding;
+    const int past = decodes ? mix.past : 0, size = past + (decodes ? 1 : mix.prompt_tokens);
+    const auto table = static_cast<size_t>(b.block_tables.size());
+    const int blocks = (size + config.block_size - 1) / config.block_size;
+    for (int k = 0; k < b.blocks_per_seq; ++k) b.block_tables.push_back(k < blocks ? next_block++ % model.num_blocks() : 0);
+    for (int t = past; t < size; ++t) {
+      b.token_ids.push_back(static_cast<int32_t>((s * int64_t{7919} + t * int64_t{104729}) % config.vocab_size));
       b.positions.push_back(t);
-      b.slot_mapping.push_back((s * blocks_per_seq + t / config.block_size) * config.block_size + t % config.block_size);
+      b.slot_mapping.push_back(b.block_tables[table + t / config.block_size] * config.block_size + t % config.block_size);
     }
-    for (int k = 0; k < blocks_per_seq; ++k) b.block_tables.push_back(s * blocks_per_seq + k);
-    b.seq_lens.push_back(past + tokens);
+    b.seq_lens.push_back(size);
     b.query_starts.push_back(static_cast<int32_t>(b.token_ids.size()));
     b.logit_rows.push_back(static_cast<int32_t>(b.token_ids.size()) - 1);
   }
   return b;
 }
 
-void report(const char* what, int batch, int tokens, const KindCollector& collector, double step_ms, int64_t steps, FILE* out, Json& json) {
+void report(const std::string& what, int batch, int tokens, const KindCollector& collector, double step_ms, int64_t steps, FILE* out,
+            Json& json) {
   std::vector<std::pair<std::pair<std::string, std::string>, KindCollector::Kind>> kinds(collector.kinds.begin(), collector.kinds.end());
   std::sort(kinds.begin(), kinds.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });
   fmt::print(out, "\n{} step, batch {}, {} new tokens: {:.3f} ms\n{:>10}{:>7}{:>7}  {:20}{}\n", what, batch, tokens, step_ms, "ms", "%",
@@ -86,29 +94,40 @@ void report(const char* what, int batch, int tokens, const KindCollector& collec
 
 }  // namespace
 
+KindTimes profile_step(llm::StepModel& model, const std::string& what, const StepMix& mix, FILE* out, Json& json) {
+  using Clock = std::chrono::steady_clock;
+  const llm::StepBatch step = make_batch(model, mix);
+  const int num_tokens = static_cast<int>(step.token_ids.size());
+  for (int i = 0; i < 2; ++i) model.run(step);
+  KindCollector collector(step.num_seqs, num_tokens);
+  model.set_profiler(&collector);
+  const auto start = Clock::now();
+  int64_t steps = 0;
+  for (; steps < 3 || Clock::now() - start < std::chrono::seconds(1); ++steps) model.run(step);
+  const double step_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count() / static_cast<double>(steps);
+  model.set_profiler(nullptr);
+  report(what, step.num_seqs, num_tokens, collector, step_ms, steps, out, json);
+  KindTimes times;
+  for (const auto& [name, kind] : collector.kinds) {
+    const std::string& op = name.first;
+    const bool is_product = op.find("matmul") != op.npos || op == "linear";
+    const bool is_attention = op.find("attention") != op.npos || op == "kv_cache_write";
+    (is_product     ? times.products
+     : is_attention ? times.attention
+                    : times.other) += static_cast<double>(kind.ns) * 1e-6 / static_cast<double>(steps);
+  }
+  return times;
+}
+
 void profile_llm(const std::shared_ptr<const Engine>& engine, const llm::StepModelOptions& options, int batch, int prompt_tokens, FILE* out,
                  Json& json) {
-  using Clock = std::chrono::steady_clock;
-  const auto step_model = llm::make_step_model(engine, options);
-  llm::StepModel& model = *step_model;
-  const llm::ModelConfig& config = model.config();
-  const int blocks_per_seq = (options.max_context_length + config.block_size - 1) / config.block_size;
-  if (batch * blocks_per_seq > model.num_blocks())
-    fail(ErrorCode::ResourceExhausted, "{} sequences of {} blocks: the KV cache has {}", batch, blocks_per_seq, model.num_blocks());
-  const auto profile = [&](const char* what, int seqs, int tokens, const llm::StepBatch& step) {
-    for (int i = 0; i < 2; ++i) model.run(step);
-    KindCollector collector(seqs, tokens);
-    model.set_profiler(&collector);
-    const auto start = Clock::now();
-    int64_t steps = 0;
-    for (; steps < 3 || Clock::now() - start < std::chrono::seconds(1); ++steps) model.run(step);
-    const double step_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count() / static_cast<double>(steps);
-    model.set_profiler(nullptr);
-    report(what, seqs, tokens, collector, step_ms, steps, out, json);
-  };
+  const auto model = llm::make_step_model(engine, options);
+  const int block_size = model->config().block_size, blocks_per_seq = (options.max_context_length + block_size - 1) / block_size;
+  if (batch * blocks_per_seq > model->num_blocks())
+    fail(ErrorCode::ResourceExhausted, "{} sequences of {} blocks: the KV cache has {}", batch, blocks_per_seq, model->num_blocks());
   const int chunk = std::min(prompt_tokens, options.max_num_batched_tokens);
-  profile("prefill", 1, chunk, make_batch(config, 1, 0, chunk, blocks_per_seq));
-  profile("decode", batch, batch, make_batch(config, batch, prompt_tokens, 1, blocks_per_seq));
+  profile_step(*model, "prefill", {.num_prompts = 1, .prompt_tokens = chunk}, out, json);
+  profile_step(*model, "decode", {.num_decoding = batch, .past = prompt_tokens}, out, json);
 }
 
 }  // namespace tokamak::cli

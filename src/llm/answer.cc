@@ -20,7 +20,8 @@ bool Answer::push_text(std::string_view text, Event& event) {
 
 FinishReason Answer::append(int32_t token, int context_length, Event& event) {
   const SamplingParams& params = sampling.params();
-  tokens.push_back(token);
+  if (num_unknown > 0) tokens[tokens.size() - num_unknown--] = token;
+  else tokens.push_back(token);
   sampling.accept(token);
   event.token_ids.push_back(token);
   const bool ends = sampling.ends(token);
@@ -33,7 +34,7 @@ FinishReason Answer::append(int32_t token, int context_length, Event& event) {
     event.stop_token_id = token;
     return flush(FinishReason::Stop, event);
   }
-  if (sampling.num_generated() >= params.max_tokens || size() >= context_length) return flush(FinishReason::Length, event);
+  if (sampling.num_generated() >= params.max_tokens || size() - num_unknown >= context_length) return flush(FinishReason::Length, event);
   return FinishReason::None;
 }
 

@@ -23,9 +23,13 @@ struct ActiveRequest {
 struct Answer : Sequence {
   Answer(ActiveRequest& request, int index, SamplingState sampling, std::unique_ptr<TextDecoder> decoder);
 
-  // The token becomes part of the answer and of `event`, with its text. Says whether, and why, that ends the answer. `context_length`:
-  // most tokens of prompt and answer.
+  // The token becomes part of the answer (in the place of the first unknown one, if there is one) and of `event`, with its text. Says
+  // whether, and why, that ends the answer. `context_length`: most tokens of prompt and answer.
   FinishReason append(int32_t token, int context_length, Event& event);
+  // The token after the unknown ones, if they do not end the answer, ends it, being the last there is room for.
+  bool is_last(int context_length) const {
+    return sampling.num_generated() + num_unknown + 1 >= sampling.params().max_tokens || size() + 1 >= context_length;
+  }
   // Adds text that waited for more; the answer ends for another reason than a stop string, unless that text completes one.
   FinishReason flush(FinishReason reason, Event& event);
 
@@ -35,7 +39,8 @@ struct Answer : Sequence {
   std::unique_ptr<TextDecoder> decoder;
   StopMatcher stops;
   Proposal proposal;
-  int first_row = -1;  // of this step's logits; -1: none yet
+  int first_row = -1;   // of this step's logits; -1: none yet
+  int num_unknown = 0;  // last of `tokens`: unknown_token(row), chosen by steps in flight
   bool has_ended = false;
 
  private:

@@ -15,9 +15,12 @@ class BatchBuilder {
   // them. Returns the first of its logit rows.
   int add(std::span<const int32_t> tokens, int first, int count, std::span<const int32_t> more, std::span<const int32_t> blocks,
           int num_rows);
+  // How the token of the last row added is chosen.
+  void choose(const TokenChoice& choice) { batch_.choices.push_back(choice); }
   // Lays out the block tables; valid until the next clear(). `blocks` given to add() must still be there.
   const StepBatch& finish();
   int num_tokens() const { return static_cast<int>(batch_.token_ids.size()); }
+  int num_rows() const { return static_cast<int>(batch_.logit_rows.size()); }
 
  private:
   int block_size_;

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cstring>
 #include <mutex>
 
-#include "backends/cuda/device.h"
+#include "backends/cuda/sampler.h"
+#include "llm/cache_budget.h"
+#include "llm/cuda_step_inputs.h"
 #include "llm/step_signature.h"
 #include "runtime/execution_context.h"
 
@@ -17,33 +17,8 @@ namespace {
 using cuda::check;
 using cuda::driver;
 
-// Batch sizes that decoding steps are padded to: each is a plan and a CUDA graph. Few, since a padded row costs little where the weights'
-// bytes are what takes the time.
-int decode_bucket(int n) {
-  if (n <= 2) return n;
-  if (n <= 4) return 4;
-  if (n <= 64) return (n + 7) / 8 * 8;
-  if (n <= 256) return (n + 31) / 32 * 32;
-  return (n + 63) / 64 * 64;
-}
-
-// Steps with prompts: arithmetic takes the time, so at most an eighth is padding.
-int mixed_bucket(int n) {
-  if (n <= 16) return 16;
-  const int step = std::max(16, static_cast<int>(std::bit_floor(static_cast<unsigned>(n - 1))) / 8);
-  return (n + step - 1) / step * step;
-}
-
-int row_bucket(int rows, int tokens) {
-  return rows == 0 ? 0 : std::min(tokens, static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows))));
-}
-
 constexpr int kMaxPlans = 256;
-constexpr int kArgmaxSplits = 16;                    // blocks a row
-constexpr int64_t kAlignment = 64;                   // in elements: 256 bytes
-constexpr int64_t kSpareBytes = int64_t{512} << 20;  // of the GPU's memory, left for code, library workspaces and larger steps
-
-int64_t aligned(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr int kArgmaxSplits = 16;  // blocks a row
 
 std::shared_ptr<cuda::Device> current_device() {
   auto device = cuda::Device::get(0);
@@ -55,21 +30,15 @@ ContextOptions context_options() {
   ContextOptions out;
   out.max_plans = kMaxPlans;
   out.output_place = Place::Device;
+  out.capture_first_run = true;
   return out;
 }
 
 }  // namespace
 
 struct CudaStepModel::Impl {
-  // An index array of a step: its place in the common buffer.
-  struct Region {
-    const char* name;
-    int64_t offset = 0, capacity = 0;
-  };
-  enum { kTokens, kPositions, kSlots, kRows, kTables, kLengths, kStarts, kNumRegions };
-
   Impl(std::shared_ptr<const Engine> e, const StepModelOptions& o)
-      : config(step_config(*e)), options(o), device(current_device()), context(e, context_options()), done(false) {
+      : config(step_config(*e)), options(o), device(current_device()), context(e, context_options()) {
     if (o.max_num_seqs < 1 || o.max_num_batched_tokens < 1 || o.max_context_length < 0 || o.kv_cache_bytes < 0)
       fail(ErrorCode::InvalidArgument,
            "max_num_seqs ({}) and max_num_batched_tokens ({}) must be positive, max_context_length ({}) and kv_cache_bytes ({}) not "
@@ -77,140 +46,150 @@ struct CudaStepModel::Impl {
            o.max_num_seqs, o.max_num_batched_tokens, o.max_context_length, o.kv_cache_bytes);
     const int context_length = o.max_context_length > 0 ? std::min(o.max_context_length, config.context_length) : config.context_length;
     blocks_per_seq = (context_length + config.block_size - 1) / config.block_size;
-    // One more than decoding steps may have: a mixed step never has as many sequence rows as tokens, which would make it look like one.
-    max_seqs = decode_bucket(o.max_num_seqs) + 1;
-    allocate_cache(context_length, e->weights_bytes());
-    reserve(mixed_bucket(std::max(o.max_num_batched_tokens, max_seqs)));
     const cuda::Context code(device->target(), e->code(), device);
+    inputs = std::make_unique<CudaStepInputs>(code, padded_seqs(o.max_num_seqs), blocks_per_seq);
     const cuda::Source source{"argmax", cuda::device_file("argmax.cu"), {}};
     argmax_parts = code.function(source, "argmax_parts");
     argmax_rows = code.function(source, "argmax_rows");
+    sampler = std::make_unique<cuda::DeviceSampler>(code, config.vocab_size, 1, 1);
+    const int tokens = mixed_bucket(std::max(o.max_num_batched_tokens, padded_seqs(o.max_num_seqs)));
+    free_before = device->free_bytes();
+    allocate_cache(tokens);
+    inputs->reserve(tokens);
+    reserve_rows(usual_rows());
   }
 
-  void allocate_cache(int context_length, int64_t weights_bytes) {
-    const int64_t block_bytes = config.kv_block_bytes(), one_sequence = blocks_per_seq * block_bytes;
-    int64_t budget = options.kv_cache_bytes;
-    if (budget == 0) {
-      const int64_t free = (device->free_bytes() - weights_bytes - kSpareBytes) / 10 * 9;
-      budget = std::min(options.max_num_seqs * one_sequence, std::max<int64_t>(free, 0));
+  int usual_rows() const { return std::max(1024, padded_seqs(options.max_num_seqs)); }
+
+  ~Impl() {
+    try {
+      device->make_current();
+      check(driver().cuStreamSynchronize(context.stream()), "waiting for the GPU");
+    } catch (const Error&) {
+      // What was in flight is not wanted any more.
     }
-    if (budget < one_sequence)
-      fail(ErrorCode::ResourceExhausted,
-           "a KV cache of {} bytes holds {} tokens, one sequence has up to {}; {} bytes would do, or a max_context_length of {}", budget,
-           budget / block_bytes * config.block_size, context_length, one_sequence, budget / block_bytes * config.block_size);
-    num_blocks = static_cast<int>(std::min<int64_t>(budget / block_bytes, INT32_MAX / config.block_size));  // slots are i32
+  }
+
+  // Bytes beside weights and activations.
+  int64_t array_bytes(int tokens, int rows) const { return inputs->bytes(tokens) + int64_t{rows} * (4 + kArgmaxSplits * 8); }
+
+  void set_cache(int blocks, std::byte* at) {
+    for (int layer = 0; layer < config.num_layers; ++layer)
+      context.set_input(
+          cache_input_name(layer),
+          Tensor::view(config.kv_dtype, {blocks, 2, config.num_kv_heads, config.block_size, config.head_dim}, at + layer * layer_bytes),
+          Place::Device);
+  }
+
+  // Asks first whether everything fits that steps of up to `tokens` need.
+  void allocate_cache(int tokens) {
+    const int64_t block_bytes = config.kv_block_bytes();
+    CacheBudget budget{.device_name = device->target().device_name, .free = device->free_bytes(), .block = block_bytes};
+    budget.arrays = array_bytes(tokens, usual_rows());
+    budget.one_sequence = blocks_per_seq * block_bytes;
+    budget.all_sequences = options.max_num_seqs * budget.one_sequence;
+    auto* const nowhere = reinterpret_cast<std::byte*>(uintptr_t{256});  // planning reads nothing
+    set_cache(1, nowhere);
+    const int seqs = options.max_num_seqs;
+    for (const StepSizes& sizes : {padded_sizes(tokens, seqs, seqs, seqs), padded_sizes(seqs, seqs, seqs, seqs)}) {
+      inputs->bind_nowhere(context, sizes, nowhere);
+      const DeviceNeeds needs = context.device_needs();
+      budget.weights = std::max(budget.weights, needs.weights_bytes);
+      budget.activations = std::max(budget.activations, needs.arena_bytes);
+      budget.arrays += needs.shape_constant_bytes;
+    }
+    planned.weights_bytes = budget.weights;
+    planned.arena_bytes = budget.activations;
+    planned.other_bytes = budget.arrays;
+    planned.kv_cache_bytes = cache_bytes(budget, options.kv_cache_bytes);
+    num_blocks = static_cast<int>(std::min<int64_t>(planned.kv_cache_bytes / block_bytes, INT32_MAX / config.block_size));  // slots are i32
     layer_block_bytes = block_bytes / config.num_layers;
     layer_bytes = (num_blocks * layer_block_bytes + 255) / 256 * 256;
     cache = device->allocate(layer_bytes * config.num_layers, "KV cache");
     // What a sequence has not written is never read, but a NaN there would survive a multiplication by a zero weight.
     check(driver().cuMemsetD8(cache.pointer(), 0, static_cast<size_t>(cache.size_bytes())), "clearing the KV cache");
     check(driver().cuStreamSynchronize(nullptr), "clearing the KV cache");  // the context's stream does not wait for the default one
-    for (int layer = 0; layer < config.num_layers; ++layer)
-      context.set_input(cache_input_name(layer),
-                        Tensor::view(config.kv_dtype, {num_blocks, 2, config.num_kv_heads, config.block_size, config.head_dim},
-                                     cache.data() + layer * layer_bytes),
-                        Place::Device);
+    set_cache(num_blocks, cache.data());
   }
 
-  // Index arrays for steps of up to `tokens`.
-  void reserve(int tokens) {
-    if (tokens <= token_capacity) return;
-    context.synchronize();
-    token_capacity = tokens;
-    regions = {{{"token_ids", 0, tokens},
-                {"positions", 0, tokens},
-                {"slot_mapping", 0, tokens},
-                {"logit_rows", 0, tokens},
-                {"block_tables", 0, int64_t{max_seqs} * blocks_per_seq},
-                {"seq_lens", 0, max_seqs},
-                {"query_starts", 0, max_seqs + 1}}};
-    int64_t count = 0;
-    for (Region& region : regions) {
-      region.offset = count;
-      count += aligned(region.capacity);
-    }
-    indices = device->allocate(count * 4, "index arrays of a step");
-    staging = cuda::PinnedBuffer(count * 4);
-    std::memset(staging.data(), 0, static_cast<size_t>(count * 4));
-    bound = {};
+  void reserve_rows(int rows) {
+    if (rows <= row_capacity) return;
+    row_capacity = rows;
+    for (auto& tokens : host_tokens) tokens = cuda::PinnedBuffer(int64_t{rows} * 4);
+    chosen = device->allocate(int64_t{rows} * 4, "tokens of a step");
+    parts = device->allocate(int64_t{rows} * kArgmaxSplits * 8, "argmax");
   }
 
-  int32_t* host(int region) { return reinterpret_cast<int32_t*>(staging.data()) + regions[region].offset; }
-
-  struct Sizes {
-    int tokens = -1, rows = -1, seqs = -1;
-  };
-
-  void bind(const Sizes& sizes) {
-    const auto set = [&](int region, Shape shape) {
-      const Region& r = regions[region];
-      context.set_input(r.name, Tensor::view(DType::I32, std::move(shape), indices.data() + r.offset * 4), Place::Device);
-    };
-    if (sizes.tokens != bound.tokens)
-      for (int region : {kTokens, kPositions, kSlots}) set(region, {sizes.tokens});
-    if (sizes.rows != bound.rows) set(kRows, {sizes.rows});
-    if (sizes.seqs != bound.seqs) {
-      set(kTables, {sizes.seqs, blocks_per_seq});
-      set(kLengths, {sizes.seqs});
-      set(kStarts, {sizes.seqs + 1});
-    }
-    bound = sizes;
-  }
-
-  void fill(int region, const std::vector<int32_t>& from, int padded, int32_t padding) {
-    std::ranges::copy(from, host(region));
-    std::fill(host(region) + from.size(), host(region) + padded, padding);
-  }
-
-  void run(const StepBatch& batch) {
+  // Queues a step, the choice of its tokens, and their way to the host. Nothing waits, but for a step that is larger than any before.
+  void queue(const StepBatch& batch, bool samples) {
     const int tokens = static_cast<int>(batch.token_ids.size()), rows = static_cast<int>(batch.logit_rows.size());
     if (batch.num_seqs > options.max_num_seqs || batch.blocks_per_seq > blocks_per_seq)
       fail(ErrorCode::InvalidArgument, "a step of {} sequences of up to {} blocks; this model was set up for {} of {}", batch.num_seqs,
            batch.blocks_per_seq, options.max_num_seqs, blocks_per_seq);
-    Sizes sizes;
-    if (tokens == batch.num_seqs && rows == tokens) {
-      sizes.tokens = sizes.rows = sizes.seqs = decode_bucket(tokens);
-    } else {
-      sizes.tokens = mixed_bucket(tokens);
-      sizes.rows = row_bucket(rows, sizes.tokens);
-      sizes.seqs = batch.num_seqs == 1 ? 1 : max_seqs;
-      if (sizes.seqs == sizes.tokens) ++sizes.tokens;
-    }
+    queue(batch, padded_sizes(tokens, rows, batch.num_seqs, options.max_num_seqs), samples);
+  }
+
+  void queue(const StepBatch& batch, const StepSizes& sizes, bool samples) {
+    const auto rows = static_cast<int>(batch.logit_rows.size());
     device->make_current();
-    reserve(sizes.tokens);
-    bind(sizes);
-    fill(kTokens, batch.token_ids, sizes.tokens, 0);
-    fill(kPositions, batch.positions, sizes.tokens, 0);
-    fill(kSlots, batch.slot_mapping, sizes.tokens, -1);
-    fill(kRows, batch.logit_rows, sizes.rows, 0);
-    for (int s = 0; s < batch.num_seqs; ++s)
-      std::copy_n(batch.block_tables.begin() + int64_t{s} * batch.blocks_per_seq, batch.blocks_per_seq,
-                  host(kTables) + int64_t{s} * blocks_per_seq);
-    fill(kLengths, batch.seq_lens, sizes.seqs, 0);
-    fill(kStarts, batch.query_starts, sizes.seqs + 1, tokens);
-    const Region& last = regions[kStarts];
-    check(driver().cuMemcpyHtoDAsync(indices.pointer(), staging.data(), static_cast<size_t>((last.offset + sizes.seqs + 1) * 4),
-                                     context.stream()),
-          "copying a step's index arrays to the GPU");
+    if (sizes.tokens > inputs->token_capacity() || rows > row_capacity) {
+      context.synchronize();
+      inputs->reserve(sizes.tokens);
+      reserve_rows(rows);
+    }
+    inputs->bind(context, sizes);
+    context.prepare();
+    const CUstream stream = context.stream();
+    const auto slot = static_cast<int>(num_queued % CudaStepInputs::kSlots);
+    Times& time = times[num_queued % times.size()];
+    time.begin.record(stream);
+    inputs->queue(stream, slot, batch, sizes, chosen.pointer());
     context.run_async();
-    logits = rows == 0 ? nullptr : context.output(0).raw();
-    num_rows = rows;
+    logits = rows == 0 ? nullptr : static_cast<float*>(const_cast<void*>(context.output(0).raw()));
     logits_are_here = false;
-    if (rows > 0) choose(rows);
-    done.record(context.stream());
-    done.synchronize();
+    auto* const on_host = reinterpret_cast<int32_t*>(host_tokens[slot].data());
+    if (rows > 0 && samples) {
+      sampler->queue(stream, logits, inputs->choices(), rows, chosen.pointer(), on_host);
+    } else if (rows > 0) {
+      const auto count = static_cast<unsigned>(rows);
+      argmax_parts.launch(stream, {.grid = {kArgmaxSplits, count}, .block = {256}, .overlap = true}, logits, parts.pointer(),
+                          config.vocab_size);
+      argmax_rows.launch(stream, {.grid = {count}, .block = {32}, .overlap = true}, parts.pointer(), chosen.pointer(), on_host,
+                         kArgmaxSplits);
+    }
+    time.end.record(stream);
+    num_rows[slot] = rows;
+    ++num_queued;
+  }
+
+  // The tokens of the oldest step that was queued and not waited for.
+  std::span<const int32_t> wait() {
+    device->make_current();
+    Times& time = times[num_taken % times.size()];
+    const auto slot = static_cast<int>(num_taken++ % CudaStepInputs::kSlots);
+    time.end.synchronize();
+    last_times.step_ms = time.end.ms_since(time.begin);
+    last_times.gap_ms = num_taken == 1 ? 0 : time.begin.ms_since(times[(num_taken - 2) % times.size()].end);
+    return {reinterpret_cast<const int32_t*>(host_tokens[slot].data()), static_cast<size_t>(num_rows[slot])};
+  }
+
+  // Steps in which everything is padding, the largest first: arenas grow once.
+  void warm_up() {
+    CHECK(num_queued == num_taken);
+    StepBatch nothing;
+    nothing.query_starts = {0};
+    for (const StepSizes& sizes : usual_sizes(options.max_num_batched_tokens, options.max_num_seqs)) {
+      queue(nothing, sizes, false);
+      wait();
+    }
     context.synchronize();
   }
 
-  void choose(int rows) {
-    if (chosen.size_bytes() < rows * 4) {
-      chosen = cuda::PinnedBuffer(std::max(rows * 4, 1024));
-      parts = device->allocate(chosen.size_bytes() / 4 * kArgmaxSplits * 8, "argmax");
-    }
-    const auto count = static_cast<unsigned>(rows);
-    argmax_parts.launch(context.stream(), {.grid = {kArgmaxSplits, count}, .block = {256}, .overlap = true}, logits, parts.pointer(),
-                        config.vocab_size);
-    argmax_rows.launch(context.stream(), {.grid = {count}, .block = {32}, .overlap = true}, parts.pointer(), chosen.data(), kArgmaxSplits);
+  void run(const StepBatch& batch) {
+    CHECK(num_queued == num_taken);
+    queue(batch, false);
+    chosen_tokens = wait();
+    context.synchronize();
   }
 
   // Several threads may read rows of a step at once.
@@ -218,7 +197,7 @@ struct CudaStepModel::Impl {
     const std::lock_guard lock(mutex);
     if (!logits_are_here) {
       device->make_current();
-      const int64_t bytes = int64_t{num_rows} * config.vocab_size * 4;
+      const int64_t bytes = std::ssize(chosen_tokens) * config.vocab_size * 4;
       if (logits_copy.size_bytes() < bytes) logits_copy = cuda::PinnedBuffer(bytes);
       check(driver().cuMemcpyDtoHAsync(logits_copy.data(), reinterpret_cast<CUdeviceptr>(logits), static_cast<size_t>(bytes),
                                        context.stream()),
@@ -229,22 +208,32 @@ struct CudaStepModel::Impl {
     return reinterpret_cast<const float*>(logits_copy.data());
   }
 
+  // Around a step, on the GPU's clock.
+  struct Times {
+    cuda::Event begin, end;
+  };
+
   ModelConfig config;
   StepModelOptions options;
   std::shared_ptr<cuda::Device> device;
-  cuda::Buffer cache, indices, parts;
+  cuda::Buffer cache, chosen, parts;
   ExecutionContext context;
-  cuda::PinnedBuffer staging, chosen, logits_copy;
-  cuda::Event done;
+  std::unique_ptr<CudaStepInputs> inputs;
+  std::unique_ptr<cuda::DeviceSampler> sampler;
+  std::array<cuda::PinnedBuffer, CudaStepInputs::kSlots> host_tokens;
+  std::array<int, CudaStepInputs::kSlots> num_rows{};
+  std::array<Times, 2 * CudaStepInputs::kSlots> times;  // twice as many, so that those of the step before are still there
+  cuda::PinnedBuffer logits_copy;
   cuda::Function argmax_parts, argmax_rows;
-  int blocks_per_seq = 0, num_blocks = 0, max_seqs = 0;
+  int blocks_per_seq = 0, num_blocks = 0, row_capacity = 0;
   int64_t layer_block_bytes = 0, layer_bytes = 0;
-  std::array<Region, kNumRegions> regions{};
-  int token_capacity = 0;
-  Sizes bound;
-  const void* logits = nullptr;  // on the device
-  std::mutex mutex;              // of what follows
-  int num_rows = 0;
+  int64_t num_queued = 0, num_taken = 0;
+  int64_t free_before = 0;  // on the device
+  StepMemory planned;
+  StepTimes last_times;
+  std::span<const int32_t> chosen_tokens;  // of the last run()
+  float* logits = nullptr;                 // on the device
+  std::mutex mutex;                        // of what follows
   bool logits_are_here = false;
 };
 
@@ -263,7 +252,19 @@ std::span<const float> CudaStepModel::logits(int row) const {
   return {impl_->host_logits() + int64_t{row} * impl_->config.vocab_size, static_cast<size_t>(impl_->config.vocab_size)};
 }
 
-int32_t CudaStepModel::argmax(int row) const { return reinterpret_cast<const int32_t*>(impl_->chosen.data())[row]; }
+int32_t CudaStepModel::argmax(int row) const { return impl_->chosen_tokens[row]; }
+
+void CudaStepModel::submit(const StepBatch& batch) {
+  CHECK(impl_->num_queued - impl_->num_taken < kMaxInFlight);
+  impl_->queue(batch, std::ranges::any_of(batch.choices, [](const TokenChoice& choice) { return choice.temperature > 0; }));
+}
+
+std::span<const int32_t> CudaStepModel::take() {
+  CHECK(impl_->num_queued > impl_->num_taken);
+  return impl_->wait();
+}
+
+StepTimes CudaStepModel::last_times() const { return impl_->last_times; }
 
 void CudaStepModel::copy_block(int src, int dst) {
   Impl& impl = *impl_;
@@ -277,7 +278,14 @@ void CudaStepModel::copy_block(int src, int dst) {
   }
 }
 
-StepMemory CudaStepModel::memory() const { return {impl_->cache.size_bytes(), impl_->context.memory().arena_bytes}; }
+void CudaStepModel::warm_up() { impl_->warm_up(); }
+
+StepMemory CudaStepModel::memory() const {
+  StepMemory memory = impl_->planned;
+  memory.kv_cache_bytes = impl_->cache.size_bytes();
+  memory.used_bytes = impl_->free_before - impl_->device->free_bytes();
+  return memory;
+}
 
 void CudaStepModel::set_profiler(Profiler* profiler) { impl_->context.set_profiler(profiler); }
 

@@ -8,9 +8,9 @@
 
 namespace tokamak::llm {
 
-// A step costs one copy to the device (all index arrays are neighbours), one CUDA graph of the bucket's plan, one kernel for the rows'
-// argmax and one read of the tokens. Decoding steps (one token a sequence) are padded to few batch sizes, so that few graphs cover them; a
-// padded sequence has no tokens in the cache and its slot is -1.
+// A step costs one kernel that fetches its arrays, one CUDA graph of its sizes' plan, one or two kernels that choose the tokens and write
+// them to the host, and one wait for them. Steps are padded to few sizes (step_sizes.h), so that few graphs cover them; a padded sequence
+// has no tokens in the cache and a padded token's slot is -1.
 class CudaStepModel final : public StepModel {
  public:
   // Throws as make_step_model; Unsupported without a GPU.
@@ -22,7 +22,12 @@ class CudaStepModel final : public StepModel {
   void run(const StepBatch& batch) override;
   std::span<const float> logits(int row) const override;  // copies the step's logits to the host when first asked
   int32_t argmax(int row) const override;
+  bool is_asynchronous() const override { return true; }
+  void submit(const StepBatch& batch) override;
+  std::span<const int32_t> take() override;
+  StepTimes last_times() const override;
   void copy_block(int src, int dst) override;
+  void warm_up() override;
   StepMemory memory() const override;
   void set_profiler(Profiler* profiler) override;
 

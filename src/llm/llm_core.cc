@@ -10,6 +10,8 @@ int64_t steady_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+double seconds(int64_t from_ns, int64_t to_ns) { return static_cast<double>(to_ns - from_ns) * 1e-9; }
+
 double milliseconds(int64_t ns) { return static_cast<double>(ns) * 1e-6; }
 
 // Calls f; what it throws becomes an Error's code and message.
@@ -63,7 +65,9 @@ LlmCore::LlmCore(Parts parts, const LlmOptions& options)
   if (options.max_context_length > 0) context_length_ = std::min(context_length_, options.max_context_length);
 }
 
-LlmCore::~LlmCore() = default;
+LlmCore::~LlmCore() {
+  if (flight_.is_active) guard([&] { parts_.model->take(); }, [](ErrorCode, const std::string&) {});
+}
 
 void LlmCore::validate(const Request& request) const {
   const ModelConfig& config = parts_.model->config();
@@ -96,6 +100,9 @@ std::unique_ptr<Answer> LlmCore::make_answer(ActiveRequest& active, int index) {
   answer->tokens = request.prompt_ids;
   answer->order = active.arrival_ns + int64_t{request.priority} * options_.priority_aging_ms * 1'000'000;
   answer->serial = next_serial_++;
+  const SamplingParams& p = request.sampling;
+  if (p.ignore_eos && p.stop_token_ids.empty() && p.stop.empty())
+    answer->final_size = static_cast<int>(std::min<int64_t>(std::ssize(request.prompt_ids) + int64_t{p.max_tokens}, context_length_));
   return answer;
 }
 
@@ -119,14 +126,14 @@ void LlmCore::add(RequestId id, Request request) {
         scheduler_.add(active.answers[0].get());
       },
       [&](ErrorCode code, const std::string& message) { end_all(active, FinishReason::Error, code, message); });
-  done_.clear();
+  bury();
 }
 
 bool LlmCore::cancel(RequestId id) {
   const auto found = requests_.find(id);
   if (found == requests_.end()) return false;
   end_all(*found->second, FinishReason::Abort, ErrorCode::Internal, "");
-  done_.clear();
+  bury();
   return true;
 }
 
@@ -136,49 +143,170 @@ void LlmCore::cancel_all() {
 
 void LlmCore::fail_all(ErrorCode code, const std::string& message) {
   while (!requests_.empty()) end_all(*requests_.begin()->second, FinishReason::Error, code, message);
-  done_.clear();
+  land();
+  bury();
 }
 
 void LlmCore::step() {
   const int64_t begin = parts_.now_ns();
   const SpeculativeOptions& speculative = options_.speculative;
   const bool speculates = parts_.proposer && (speculative.max_num_seqs == 0 || scheduler_.num_running() <= speculative.max_num_seqs);
-  const Scheduler::Step& step = scheduler_.schedule(speculates ? speculative.num_tokens : 0);
+  schedule(speculates);
+  const int64_t scheduled = parts_.now_ns();
+  totals_.schedule_s += seconds(begin, scheduled);
+  totals_.num_steps += !step_answers_.empty();
+  if (can_submit()) {
+    submit();
+    totals_.step_s += seconds(scheduled, parts_.now_ns());
+    land();
+    std::swap(flight_, next_flight_);
+    return bury();
+  }
+  land();
+  std::erase_if(step_answers_, [](const Answer* answer) { return answer->has_ended; });
+  if (!step_answers_.empty()) {
+    const int64_t landed = parts_.now_ns();
+    if (speculates) propose();
+    const int64_t proposed = parts_.now_ns();
+    bool is_computed = false;
+    guard(
+        [&] {
+          run();
+          is_computed = true;
+        },
+        [&](ErrorCode code, const std::string& message) {
+          for (Answer* answer : step_answers_) end_all(answer->request, FinishReason::Error, code, message);
+        });
+    const int64_t ran = parts_.now_ns();
+    totals_.draft_s += seconds(landed, proposed);
+    totals_.step_s += seconds(proposed, ran);
+    if (options_.on_step && is_computed) tell(report(), seconds(proposed, ran));
+    for (Answer* answer : step_answers_)
+      if (!answer->has_ended) process(*answer);
+    totals_.sample_s += seconds(ran, parts_.now_ns());
+  }
+  bury();
+}
+
+// Which answers the next step computes, the step in flight taken for done.
+void LlmCore::schedule(bool speculates) {
+  const Scheduler::Step& step = scheduler_.schedule(speculates ? options_.speculative.num_tokens : 0);
   if (parts_.proposer)
     for (const Sequence* s : step.preempted) parts_.proposer->forget(s);
   step_answers_.clear();
+  const int64_t now = parts_.now_ns();
   for (Sequence* s : step.sequences) {
     Answer& answer = *static_cast<Answer*>(s);
     answer.proposal.clear();
     step_answers_.push_back(&answer);
     ActiveRequest& request = answer.request;
     if (request.first_step_ns != 0) continue;
-    request.first_step_ns = begin;
+    request.first_step_ns = now;
     request.usage.cached_tokens = answer.num_cached;
     totals_.prompt_tokens += request.usage.prompt_tokens;
   }
-  const int64_t scheduled = parts_.now_ns();
-  if (speculates) propose();
-  const int64_t proposed = parts_.now_ns();
+}
+
+// --- steps ahead of their tokens ---
+
+bool LlmCore::can_submit() const {
+  if (!options_.run_ahead || parts_.proposer || !parts_.model->is_asynchronous() || step_answers_.empty()) return false;
+  return std::ranges::all_of(step_answers_, [](const Answer* answer) {
+    const bool forks = std::ssize(answer->request.answers) < answer->request.request.sampling.n;
+    return !forks && answer->sampling.is_plain(answer->num_unknown);
+  });
+}
+
+// Queues the scheduled step; its answers go on as if it were computed, with tokens that are not known yet.
+void LlmCore::submit() {
+  Flight& flight = next_flight_;
+  flight.rows.clear();
+  builder_.clear();
+  for (Answer* answer : step_answers_) {
+    const bool has_logits = answer->num_scheduled == answer->remaining();
+    const int row = builder_.add(answer->tokens, answer->num_computed, answer->num_scheduled, {}, answer->table.blocks, has_logits);
+    if (has_logits) builder_.choose(answer->sampling.choice(answer->num_unknown));
+    flight.rows.push_back({answer, has_logits ? row : -1, answer->num_computed + answer->num_scheduled, answer->num_preemptions});
+  }
+  totals_.step_tokens += builder_.num_tokens();
+  flight.report = report();
   guard(
       [&] {
-        for (const auto [src, dst] : step.copies) parts_.model->copy_block(src, dst);
-        run();
+        copy_blocks();
+        parts_.model->submit(builder_.finish());
+        flight.is_active = true;
       },
       [&](ErrorCode code, const std::string& message) {
-        for (Answer* answer : step_answers_) end_all(answer->request, FinishReason::Error, code, message);
+        land();
+        for (Answer* answer : step_answers_)
+          if (!answer->has_ended) end_all(answer->request, FinishReason::Error, code, message);
       });
-  const int64_t ran = parts_.now_ns();
-  for (Answer* answer : step_answers_)
-    if (!answer->has_ended) process(*answer);
-  done_.clear();
-  const auto seconds = [](int64_t from, int64_t to) { return static_cast<double>(to - from) * 1e-9; };
-  totals_.schedule_s += seconds(begin, scheduled);
-  totals_.draft_s += seconds(scheduled, proposed);
-  totals_.step_s += seconds(proposed, ran);
-  totals_.sample_s += seconds(ran, parts_.now_ns());
-  ++totals_.num_steps;
+  if (!flight.is_active) return;
+  for (const Flight::Row& row : flight.rows) {
+    Answer& answer = *row.answer;
+    scheduler_.advance(answer, answer.num_scheduled);
+    if (row.logit_row < 0 || answer.is_last(context_length_)) continue;
+    answer.tokens.push_back(unknown_token(row.logit_row));
+    ++answer.num_unknown;
+  }
 }
+
+// Takes the step in flight, if there is one: its tokens become known. Rows of answers that have ended since are dropped.
+void LlmCore::land() {
+  if (!flight_.is_active) return;
+  const int64_t begin = parts_.now_ns();
+  std::span<const int32_t> tokens;
+  flight_.is_active = false;
+  bool is_computed = false;
+  guard(
+      [&] {
+        tokens = parts_.model->take();
+        is_computed = true;
+      },
+      [&](ErrorCode code, const std::string& message) {
+        for (const Flight::Row& row : flight_.rows)
+          if (!row.answer->has_ended) end_all(row.answer->request, FinishReason::Error, code, message);
+      });
+  const int64_t taken = parts_.now_ns();
+  totals_.step_s += seconds(begin, taken);
+  if (options_.on_step && is_computed) tell(flight_.report, seconds(begin, taken));
+  for (const Flight::Row& row : flight_.rows) {
+    Answer& answer = *row.answer;
+    if (answer.has_ended) continue;
+    if (row.num_preemptions == answer.num_preemptions) scheduler_.settle(answer, row.num_computed);
+    if (row.logit_row < 0) continue;
+    guard(
+        [&] {
+          const int32_t token = tokens[row.logit_row];
+          if (token < 0) fail(ErrorCode::InvalidArgument, "{}", kBadLogits);
+          Event event{.request = answer.request.id, .index = answer.index};
+          const FinishReason reason = answer.append(token, context_length_, event);
+          conclude(answer, std::move(event), reason);
+        },
+        [&](ErrorCode code, const std::string& message) { end_all(answer.request, FinishReason::Error, code, message); });
+  }
+  totals_.sample_s += seconds(taken, parts_.now_ns());
+}
+
+// Of the step that was built last.
+StepReport LlmCore::report() const { return {static_cast<int>(step_answers_.size()), builder_.num_tokens(), builder_.num_rows()}; }
+
+void LlmCore::tell(StepReport report, double host_s) const {
+  const StepTimes times = parts_.model->last_times();
+  report.step_ms = times.step_ms > 0 ? times.step_ms : host_s * 1e3;
+  report.gap_ms = times.gap_ms;
+  options_.on_step(report);
+}
+
+// Frees requests that have ended, unless a step in flight still refers to them.
+void LlmCore::bury() {
+  flight_.ended.insert(flight_.ended.end(), std::make_move_iterator(done_.begin()), std::make_move_iterator(done_.end()));
+  done_.clear();
+  next_flight_.ended.clear();
+  if (!flight_.is_active) flight_.ended.clear();
+}
+
+// --- steps whose tokens are known before the next ---
 
 void LlmCore::propose() {
   slots_.clear();
@@ -203,7 +331,12 @@ void LlmCore::run() {
     answer->first_row = has_logits ? row : -1;
   }
   totals_.step_tokens += builder_.num_tokens();
+  copy_blocks();
   parts_.model->run(builder_.finish());
+}
+
+void LlmCore::copy_blocks() {
+  for (const auto [src, dst] : scheduler_.last_step().copies) parts_.model->copy_block(src, dst);
 }
 
 void LlmCore::process(Answer& answer) {
@@ -250,12 +383,18 @@ void LlmCore::generate(Answer& answer, int num_computed) {
     if (!event.token_ids.empty()) emit(request, std::move(event));
     throw;
   }
-  if (request.first_token_ns == 0) request.first_token_ns = parts_.now_ns();
-  request.usage.completion_tokens += static_cast<int>(event.token_ids.size());
-  totals_.generated_tokens += std::ssize(event.token_ids);
   totals_.accepted_tokens += num_accepted;
   scheduler_.commit(answer, num_computed + num_accepted);
   limit_lookahead(answer);
+  conclude(answer, std::move(event), reason);
+}
+
+// The event's tokens are the answer's now.
+void LlmCore::conclude(Answer& answer, Event event, FinishReason reason) {
+  ActiveRequest& request = answer.request;
+  if (request.first_token_ns == 0) request.first_token_ns = parts_.now_ns();
+  request.usage.completion_tokens += static_cast<int>(event.token_ids.size());
+  totals_.generated_tokens += std::ssize(event.token_ids);
   event.finish_reason = reason;
   if (reason != FinishReason::None) retire(answer);
   emit(request, std::move(event));

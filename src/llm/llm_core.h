@@ -31,8 +31,9 @@ class LlmCore {
   void cancel_all();
   void fail_all(ErrorCode code, const std::string& message);
 
-  bool has_work() const { return !requests_.empty(); }
-  // Computes one step and reports what came of it. Needs has_work(). An Error of the model ends the requests of that step, no others.
+  bool has_work() const { return !requests_.empty() || flight_.is_active; }
+  // Computes one step and reports what came of it. Needs has_work(). An Error of the model ends the requests of that step, no others. With
+  // an asynchronous model: queues a step and reports what came of the one before.
   void step();
 
   // Events go here, in order, from within step(), add() and cancel(); it must not call back.
@@ -44,16 +45,39 @@ class LlmCore {
   const BlockManager& blocks() const { return blocks_; }
 
  private:
+  // A step that was submitted and not taken.
+  struct Flight {
+    struct Row {
+      Answer* answer;
+      int logit_row;        // -1: none
+      int num_computed;     // tokens in the cache after it
+      int num_preemptions;  // when it was submitted: if there was another since, the blocks are no longer the answer's
+    };
+    bool is_active = false;
+    std::vector<Row> rows;
+    StepReport report;
+    std::vector<std::unique_ptr<ActiveRequest>> ended;  // of those rows
+  };
+
   std::unique_ptr<Answer> make_answer(ActiveRequest& request, int index);
   Verdict choose(const Answer& answer, int i);
   void limit_lookahead(Answer& answer) const;
+  void schedule(bool speculates);
+  bool can_submit() const;
+  void submit();
+  void land();
+  void copy_blocks();
   void propose();
   void run();
   void process(Answer& answer);
   void fork(Answer& first);
   void generate(Answer& answer, int num_computed);
+  void conclude(Answer& answer, Event event, FinishReason reason);
   void end_all(ActiveRequest& request, FinishReason reason, ErrorCode code, const std::string& message);
   void retire(Answer& answer);
+  void bury();
+  StepReport report() const;
+  void tell(StepReport report, double host_s) const;
   void emit(ActiveRequest& request, Event event);
 
   Parts parts_;
@@ -68,7 +92,8 @@ class LlmCore {
   std::unordered_map<RequestId, std::unique_ptr<ActiveRequest>> requests_;
   std::vector<Answer*> step_answers_;
   std::vector<Proposer::Slot> slots_;
-  std::vector<std::unique_ptr<ActiveRequest>> done_;  // freed at the end of the step
+  Flight flight_, next_flight_;
+  std::vector<std::unique_ptr<ActiveRequest>> done_;  // freed at the end of the step, or when the step in flight has landed
   Statistics totals_;
 };
 

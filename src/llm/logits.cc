@@ -67,8 +67,7 @@ void LogitsRow::scan(std::span<const float> logits) {
   const auto n = static_cast<int64_t>(logits.size());
   maxima_.resize((n + kMaxBlock - 1) / kMaxBlock);
   ids_.resize(n + 16);
-  if (!logits_functions().block_max(maxima_.data(), logits.data(), n))
-    fail(ErrorCode::InvalidArgument, "the model's logits hold NaN or infinity; its weights or the build's precision are at fault");
+  if (!logits_functions().block_max(maxima_.data(), logits.data(), n)) fail(ErrorCode::InvalidArgument, "{}", kBadLogits);
   max_ = *std::ranges::max_element(maxima_);
   if (max_ == -kInfinity) fail(ErrorCode::InvalidArgument, "no token is allowed: every logit is -infinity");
 }

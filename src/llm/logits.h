@@ -27,6 +27,8 @@ const LogitsFunctions& logits_functions_plain();
 const LogitsFunctions& logits_functions_avx2();
 const LogitsFunctions& logits_functions_avx512();
 
+inline constexpr const char* kBadLogits = "the model's logits hold NaN or infinity; its weights or the build's precision are at fault";
+
 // One row with what is known of it; keeps its memory from row to row.
 class LogitsRow {
  public:

@@ -3,7 +3,6 @@
 #include <charconv>
 
 #include "base/error.h"
-#include "llm/step_model.h"
 
 namespace tokamak::llm {
 namespace {
@@ -59,11 +58,6 @@ ModelConfig ModelConfig::from_metadata(const Metadata& metadata) {
   const std::string& bos = text_of(metadata, "llm.bos_token_id");
   if (!bos.empty()) config.bos_token_id = parse_int("llm.bos_token_id", bos, 0, config.vocab_size - 1);
   return config;
-}
-
-void StepBatch::clear() {
-  for (auto* array : {&token_ids, &positions, &slot_mapping, &block_tables, &seq_lens, &query_starts, &logit_rows}) array->clear();
-  num_seqs = blocks_per_seq = 0;
 }
 
 }  // namespace tokamak::llm

@@ -65,10 +65,21 @@ void SamplingState::accept(int32_t token) {
   if (mask_) mask_->accept(token);
 }
 
+bool SamplingState::is_plain(int ahead) const {
+  const SamplingParams& p = *params_;
+  const bool withholds_end = num_generated_ + ahead < p.min_tokens && !end_ids_.empty();
+  return !withholds_end && !mask_ && p.logit_bias.empty() && !has_penalties(p) && p.logprobs < 0;
+}
+
 bool SamplingState::is_plain_greedy() const {
   const SamplingParams& p = *params_;
   const bool withholds_end = num_generated_ < p.min_tokens && !end_ids_.empty();
   return is_greedy() && !withholds_end && !mask_ && p.logit_bias.empty() && !has_penalties(p);
+}
+
+TokenChoice SamplingState::choice(int ahead) const {
+  const SamplingParams& p = *params_;
+  return {p.temperature, p.top_k, p.top_p, p.min_p, seed_, index_, num_generated_ + ahead};
 }
 
 bool SamplingState::ends(int32_t token) const { return std::ranges::find(end_ids_, token) != end_ids_.end(); }

@@ -6,6 +6,7 @@
 
 #include "llm/logits.h"
 #include "llm/random.h"
+#include "llm/step_model.h"
 #include "tokamak/llm.h"
 
 namespace tokamak::llm {
@@ -27,6 +28,10 @@ class SamplingState {
   bool is_greedy() const { return params_->temperature == 0; }
   // The next token is the one with the largest logit, whatever the logits are.
   bool is_plain_greedy() const;
+  // The token `ahead` places further on needs nothing but its logits to be chosen, neither the tokens before it nor the host: no mask, no
+  // penalties or biases, no end that is withheld, no log-probabilities.
+  bool is_plain(int ahead) const;
+  TokenChoice choice(int ahead) const;  // then how
   int num_generated() const { return num_generated_; }
   bool has_mask() const { return mask_ != nullptr; }
   bool ends(int32_t token) const;  // eos (unless ignored) or one of stop_token_ids

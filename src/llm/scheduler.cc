@@ -123,10 +123,41 @@ void Scheduler::schedule_prompt(Sequence& s, int& budget) {
   step_.sequences.push_back(&s);
 }
 
+// What the running sequences will take until their ends.
+void Scheduler::foresee() {
+  growths_.clear();
+  int64_t own_blocks = 0;
+  for (const Sequence* s : running_) {
+    if (s->final_size == 0) continue;
+    growths_.push_back({s->final_size - s->size(), s->size() - s->num_cached, s->seats});
+    own_blocks += blocks_.blocks_for(s->size() - s->num_cached);
+  }
+  std::ranges::sort(growths_, std::ranges::greater(), &Growth::steps);
+  steady_blocks_ = std::max<int64_t>(0, blocks_.num_used() - own_blocks);
+}
+
+// Whether there are blocks for it and all that run, as they grow and end. Then it is one of them.
+bool Scheduler::fits_to_the_end(const Sequence& s) {
+  if (s.final_size == 0 || running_.empty()) return true;
+  const int cached = blocks_.find_prefix(std::span(s.tokens).first(s.tokens.size() - 1)).num_blocks * blocks_.block_size();
+  const Growth own{s.final_size - s.size(), s.size() - cached, s.seats};
+  const auto at = growths_.insert(std::ranges::upper_bound(growths_, own.steps, std::ranges::greater(), &Growth::steps), own);
+  // The most is taken just before one of them ends, by those that do not end earlier.
+  int64_t size = 0, seats = 0;
+  for (const Growth& g : growths_) {
+    size += g.size, seats += g.seats;
+    if (steady_blocks_ + (size + seats * g.steps) / blocks_.block_size() + seats <= blocks_.num_blocks()) continue;
+    growths_.erase(at);
+    return false;
+  }
+  return true;
+}
+
 void Scheduler::admit(int& budget) {
+  if (!waiting_.empty() && budget > 0) foresee();
   while (!waiting_.empty() && budget > 0) {
     Sequence* s = *waiting_.begin();
-    if (!fits(*s)) return;
+    if (!fits(*s) || !fits_to_the_end(*s)) return;
     if (!options_.chunked_prefill && has_prompt_) {
       const int cached = blocks_.find_prefix(std::span(s->tokens).first(s->tokens.size() - 1)).num_blocks * blocks_.block_size();
       if (s->size() - cached > budget) return;
@@ -157,14 +188,21 @@ const Scheduler::Step& Scheduler::schedule(int lookahead) {
   if (step_.preempted.size() == num_preempted) admit(budget);  // else blocks are short
   step_.num_tokens = 0;
   for (const Sequence* s : step_.sequences) step_.num_tokens += s->num_scheduled;
-  CHECK(!step_.sequences.empty() || (running_.empty() && waiting_.empty()));
+  CHECK(!step_.sequences.empty() || (running_.empty() && waiting_.empty()) ||
+        std::ranges::any_of(running_, [](const Sequence* s) { return s->remaining() == 0; }));
   return step_;
 }
 
-void Scheduler::commit(Sequence& s, int num_new) {
+void Scheduler::advance(Sequence& s, int num_new) {
   s.num_computed += num_new;
   DCHECK(s.num_computed <= s.size());
-  blocks_.register_full(s.table, s.tokens, s.num_computed);
+}
+
+void Scheduler::settle(Sequence& s, int num_computed) { blocks_.register_full(s.table, s.tokens, num_computed); }
+
+void Scheduler::commit(Sequence& s, int num_new) {
+  advance(s, num_new);
+  settle(s, s.num_computed);
   blocks_.trim(s.table, s.size());
 }
 

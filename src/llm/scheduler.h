@@ -4,7 +4,8 @@
 // Continuous batching: a step takes one token of every sequence that generates, then continues prompts that are partly computed, then
 // admits waiting sequences, all within `max_num_batched_tokens`. A sequence is admitted with blocks for all its tokens, less what the
 // prefix cache holds. When a generating sequence finds no block, the last of the running ones is preempted: its blocks go, its tokens stay,
-// and it waits to be computed again (preemption by recompute, arXiv:2309.06180 section 4.5).
+// and it waits to be computed again (preemption by recompute, arXiv:2309.06180 section 4.5). Sequences whose ends are known are not
+// admitted when all of them would, at some moment, not have blocks enough: what is computed for them is then computed once.
 //
 // Order is one number a sequence, fixed when it arrives: arrival time + priority * aging. It decides who is admitted first (nobody
 // overtakes the head of the queue, so nothing starves) and who is preempted first (the last). A waiting sequence preempts running ones that
@@ -18,13 +19,16 @@
 
 namespace tokamak::llm {
 
-// One growing list of tokens. The scheduler owns its fields but `tokens`, `order`, `serial` and `max_lookahead`, which the caller sets.
+// One growing list of tokens. The scheduler owns its fields but `tokens`, `order`, `serial`, `max_lookahead` and `final_size`, which the
+// caller sets.
+// A sequence without remaining tokens waits for one and is not scheduled.
 struct Sequence {
   std::vector<int32_t> tokens;  // prompt and answer; those past num_computed are not in the cache yet
   int64_t order = 0;            // smaller comes first
   uint64_t serial = 0;          // breaks ties; unique
   int seats = 1;                // places in the batch: 1, or the number of answers while they still are one prompt
   int max_lookahead = 0;        // speculated tokens this sequence can use in a step
+  int final_size = 0;           // tokens it is going to have, when it is certain; 0: not known
 
   BlockTable table;
   int num_computed = 0;
@@ -63,11 +67,16 @@ class Scheduler {
     std::vector<Sequence*> preempted;
     int num_tokens = 0;  // without lookahead
   };
-  // The next step; empty only when there is no sequence. `lookahead`: tokens wanted beside one for every generating sequence, given where
-  // budget and free blocks allow, never by preemption. Valid until the next call.
+  // The next step; empty only when no sequence has remaining tokens. `lookahead`: tokens wanted beside one for every generating sequence,
+  // given where budget and free blocks allow, never by preemption. Valid until the next call.
   const Step& schedule(int lookahead = 0);
+  const Step& last_step() const { return step_; }
   // The step was computed: `num_new` more tokens of the sequence are in the cache (accepted lookahead included, and already in `tokens`).
   void commit(Sequence& sequence, int num_new);
+  // The two halves of commit(), for a step that is still being computed when the next one is scheduled: the step will compute `num_new`
+  // tokens; and it has, so that the first `num_computed` are in the cache, and known. settle() needs the blocks that the step wrote to.
+  void advance(Sequence& sequence, int num_new);
+  void settle(Sequence& sequence, int num_computed);
 
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
@@ -92,12 +101,22 @@ class Scheduler {
   void schedule_generating(int lookahead, int& budget);
   void schedule_prompt(Sequence& sequence, int& budget);
   void admit(int& budget);
+  void foresee();
+  bool fits_to_the_end(const Sequence& sequence);
   void insert_running(Sequence* sequence);
 
   BlockManager& blocks_;
   SchedulerOptions options_;
   std::vector<Sequence*> running_;  // sorted by Before
   std::set<Sequence*, Before> waiting_;
+  // What a running sequence will take, in tokens that it shares with nobody.
+  struct Growth {
+    int steps;  // to its end
+    int64_t size;
+    int seats;
+  };
+  std::vector<Growth> growths_;  // those that last longest first
+  int64_t steady_blocks_ = 0;    // that the others take
   Step step_;
   bool has_prompt_ = false;  // this step computes part of a prompt
   int64_t prefix_query_tokens_ = 0, prefix_hit_tokens_ = 0, num_preemptions_ = 0;

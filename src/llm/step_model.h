@@ -15,16 +15,31 @@ class Profiler;
 
 namespace tokamak::llm {
 
+// How the token behind a row of logits is chosen on the model's device: SamplingParams' fields of the same names, and the random number
+// that llm/random.h gives for the rest.
+struct TokenChoice {
+  float temperature = 0;  // 0: the largest, the lowest id among equals
+  int32_t top_k = 0;
+  float top_p = 1, min_p = 0;
+  uint64_t seed = 0;
+  int32_t index = 0;
+  int64_t position = 0;
+};
+
+// The token that the step before will choose for its logit row `row`, in the place of a token id that the host does not know yet.
+constexpr int32_t unknown_token(int row) { return -1 - row; }
+
 // The new tokens of some sequences, flattened (ragged batch); the meaning of every array is docs/architecture.md, "The step graph".
 // T = token_ids.size(), S = num_seqs. Nothing is padded: a StepModel pads as it needs.
 struct StepBatch {
-  std::vector<int32_t> token_ids;     // [T]
+  std::vector<int32_t> token_ids;     // [T]; for submit() also unknown_token(row)
   std::vector<int32_t> positions;     // [T] 0-based position of each token in its sequence
   std::vector<int32_t> slot_mapping;  // [T] block * block_size + offset, -1: written nowhere
   std::vector<int32_t> block_tables;  // [S, blocks_per_seq] block numbers; entries past a sequence's blocks are not read
   std::vector<int32_t> seq_lens;      // [S] tokens in the cache after this step
   std::vector<int32_t> query_starts;  // [S + 1] first token of each sequence in token_ids; the last is T
   std::vector<int32_t> logit_rows;    // [R] ascending indices into token_ids whose logits are wanted; may be empty
+  std::vector<TokenChoice> choices;   // [R] for submit(); run() does not look at them
   int num_seqs = 0;
   int blocks_per_seq = 0;
 
@@ -43,7 +58,18 @@ struct StepModelOptions {
 // In bytes, on the device that the model runs on.
 struct StepMemory {
   int64_t kv_cache_bytes = 0;  // reserved; on the host, physical pages are taken as blocks are first written
-  int64_t arena_bytes = 0;     // activations of the last step's plan
+  int64_t arena_bytes = 0;     // activations and workspace: on the host of the last step's plan, on a GPU of the largest usual step's
+  // On a GPU only:
+  int64_t weights_bytes = 0;  // that this model was the first to need
+  int64_t other_bytes = 0;    // index arrays, tokens, values made for the shapes
+  int64_t used_bytes = 0;     // by which the free memory has shrunk since the model was made: code, graphs and other programs included
+  int64_t planned_bytes() const { return kv_cache_bytes + arena_bytes + weights_bytes + other_bytes; }
+};
+
+// On the device's own clock.
+struct StepTimes {
+  double step_ms = 0;  // from the first to the last of a step's work
+  double gap_ms = 0;   // without a step before it: since the last one
 };
 
 class StepModel {
@@ -63,8 +89,28 @@ class StepModel {
     (void)row;
     return -1;
   }
+
+  // The asynchronous form, where the model has one: submit() queues a step, take() waits for the oldest that was not taken and gives its
+  // tokens, one for each of the batch's logit_rows, chosen as its `choices` say; -1: a logit is NaN or infinite (a step that was submitted
+  // with it computes something for that sequence). Valid until the next but
+  // one submit(). At most kMaxInFlight steps are in flight. A step's input may be what the step submitted just before it chooses
+  // (unknown_token), taken or not. Steps and block copies are carried out in the order of the calls, so a block may be given to another
+  // sequence as soon as the last step that uses it is submitted. run() only when nothing is in flight; logits() and argmax() are of run()
+  // alone. Both throw Error: submit() when nothing was queued, take() for the step it took.
+  static constexpr int kMaxInFlight = 2;
+  virtual bool is_asynchronous() const { return false; }
+  virtual void submit(const StepBatch& batch);
+  virtual std::span<const int32_t> take();
+
+  // Of the last run() or take(), where the model measures them.
+  virtual StepTimes last_times() const { return {}; }
+
   // Copies block `src` over block `dst` in every layer.
   virtual void copy_block(int src, int dst) = 0;
+
+  // Makes ready what the first step of each size would wait for (plans, CUDA graphs), for decoding steps of every size and for steps that
+  // fill max_num_batched_tokens. Only when nothing is in flight.
+  virtual void warm_up() {}
 
   virtual StepMemory memory() const { return {}; }
   virtual void set_profiler(Profiler* profiler) { (void)profiler; }  // called for every node while set; null to stop

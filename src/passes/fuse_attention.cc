@@ -2,13 +2,15 @@
 //   softmax(mask(softcap(scale * q k^T))) v
 // with the scale before the product (on q, or its root on q and k) or after it, the mask added (a float tensor, or where(c, 0, -inf), whose
 // condition then becomes a boolean mask) or selected, a guard against rows without keys (where(isnan(p), 0, p)), and repeated key/value
-// heads (grouped queries: expand + reshape). Transposes between [B,S,H,D] and [B,H,S,D] around it become the layout attributes.
+// heads (grouped queries: expand + reshape). Transposes between [B,S,H,D] and [B,H,S,D] around it become the layout attributes, and where
+// q, k and v are windows on one packed projection it is read as it lies (q_first, k_first, v_first).
 
 #include <cmath>
 #include <limits>
 
 #include "passes/match.h"
 #include "passes/pass.h"
+#include "passes/strided_view.h"
 
 namespace tokamak::passes {
 namespace {
@@ -169,6 +171,46 @@ Operand untranspose(Value* v) {
   return {v, false};
 }
 
+bool is_swapped(const Value* v) {
+  const Node* t = producer(v, "transpose");
+  return t != nullptr && perm_of(t) == kSwapHeads;
+}
+
+// Heads [first, first + heads) of `source` read as [batch, length, all_heads, size].
+struct Window {
+  StridedView view;
+  Dim batch, length;
+  int64_t heads = 0, size = 0, first = 0, all_heads = 0;
+
+  Dims dims() const { return {batch, length, Dim(all_heads), Dim(size)}; }
+};
+
+// `v` as a window; `sequence` and `depth` are its axes of these ([B,H,S,D] or, of k, [B,H,D,S]).
+std::optional<Window> window_of(Value* v, int sequence, int depth) {
+  Window w{strided_view(v), v->type.dims[0], v->type.dims[sequence]};
+  const auto& axes = w.view.axes;
+  for (const auto& axis : axes)
+    if (axis.size() > 1) return std::nullopt;
+  if (!v->type.dims[1].is_const() || !v->type.dims[depth].is_const() || !w.view.offset.is_const()) return std::nullopt;
+  w.heads = v->type.dims[1].value(), w.size = v->type.dims[depth].value();
+  const auto step = [&](int axis) { return axes[axis].empty() ? std::optional<Dim>() : axes[axis][0].stride; };
+  if (w.size < 1 || w.heads < 1 || !step(depth).value_or(1).is(1) || !step(1).value_or(w.size).is(w.size)) return std::nullopt;
+  Dim elements = 1;
+  for (const Dim& d : w.view.source->type.dims) elements = elements * d;
+  const Dim row = step(sequence).value_or(step(0).value_or(elements));
+  if (!row.is_const() || row.value() % w.size != 0 || w.view.offset.value() % w.size != 0) return std::nullopt;
+  if (!(step(0).value_or(w.length * row) == w.length * row) || !(elements == w.batch * w.length * row)) return std::nullopt;
+  w.all_heads = row.value() / w.size, w.first = w.view.offset.value() / w.size;
+  return w.first + w.heads <= w.all_heads ? std::optional(w) : std::nullopt;
+}
+
+// The source as [batch, length, all_heads, size].
+Value* source_of(const Window& w, Node* before) {
+  Value* source = w.view.source;
+  if (source->type.dims == w.dims()) return source;
+  return before->graph()->build("reshape", {source}, {{"shape", w.dims()}}, before);
+}
+
 bool attention(Node* softmax) {
   const int64_t rank = rank_of(softmax->output(0));
   if (rank != 4 || !is_float(softmax->output(0)) || normalized_axes({softmax->attrs.get_int("axis", -1)}, rank)[0] != rank - 1)
@@ -199,8 +241,10 @@ bool attention(Node* softmax) {
   if (!plain(scores) || rank_of(scores->output(0)) != 4 || rank_of(m.v) != 4 || sole_user(scores->output(0)) == nullptr) return false;
   m.nodes.push_back(scores);
 
+  const double scale_behind = m.scale;
   m.q = peel_scale(scores->input(0), m.scale);
-  Value* kt = peel_scale(scores->input(1), m.scale);
+  double k_scale = 1;
+  Value* kt = peel_scale(scores->input(1), k_scale);
   if (rank_of(m.q) != 4 || rank_of(kt) != 4) return false;
   Graph& graph = *root->graph();
 
@@ -210,22 +254,39 @@ bool attention(Node* softmax) {
     m.k = kt;
   } else if (Node* t = producer(kt, "transpose")) {
     const Ints perm = perm_of(t);
-    if (perm == Ints{0, 1, 3, 2}) m.k = peel_scale(t->input(0), m.scale);
-    else if (perm == Ints{0, 2, 3, 1}) m.k = peel_scale(t->input(0), m.scale), k_bshd = true;
+    if (perm == Ints{0, 1, 3, 2}) m.k = peel_scale(t->input(0), k_scale);
+    else if (perm == Ints{0, 2, 3, 1}) m.k = peel_scale(t->input(0), k_scale), k_bshd = true;
   }
-  if (m.k == nullptr) m.k = graph.build("transpose", {kt}, {{"perm", Ints{0, 1, 3, 2}}}, root);
   m.q = peel_scale(m.q, m.scale);
-  m.v = peel_scale(m.v, m.scale) == m.v ? m.v : root->input(1);
 
-  Operand q = untranspose(m.q);
-  Operand k{m.k, k_bshd};
-  if (!k_bshd) k = untranspose(peel_repeat(m.k));
-  Operand v = untranspose(peel_repeat(m.v));
-  if (!k.bshd && v.bshd) v = {graph.build("transpose", {v.value}, {{"perm", kSwapHeads}}, root), false};
-  if (k.bshd && !v.bshd) k = {graph.build("transpose", {k.value}, {{"perm", kSwapHeads}}, root), false};
+  // As windows where all three are, and something was packed or lies behind more than a plain transpose.
+  const bool by_rows = scores->attrs.get_int("trans_b", 0) != 0;
+  Value* const k_once = m.k != nullptr && !k_bshd ? peel_repeat(m.k) : m.k;
+  const bool is_repeated = k_once != m.k;
+  const std::optional<Window> windows[3] = {
+      window_of(scores->input(0), 2, 3),
+      is_repeated ? window_of(k_once, 2, 3) : window_of(scores->input(1), by_rows ? 2 : 3, by_rows ? 3 : 2),
+      window_of(peel_repeat(m.v), 2, 3)};
+  bool by_window = !is_swapped(m.q) || !is_swapped(peel_repeat(m.v)) || !(k_bshd || is_swapped(k_once));
+  for (const auto& w : windows) by_window = by_window || (w && w->all_heads != w->heads);
+  for (const auto& w : windows) by_window = by_window && w && only_input_symbols(graph, w->dims());
+  by_window = by_window && windows[2]->view.scale == 1;
+  Operand q, k, v;
+  if (by_window) {
+    m.scale = scale_behind * windows[0]->view.scale * windows[1]->view.scale * (is_repeated ? k_scale : 1);
+    q = {source_of(*windows[0], root), true}, k = {source_of(*windows[1], root), true}, v = {source_of(*windows[2], root), true};
+  } else {
+    m.scale *= k_scale;
+    if (m.k == nullptr) m.k = graph.build("transpose", {kt}, {{"perm", Ints{0, 1, 3, 2}}}, root);
+    q = untranspose(m.q);
+    k = k_bshd ? Operand{m.k, true} : untranspose(peel_repeat(m.k));
+    v = untranspose(peel_repeat(m.v));
+    if (!k.bshd && v.bshd) v = {graph.build("transpose", {v.value}, {{"perm", kSwapHeads}}, root), false};
+    if (k.bshd && !v.bshd) k = {graph.build("transpose", {k.value}, {{"perm", kSwapHeads}}, root), false};
+  }
 
-  const auto heads = [](const Operand& o) { return o.value->type.dims[o.bshd ? 2 : 1]; };
-  const Dim hq = heads(q), hk = heads(k), hv = heads(v);
+  const auto heads = [&](const Operand& o, int i) { return by_window ? Dim(windows[i]->heads) : o.value->type.dims[o.bshd ? 2 : 1]; };
+  const Dim hq = heads(q, 0), hk = heads(k, 1), hv = heads(v, 2);
   if (!hq.is_const() || !hk.is_const() || !(hk == hv) || hk.value() == 0 || hq.value() % hk.value() != 0) return false;
   const Dims &qd = q.value->type.dims, &kd = k.value->type.dims, &vd = v.value->type.dims;
   if (!(kd[k.bshd ? 1 : 2] == vd[v.bshd ? 1 : 2])) return false;
@@ -250,22 +311,28 @@ bool attention(Node* softmax) {
   if (mask != nullptr && (rank_of(mask) < 0 || rank_of(mask) > 4)) return false;
   if (mask != nullptr && mask->type.dtype != DType::Bool && mask->type.dtype != q.value->type.dtype) return false;
 
-  // The output's transpose.
+  // The output's transpose, or its part that brings heads beside their elements.
   Node* last = root;
+  Ints rest;
   bool out_bshd = false;
-  if (Node* t = sole_user(root->output(0)); t != nullptr && t->is("transpose") && perm_of(t) == kSwapHeads) {
+  if (Node* t = sole_user(root->output(0)); t != nullptr && t->is("transpose") && perm_of(t)[3] == 3) {
     last = t;
     out_bshd = true;
+    rest = compose_perm(kSwapHeads, perm_of(t));
   }
   const auto layout = [](bool bshd) { return std::string(bshd ? "BSHD" : "BHSD"); };
   Attrs attrs{{"scale", m.scale},           {"is_causal", int64_t{0}},     {"softcap", m.softcap},
               {"q_layout", layout(q.bshd)}, {"kv_layout", layout(k.bshd)}, {"out_layout", layout(out_bshd)},
               {"q_heads", hq.value()},      {"kv_heads", hk.value()}};
+  const char* const first_names[] = {"q_first", "k_first", "v_first"};
+  for (int i = 0; by_window && i < 3; ++i)
+    if (windows[i]->all_heads != windows[i]->heads) attrs.set(first_names[i], windows[i]->first);
   std::vector<Value*> inputs{q.value, k.value, v.value};
   if (mask != nullptr) inputs.push_back(mask);
   m.nodes.push_back(root);
   Value* out = graph.build("attention", inputs, attrs, last, root->name);
   out->producer()->origin = merged_origin(m.nodes);
+  if (!rest.empty() && !is_identity_perm(rest)) out = graph.build("transpose", {out}, {{"perm", rest}}, last);
   replace(last->output(0), out);
   return true;
 }

@@ -11,6 +11,8 @@ namespace tokamak::passes {
 
 // What a pass may ask for and tell.
 struct PassContext {
+  bool is_gpu = false;             // what the graph is built for
+  bool quantizes = false;          // weights of products will be rounded to a few bits
   std::vector<std::string> notes;  // lines for the build report
 };
 
@@ -37,11 +39,16 @@ int fuse_rope(ir::Graph&, PassContext&);
 int fuse_attention(ir::Graph&, PassContext&);
 int fuse_add_norm(ir::Graph&, PassContext&);
 int sink_reshapes(ir::Graph&, PassContext&);
+int sink_row_transposes(ir::Graph&, PassContext&);
 int sink_transposes(ir::Graph&, PassContext&);
 int merge_matmuls(ir::Graph&, PassContext&);
+int pack_projections(ir::Graph&, PassContext&);
+int pixel_matmuls(ir::Graph&, PassContext&);
 int choose_layout(ir::Graph&, PassContext&);
 int fuse_epilogues(ir::Graph&, PassContext&);
 int fuse_regions(ir::Graph&, PassContext&);
 int finish_movement(ir::Graph&, PassContext&);
+// For GPUs only, behind all others.
+int fuse_cached_attention(ir::Graph&, PassContext&);
 
 }  // namespace tokamak::passes

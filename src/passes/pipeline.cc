@@ -23,16 +23,22 @@ constexpr Pass kFuseNorms{"fuse-norms", "layer_norm and rms_norm from primitive 
 constexpr Pass kFoldBatchNorm{"fold-batch-norm", "batch_norm and channel constants into convolutions", fold_batch_norm};
 constexpr Pass kMergeAffine{"merge-affine", "chains of constant additions and multiplications", merge_affine};
 constexpr Pass kSinkReshapes{"sink-reshapes", "reshapes move below matmuls and pointwise work", sink_reshapes};
+constexpr Pass kSinkRowTransposes{"sink-row-transposes", "transposes of whole rows move below matmuls", sink_row_transposes};
 constexpr Pass kFoldScales{"fold-scales", "constant scales into matrices", fold_scales};
 constexpr Pass kFuseRope{"fuse-rope", "rotary embedding from rotate-half chains", fuse_rope};
 constexpr Pass kFuseAttention{"fuse-attention", "attention from matmul, softmax, matmul", fuse_attention};
 constexpr Pass kMergeMatmuls{"merge-matmuls", "narrow matmuls of one input side by side", merge_matmuls};
+constexpr Pass kPackProjections{"pack-projections", "for a GPU: q, k and v of one input as one product", pack_projections};
+constexpr Pass kPixelMatmuls{"pixel-matmuls", "for a GPU: 1x1 convolutions in NHWC as matmuls", pixel_matmuls};
 constexpr Pass kChooseLayout{"choose-layout", "convolutions and pools in NHWC between transposes", choose_layout};
 constexpr Pass kSinkTransposes{"sink-transposes", "transposes move down and cancel", sink_transposes};
 constexpr Pass kFinishMovement{"finish-movement", "transposes that are reshapes, or a matmul's flag", finish_movement};
 constexpr Pass kFuseEpilogues{"fuse-epilogues", "pointwise work behind matmul and conv", fuse_epilogues};
 constexpr Pass kFuseAddNorm{"fuse-add-norm", "residual addition into the norm behind it", fuse_add_norm};
 constexpr Pass kFuseRegions{"fuse-regions", "remaining pointwise work into fused nodes", fuse_regions};
+
+constexpr Pass kFuseCachedAttention{"fuse-cached-attention", "writing a step's keys and values, and attending, as one",
+                                    fuse_cached_attention};
 
 template <class F>
 void for_each_graph_inner_first(ir::Graph& graph, const F& f) {
@@ -47,6 +53,8 @@ int run_on_all(const Pass& pass, ir::Graph& graph, PassContext& context) {
   return rewrites;
 }
 
+void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
+
 }  // namespace
 
 const std::vector<Step>& pipeline() {
@@ -60,38 +68,57 @@ const std::vector<Step>& pipeline() {
       {{kFuseActivations, kFuseSoftmax, kFuseNorms, kFuseNorms, kRemoveDead}},
       // Flattening around Gemms goes now that activations are single nodes; constants then meet (bias scale, batch norm) and fold into
       // weights, before attention so that the scale of q is already in its matrix where there is one.
-      {{kSinkReshapes, kCanonicalize, kFoldBatchNorm, kMergeAffine, kFoldScales, kFoldConstants, kEliminateCommon, kRemoveDead}, 8},
+      {{kSinkReshapes, kSinkRowTransposes, kCanonicalize, kFoldBatchNorm, kMergeAffine, kFoldScales, kFoldConstants, kEliminateCommon,
+        kRemoveDead},
+       8},
       // rope before attention, which moves the head transposes through it. It can settle a length that was open before, so shapes again.
       {{kFuseRope, kSimplifyShapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 6},
       {{kFuseAttention, kCanonicalize, kEliminateCommon, kSimplifyShapes, kRemoveDead}},
       // After attention, whose reshapes tell how q, k and v are used; before epilogues take the biases.
-      {{kMergeMatmuls}},
+      {{kPackProjections, kMergeMatmuls}},
       // Layout after every fold that reads NCHW channel constants, before epilogues, which need channels in the last axis.
       {{kChooseLayout}},
-      {{kSinkTransposes, kCanonicalize, kFoldConstants, kMergeAffine, kEliminateCommon, kRemoveDead}, 8},
+      {{kSinkTransposes, kSinkRowTransposes, kCanonicalize, kFoldConstants, kMergeAffine, kEliminateCommon, kRemoveDead}, 8},
       {{kFinishMovement, kSinkReshapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 4},
       // Into the producer first (no extra pass over memory), then the norms, then whatever is left among itself.
-      {{kFuseEpilogues}},
+      {{kPixelMatmuls, kFuseEpilogues}},
       {{kFuseAddNorm, kRemoveDead}},
       {{kFuseRegions, kFoldConstants, kEliminateCommon, kRemoveDead}},
   };
   return steps;
 }
 
+const std::vector<Step>& gpu_pipeline() {
+  static const std::vector<Step> steps = {
+      {{kFuseCachedAttention}},
+  };
+  return steps;
+}
+
 const Pass* find_pass(std::string_view name) {
-  for (const Step& step : pipeline())
-    for (const Pass& pass : step.passes)
-      if (pass.name == name) return &pass;
+  for (const auto* steps : {&pipeline(), &gpu_pipeline()})
+    for (const Step& step : *steps)
+      for (const Pass& pass : step.passes)
+        if (pass.name == name) return &pass;
   return nullptr;
 }
 
-void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report) {
+void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report) { run_steps(pipeline(), graph, options, report); }
+
+void run_gpu_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report) {
+  run_steps(gpu_pipeline(), graph, options, report);
+}
+
+namespace {
+
+void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineOptions& options, BuildReport& report) {
   const auto check_name = [](std::string_view name) {
     if (find_pass(name) != nullptr) return;
     std::string known;
-    for (const Step& step : pipeline())
-      for (const Pass& pass : step.passes)
-        if (known.find(pass.name) == std::string::npos) known += (known.empty() ? "" : ", ") + std::string(pass.name);
+    for (const auto* all : {&pipeline(), &gpu_pipeline()})
+      for (const Step& step : *all)
+        for (const Pass& pass : step.passes)
+          if (known.find(pass.name) == std::string::npos) known += (known.empty() ? "" : ", ") + std::string(pass.name);
     fail(ErrorCode::InvalidArgument, "no pass is called \"{}\"; the passes are: {}", name, known);
   };
   for (const std::string& name : options.disabled) check_name(name);
@@ -105,10 +132,12 @@ void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport&
     else std::fputs(text.c_str(), stderr);
   };
 
-  PassContext context;
+  const bool quantizes =
+      options.precision == Precision::Int8 || options.precision == Precision::Int4 || options.precision == Precision::FP8;
+  PassContext context{options.is_gpu, quantizes, {}};
   std::vector<PassReport> reports;
   ir::infer_types(graph);
-  for (const Step& step : pipeline()) {
+  for (const Step& step : steps) {
     for (int round = 0; round < step.rounds; ++round) {
       int rewrites = 0;
       for (const Pass& pass : step.passes) {
@@ -145,8 +174,10 @@ void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport&
   report.notes.insert(report.notes.end(), context.notes.begin(), context.notes.end());
 }
 
+}  // namespace
+
 void run_passes(ir::Graph& graph, std::span<const std::string> names) {
-  PassContext context;
+  PassContext context{true, false, {}};
   ir::infer_types(graph);
   for (const std::string& name : names) {
     const Pass* pass = find_pass(name);

@@ -17,11 +17,15 @@ struct PipelineOptions {
   std::string dump_ir;                                // "after:<pass>", "before:<pass>" or "all"
   std::function<void(const std::string&)> dump_sink;  // receives the text; standard error when absent
   Precision precision = Precision::F32;
+  bool is_gpu = false;  // some rewrites pay only there
 };
 
 // Runs every pass on the graph (and its subgraphs), verifies the graph after each, and appends to `report.passes` (one entry a pass, its
 // runs added up) and `report.notes`. Throws InvalidArgument for an unknown pass name; Internal, naming the pass, when one breaks the graph.
 void run_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
+
+// The same with the passes for GPUs only, which make what the CPU has no kernels for. After the choice of types.
+void run_gpu_pipeline(ir::Graph& graph, const PipelineOptions& options, BuildReport& report);
 
 // One step: its passes run in turn, again and again while they change something, at most `rounds` times.
 struct Step {
@@ -29,9 +33,10 @@ struct Step {
   int rounds = 1;
 };
 const std::vector<Step>& pipeline();
-// By name; null when unknown.
+const std::vector<Step>& gpu_pipeline();
+// By name, of either; null when unknown.
 const Pass* find_pass(std::string_view name);
-// Runs single passes by name, in order, as tests do.
+// Runs single passes by name, in order and as for a GPU, as tests do.
 void run_passes(ir::Graph& graph, std::span<const std::string> names);
 
 }  // namespace tokamak::passes

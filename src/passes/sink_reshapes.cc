@@ -23,7 +23,28 @@ bool sink(Node* n, std::vector<Value*> inputs, std::initializer_list<const Node*
   return true;
 }
 
+// In front of a product, [B,S,H,D] to [B*S,H*D] in two steps: the second leaves the last axis alone and can sink.
+bool split_flatten(Node* n) {
+  Node* r = producer(n->input(0), "reshape");
+  if (r == nullptr || r->num_inputs() != 1 || rank_of(r->output(0)) != 2 || rank_of(r->input(0)) < 3 || keeps_last(r->output(0)) != nullptr)
+    return false;
+  if (n->num_inputs() != 2 || n->attrs.get_int("trans_a", 0) != 0 || rank_of(n->input(1)) != 2) return false;
+  Dims dims = r->input(0)->type.dims;
+  Dim columns = 1;
+  while (!dims.empty() && !(columns == r->output(0)->type.dims[1])) {
+    columns = columns * dims.back();
+    dims.pop_back();
+  }
+  if (dims.size() < 2 || dims.size() > 3) return false;
+  dims.push_back(columns);
+  if (!only_input_symbols(*n->graph(), dims)) return false;
+  Value* rows = n->graph()->build("reshape", {r->input(0)}, {{"shape", dims}}, n);
+  n->set_input(0, n->graph()->build("reshape", {rows}, {{"shape", r->output(0)->type.dims}}, n));
+  return true;
+}
+
 bool matmul(Node* n) {
+  split_flatten(n);
   Node* r = keeps_last(n->input(0));
   if (r == nullptr || n->num_inputs() != 2 || n->attrs.get_int("trans_a", 0) != 0 || rank_of(n->input(1)) != 2) return false;
   if (rank_of(r->input(0)) < 2 || rank_of(n->input(0)) < 2) return false;

@@ -33,7 +33,7 @@ bool is_fixed(const Node& node, int input) {
   if (node.is("resize")) return input >= 1;
   if (node.is("quantized_matmul")) return input == 1 || input == 2;
   if (node.is("kv_cache_write")) return input != 0;
-  if (node.is("paged_attention")) return input != 0;
+  if (node.is("paged_attention") || node.is("cached_attention")) return input != 0;
   if (node.is("pow")) return input == 1;
   return false;
 }

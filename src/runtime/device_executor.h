@@ -16,6 +16,8 @@ class DeviceExecutor {
   // Plans for the inputs' shapes and places and makes room on the GPU; false when the graph's shapes depend on data or it has control flow.
   // Throws ResourceExhausted before anything is allocated when the GPU's free memory is too small.
   virtual bool prepare(std::span<const Tensor> inputs, std::span<const Place> places) = 0;
+  // What prepare() would allocate, without doing so; nothing for a graph that runs node by node.
+  virtual DeviceNeeds needs(std::span<const Tensor> inputs, std::span<const Place> places) = 0;
   // Queues one run of what was prepared.
   virtual void run_async(std::span<const Tensor> inputs, Profiler* profiler) = 0;
   virtual void synchronize() = 0;

@@ -197,6 +197,10 @@ void ExecutionContext::set_input(std::string_view name, Tensor tensor, Place pla
 
 void ExecutionContext::prepare() { impl_->prepare(); }
 
+DeviceNeeds ExecutionContext::device_needs() {
+  return impl_->device ? impl_->device->needs(impl_->inputs, impl_->input_places) : DeviceNeeds{};
+}
+
 void ExecutionContext::run() {
   run_async();
   synchronize();

@@ -32,6 +32,7 @@ struct ContextOptions {
   int device = 0;                    // which GPU, as CUDA counts
   Place output_place = Place::Host;  // where outputs are left; on the host they are copied back within run()
   bool cuda_graphs = true;           // a plan whose steps all run on the GPU is replayed as one CUDA graph from its second run on
+  bool capture_first_run = false;    // that graph is made while the GPU is still busy with the first run, not in the second
 };
 
 // One step of a plan, in the order they run.
@@ -52,6 +53,13 @@ struct MemoryStats {
   int64_t staging_bytes = 0;     // with a GPU: pinned memory that inputs pass through
 };
 
+// Bytes on a GPU that are not there yet.
+struct DeviceNeeds {
+  int64_t weights_bytes = 0;
+  int64_t arena_bytes = 0;           // activations and workspace
+  int64_t shape_constant_bytes = 0;  // values computed once for the shapes
+};
+
 class ExecutionContext {
  public:
   explicit ExecutionContext(std::shared_ptr<const Engine> engine, ContextOptions options = {});
@@ -66,6 +74,9 @@ class ExecutionContext {
   void set_input(std::string_view name, Tensor tensor, Place place = Place::Host);
   // Plans for the bound shapes without running (what run() does first for a shape set it has not seen).
   void prepare();
+  // For an engine for a GPU: what prepare() would allocate there for the bound shapes, without doing so. Tensors on the GPU may then have
+  // any address but null: nothing is read.
+  DeviceNeeds device_needs();
   // Runs. Steady state (shapes seen before, no data-dependent shapes) allocates nothing. Throws InvalidArgument when an input is missing.
   void run();
   // Queues a run on stream() and returns as soon as the host's part is done; on the CPU the same as run(). Runs of one context follow each

@@ -103,7 +103,8 @@ TEST(BuildForGpu, LanguageModelsStayOnTheGpu) {
   EXPECT_EQ(report.num_host_nodes(), 0);
   int products = 0;
   for (const auto& node : engine->graph().nodes()) {
-    if (node->is("paged_attention")) {
+    EXPECT_FALSE(node->is("paged_attention"));
+    if (node->is("cached_attention")) {
       EXPECT_EQ(node->input(1)->type.dtype, DType::F16);
     }
     if (!node->is("quantized_matmul")) continue;

@@ -24,11 +24,13 @@ struct FakeModelOptions {
   int context_length = 512;
   int block_size = 4;
   int num_blocks = 1024;
-  int wrong_percent = 0;     // of contexts in which it disagrees with the model that has 0: a draft
-  float sharpness = 6;       // spread of the logits
-  float eos_bias = 0;        // added to token 2, the end of sequence
-  int32_t nan_token = -1;    // a context that holds it gives NaN
-  int32_t throw_token = -1;  // a batch that holds it throws
+  int wrong_percent = 0;             // of contexts in which it disagrees with the model that has 0: a draft
+  float sharpness = 6;               // spread of the logits
+  float eos_bias = 0;                // added to token 2, the end of sequence
+  int32_t nan_token = -1;            // a context that holds it gives NaN
+  int32_t throw_token = -1;          // a batch that holds it throws
+  bool asynchronous = false;         // has submit() and take(); nothing is computed before it is taken
+  int32_t refuse_token = INT32_MIN;  // a batch that holds it is not submitted
 };
 
 class FakeModel final : public StepModel {
@@ -47,6 +49,46 @@ class FakeModel final : public StepModel {
   int num_blocks() const override { return options_.num_blocks; }
 
   void run(const StepBatch& b) override {
+    expect(queue_.empty(), "run() while a step is in flight");
+    compute(b);
+  }
+
+  bool is_asynchronous() const override { return options_.asynchronous; }
+
+  void submit(const StepBatch& b) override {
+    expect(num_in_flight_ < kMaxInFlight, "too many steps in flight");
+    expect(b.choices.size() == b.logit_rows.size(), "choices");
+    if (std::ranges::find(b.token_ids, options_.refuse_token) != b.token_ids.end())
+      fail(ErrorCode::Internal, "the fake model was asked to refuse");
+    queue_.push_back({b, {}});
+    ++num_in_flight_;
+    ++num_submitted;
+  }
+
+  std::span<const int32_t> take() override {
+    for (;;) {
+      const Queued next = std::move(queue_.front());
+      queue_.erase(queue_.begin());
+      if (next.copy) {
+        copy_now(next.copy->src, next.copy->dst);
+        continue;
+      }
+      --num_in_flight_;
+      StepBatch b = next.batch;
+      for (int32_t& token : b.token_ids) {
+        if (token >= 0) continue;
+        expect(-1 - token < std::ssize(chosen_), "a row that the step before did not have");
+        token = std::max(chosen_[-1 - token], 0);
+      }
+      chosen_.assign(b.logit_rows.size(), 3);  // of a step that fails
+      compute(b);
+      for (size_t r = 0; r < chosen_.size(); ++r) chosen_[r] = choose(logits(static_cast<int>(r)), b.choices[r]);
+      tokens_ = chosen_;
+      return tokens_;
+    }
+  }
+
+  void compute(const StepBatch& b) {
     ++num_steps;
     const auto num_tokens = static_cast<int32_t>(b.token_ids.size());
     max_batch = std::max(max_batch, num_tokens);
@@ -82,6 +124,11 @@ class FakeModel final : public StepModel {
   }
 
   void copy_block(int src, int dst) override {
+    if (queue_.empty()) copy_now(src, dst);
+    else queue_.push_back({{}, BlockManager::Copy{src, dst}});
+  }
+
+  void copy_now(int src, int dst) {
     std::copy_n(cache_.begin() + int64_t{src} * options_.block_size, options_.block_size,
                 cache_.begin() + int64_t{dst} * options_.block_size);
     ++num_copies;
@@ -103,9 +150,21 @@ class FakeModel final : public StepModel {
     if (poisoned) out[5] = std::numeric_limits<float>::quiet_NaN();
   }
 
-  int num_steps = 0, num_copies = 0, max_batch = 0, max_seqs = 0;
+  int num_steps = 0, num_submitted = 0, num_copies = 0, max_batch = 0, max_seqs = 0;
 
  private:
+  struct Queued {
+    StepBatch batch;
+    std::optional<BlockManager::Copy> copy;  // instead
+  };
+  int32_t choose(std::span<const float> row, const TokenChoice& choice) {
+    if (std::ranges::any_of(row, [](float x) { return !std::isfinite(x); })) return -1;
+    if (choice.temperature == 0) return static_cast<int32_t>(std::ranges::max_element(row) - row.begin());
+    SamplingParams params;
+    params.temperature = choice.temperature, params.top_k = choice.top_k, params.top_p = choice.top_p, params.min_p = choice.min_p;
+    sampler_.distribution(row, SamplingState(params, {}, {}, 0, 0, nullptr), distribution_);
+    return sampler_.draw(distribution_, uniform(choice.seed, choice.index, choice.position, Draw::Token));
+  }
   static void expect(bool ok, const char* what) {
     if (!ok) fail(ErrorCode::InvalidArgument, "fake model: bad batch: {}", what);
   }
@@ -116,6 +175,11 @@ class FakeModel final : public StepModel {
 
   FakeModelOptions options_;
   ModelConfig config_;
+  std::vector<Queued> queue_;
+  int num_in_flight_ = 0;
+  std::vector<int32_t> chosen_, tokens_;
+  Sampler sampler_{options_.vocab_size};
+  Distribution distribution_;
   std::vector<int32_t> cache_;  // token of each slot, -1: never written
   std::vector<int32_t> context_;
   std::vector<float> logits_;
@@ -200,6 +264,7 @@ struct Rig {
 // The answers to a request with nothing beside it: plenty of blocks, no cache, whole prompts, no speculation. Seeded requests only.
 inline std::vector<Result> alone(const Request& request, FakeModelOptions model_options = {}) {
   model_options.num_blocks = 4096;
+  model_options.asynchronous = false;
   Rig rig(model_options, {.max_num_seqs = 64, .max_num_batched_tokens = 4096, .prefix_cache = false, .chunked_prefill = false});
   const RequestId id = rig.add(request);
   rig.run();

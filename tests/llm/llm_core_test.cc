@@ -69,7 +69,7 @@ std::vector<Request> mixed_requests(int count, int max_length, uint32_t seed) {
 }
 
 // Runs all at once, requests joining over the first steps, and compares with each alone.
-void expect_as_alone(Rig& rig, const std::vector<Request>& requests, bool exact_sampling = true) {
+void expect_as_alone(Rig& rig, const std::vector<Request>& requests, bool exact_sampling = true, const FakeModelOptions& model = {}) {
   std::vector<RequestId> ids;
   for (size_t i = 0; i < requests.size(); ++i) {
     ids.push_back(rig.add(requests[i]));
@@ -78,7 +78,7 @@ void expect_as_alone(Rig& rig, const std::vector<Request>& requests, bool exact_
   rig.run();
   for (size_t i = 0; i < requests.size(); ++i) {
     if (!exact_sampling && requests[i].sampling.temperature > 0) continue;
-    const auto expected = alone(requests[i]);
+    const auto expected = alone(requests[i], model);
     for (int k = 0; k < requests[i].sampling.n; ++k) {
       EXPECT_EQ(rig.result(ids[i], k).tokens, expected[k].tokens) << "request " << i << " answer " << k;
       EXPECT_EQ(rig.result(ids[i], k).text, expected[k].text);
@@ -92,13 +92,14 @@ struct Setting {
   bool prefix_cache, chunked_prefill;
   int num_blocks;
   int speculate;  // 0 no, 1 n-gram, 2 draft, 3 draft with few blocks
+  bool asynchronous = false;
 };
 
 std::string setting_name(const testing::TestParamInfo<Setting>& info) {
   static constexpr std::array kProposers = {"", "_ngram", "_draft", "_tight_draft"};
   const Setting& p = info.param;
   return std::string(p.prefix_cache ? "cached" : "uncached") + (p.chunked_prefill ? "_chunked" : "_whole") +
-         (p.num_blocks < 200 ? "_preempting" : "") + kProposers[p.speculate];
+         (p.num_blocks < 200 ? "_preempting" : "") + kProposers[p.speculate] + (p.asynchronous ? "_ahead" : "");
 }
 
 class LlmCoreSettings : public testing::TestWithParam<Setting> {};
@@ -108,7 +109,7 @@ TEST_P(LlmCoreSettings, ConcurrentAnswersEqualThoseGotAlone) {
   std::unique_ptr<Proposer> proposer;
   if (p.speculate == 1) proposer = std::make_unique<NGramProposer>(1, 3);
   if (p.speculate >= 2) proposer = draft_proposer(p.speculate == 2 ? 1024 : 40);
-  Rig rig({.num_blocks = p.num_blocks},
+  Rig rig({.num_blocks = p.num_blocks, .asynchronous = p.asynchronous},
           {.max_num_seqs = 64, .max_num_batched_tokens = 96, .prefix_cache = p.prefix_cache, .chunked_prefill = p.chunked_prefill},
           std::move(proposer));
   expect_as_alone(rig, mixed_requests(64, 40, 11), p.speculate == 0);
@@ -120,6 +121,7 @@ TEST_P(LlmCoreSettings, ConcurrentAnswersEqualThoseGotAlone) {
   EXPECT_TRUE(rig.model->max_batch <= 96 || !p.chunked_prefill);
   EXPECT_TRUE(p.speculate < 2 || s.accepted_tokens > s.speculated_tokens / 3) << s.accepted_tokens << " of " << s.speculated_tokens;
   EXPECT_EQ(s.draft_failures, 0);
+  EXPECT_TRUE(rig.model->num_submitted == 0 || (p.asynchronous && p.speculate == 0));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, LlmCoreSettings,
@@ -128,8 +130,148 @@ INSTANTIATE_TEST_SUITE_P(All, LlmCoreSettings,
                                          Setting{false, true, 60, 0}, Setting{true, true, 60, 0}, Setting{true, true, 4096, 1},
                                          Setting{false, true, 60, 1}, Setting{true, true, 60, 1}, Setting{true, true, 4096, 2},
                                          Setting{true, false, 60, 2}, Setting{false, true, 60, 2}, Setting{true, true, 60, 2},
-                                         Setting{true, true, 60, 3}),
+                                         Setting{true, true, 60, 3}, Setting{false, false, 4096, 0, true},
+                                         Setting{true, false, 4096, 0, true}, Setting{false, true, 4096, 0, true},
+                                         Setting{true, true, 4096, 0, true}, Setting{false, false, 60, 0, true},
+                                         Setting{true, false, 60, 0, true}, Setting{false, true, 60, 0, true},
+                                         Setting{true, true, 60, 0, true}, Setting{true, true, 60, 1, true}),
                          setting_name);
+
+// As mixed_requests, but of those that an asynchronous model can decide by itself; some with several answers.
+std::vector<Request> plain_requests(int count, int max_length, uint32_t seed) {
+  auto requests = mixed_requests(count, max_length, seed);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SamplingParams& p = requests[i].sampling;
+    p.repetition_penalty = 1, p.presence_penalty = p.frequency_penalty = 0, p.min_tokens = 0;
+    if (i % 11 != 5) p.n = 1;
+    if (i % 3 == 1) p.ignore_eos = true;
+  }
+  return requests;
+}
+
+TEST(LlmCore, StepsAheadOfTheirTokensGiveTheSameAnswers) {
+  for (const bool prefix_cache : {false, true})
+    for (const bool chunked_prefill : {false, true})
+      for (const int num_blocks : {4096, 60, 35}) {
+        Rig rig({.num_blocks = num_blocks, .eos_bias = 2, .asynchronous = true},
+                {.max_num_seqs = 64, .max_num_batched_tokens = 96, .prefix_cache = prefix_cache, .chunked_prefill = chunked_prefill});
+        const auto requests = plain_requests(100, 40, 12);
+        expect_as_alone(rig, requests, true, {.eos_bias = 2});
+        EXPECT_GT(rig.model->num_submitted, rig.model->num_steps / 2);
+        EXPECT_LT(rig.model->num_submitted, rig.model->num_steps) << "answers to one prompt begin together";
+        EXPECT_EQ(rig.core->statistics().requests_finished, 100);
+        EXPECT_EQ(rig.core->statistics().num_steps, rig.model->num_steps);
+        EXPECT_EQ(rig.core->statistics().preemptions > 0, num_blocks < 200);
+      }
+}
+
+TEST(LlmCore, AStepAheadIsOnlyThrownAwayWhenAnEndWasNotForeseen) {
+  Rig rig({.asynchronous = true});
+  Request r = greedy({5, 6, 7}, 20);
+  r.sampling.ignore_eos = true;
+  const auto id = rig.add(r);
+  rig.core->step();
+  EXPECT_FALSE(rig.results.contains({id, 0})) << "only submitted";
+  rig.core->step();
+  EXPECT_EQ(rig.result(id).tokens.size(), 1u);
+  EXPECT_EQ(rig.model->num_submitted, 2);
+  rig.run();
+  EXPECT_EQ(rig.result(id), alone(r)[0]);
+  EXPECT_EQ(rig.model->num_steps, 20);
+
+  r.sampling.stop_token_ids = {alone(r)[0].tokens[8]};
+  const auto stopped = rig.add(r);
+  rig.run();
+  EXPECT_EQ(rig.result(stopped), alone(r)[0]);
+  EXPECT_EQ(rig.model->num_steps, 20 + std::ssize(rig.result(stopped).tokens) + 1);
+  rig.expect_idle();
+}
+
+TEST(LlmCore, ARequestThatNeedsTheHostStopsRunningAheadForAsLongAsItIsThere) {
+  Rig rig({.asynchronous = true});
+  Request plain = greedy({5, 6, 7}, 30);
+  plain.sampling.ignore_eos = true;
+  const auto a = rig.add(plain);
+  for (int i = 0; i < 5; ++i) rig.core->step();
+  EXPECT_EQ(rig.model->num_submitted, 5);
+  Request penalised = plain;
+  penalised.sampling.presence_penalty = 1;
+  penalised.sampling.max_tokens = 7;
+  const auto b = rig.add(penalised);
+  Request late = plain;  // until its end may be chosen
+  late.sampling.ignore_eos = false;
+  late.sampling.min_tokens = 4;
+  const auto c = rig.add(late);
+  rig.run();
+  EXPECT_EQ(rig.result(a), alone(plain)[0]);
+  EXPECT_EQ(rig.result(b), alone(penalised)[0]);
+  EXPECT_EQ(rig.result(c), alone(late)[0]);
+  EXPECT_EQ(rig.model->num_steps - rig.model->num_submitted, 7);
+  rig.expect_idle();
+}
+
+TEST(LlmCore, CancellingWhileAStepIsInFlight) {
+  Rig rig({.asynchronous = true});
+  Request r = greedy({4, 5, 6, 7, 8}, 400);
+  r.sampling.ignore_eos = true;
+  const auto a = rig.add(r), b = rig.add(r);
+  for (int i = 0; i < 5; ++i) rig.core->step();
+  EXPECT_TRUE(rig.core->cancel(a));
+  EXPECT_EQ(rig.result(a).reason, FinishReason::Abort);
+  EXPECT_EQ(rig.result(a).tokens.size(), 4u);
+  for (int i = 0; i < 5; ++i) rig.core->step();
+  EXPECT_EQ(rig.result(b).tokens.size(), 9u);
+  EXPECT_TRUE(rig.core->cancel(b));
+  EXPECT_EQ(rig.core->blocks().num_used(), 0);
+  EXPECT_TRUE(rig.core->has_work()) << "the step in flight";
+  rig.run();
+  EXPECT_EQ(rig.result(b).tokens.size(), 9u);
+  Request other = greedy({9, 10, 11}, 30);
+  const auto c = rig.add(other);
+  rig.run();
+  EXPECT_EQ(rig.result(c), alone(other)[0]);
+  rig.expect_idle();
+}
+
+TEST(LlmCore, FailuresOfStepsInFlightEndTheirRequestsAndNoOthers) {
+  for (const bool refused : {false, true}) {
+    Rig rig({.throw_token = refused ? -1 : 3, .asynchronous = true, .refuse_token = refused ? 3 : INT32_MIN}, {.max_num_seqs = 2});
+    const auto a = rig.add(greedy({4, 5}, 3));
+    rig.core->step();
+    const auto b = rig.add(greedy({3, 4}, 5)), c = rig.add(greedy({4, 5}, 5)), d = rig.add(greedy({4, 5}, 5));
+    rig.run();
+    EXPECT_EQ(rig.result(b).reason, FinishReason::Error);
+    EXPECT_EQ(rig.result(b).error, refused ? "the fake model was asked to refuse" : "the fake model was asked to throw");
+    EXPECT_EQ(rig.result(a).reason, FinishReason::Error) << "it was in that step";
+    EXPECT_EQ(rig.result(a).tokens.size(), 1u);
+    EXPECT_EQ(rig.result(c), alone(greedy({4, 5}, 5))[0]);
+    EXPECT_EQ(rig.result(d), alone(greedy({4, 5}, 5))[0]);
+    rig.expect_idle();
+  }
+  Rig rig({.nan_token = 3, .asynchronous = true});
+  const auto good = rig.add(greedy({10, 11}, 20)), bad = rig.add(greedy({10, 3}, 20));
+  rig.run();
+  EXPECT_EQ(rig.result(good), alone(greedy({10, 11}, 20), {.nan_token = 3})[0]);
+  EXPECT_EQ(rig.result(bad).reason, FinishReason::Error);
+  EXPECT_NE(rig.result(bad).error.find("NaN"), std::string::npos);
+  rig.expect_idle();
+}
+
+TEST(LlmCore, AnswersOfKnownLengthAreNotBegunBeforeTheyCanBeFinished) {
+  for (const bool asynchronous : {false, true}) {
+    Rig rig({.num_blocks = 100, .asynchronous = asynchronous}, {.max_num_seqs = 64, .max_num_batched_tokens = 200, .prefix_cache = false});
+    std::mt19937 random(3);
+    std::vector<Request> requests;
+    for (int i = 0; i < 30; ++i) {
+      requests.push_back(greedy(random_tokens(random, 20), 36 + i % 9));  // about 15 blocks at the end, 5 at first
+      requests.back().sampling.ignore_eos = true;
+    }
+    expect_as_alone(rig, requests);
+    EXPECT_EQ(rig.core->statistics().preemptions, 0);
+    EXPECT_GE(rig.model->max_seqs, 6);
+    EXPECT_LT(rig.model->num_steps, 30 * 44 / 5) << "six or more at a time";
+  }
+}
 
 TEST(LlmCore, APromptLargerThanTheBudgetIsOneStepWhenChunkingIsOff) {
   Rig rig({}, {.max_num_seqs = 4, .max_num_batched_tokens = 16, .chunked_prefill = false});
@@ -554,11 +696,11 @@ TEST(LlmCore, OptionsOutOfRangeAreRefused) {
 }
 
 // Random lengths, cancellations, priorities and arrivals in few blocks; every answer that was not cancelled is the right one.
-void soak(int count, bool speculate) {
+void soak(int count, bool speculate, bool asynchronous = false) {
   std::mt19937 random(99);
-  Rig rig({.num_blocks = 48}, {.max_num_seqs = 16, .max_num_batched_tokens = 64, .priority_aging_ms = 200},
+  Rig rig({.num_blocks = 48, .asynchronous = asynchronous}, {.max_num_seqs = 16, .max_num_batched_tokens = 64, .priority_aging_ms = 200},
           speculate ? draft_proposer(48) : nullptr);
-  const auto requests = mixed_requests(count, 30, 77);
+  const auto requests = asynchronous ? plain_requests(count, 30, 77) : mixed_requests(count, 30, 77);
   std::map<RequestId, size_t> live;
   std::map<RequestId, size_t> cancelled;
   size_t next = 0;
@@ -611,6 +753,7 @@ TEST(LlmCore, MemoryStaysFlat) {
 }
 
 TEST(LlmCore, Soak) { soak(2000, false); }
+TEST(LlmCore, SoakAhead) { soak(2000, false, true); }
 TEST(LlmCore, SoakWithADraft) { soak(600, true); }
 
 }  // namespace

@@ -90,6 +90,7 @@ Tensor random_tensor(const ir::TensorType& type, const ir::Dim::Bindings& bindin
   for (int64_t i = 0; i < t.count(); ++i) {
     if (type.dtype == DType::F32) t.data<float>()[i] = normal(random);
     else if (type.dtype == DType::I64) t.data<int64_t>()[i] = random() % 2;
+    else if (type.dtype == DType::I32) t.data<int32_t>()[i] = static_cast<int32_t>(random() % 2);
     else if (type.dtype == DType::Bool) t.data<bool>()[i] = random() % 4 != 0;
     else ADD_FAILURE() << "no random values for " << to_string(type.dtype);
   }

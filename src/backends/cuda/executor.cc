@@ -52,6 +52,8 @@ void copy_to_pinned(std::byte* to, const void* from, int64_t bytes, ThreadPool& 
   });
 }
 
+int64_t aligned(int64_t bytes) { return (bytes + memory::kDeviceAlignment - 1) / memory::kDeviceAlignment * memory::kDeviceAlignment; }
+
 // A name on the time line of a profiler that listens (Nsight Systems).
 struct Range {
   explicit Range(const std::string& name) { nvtxRangePushA(name.c_str()); }
@@ -96,6 +98,36 @@ bool Executor::matches(const DevicePlan& plan, std::span<const Tensor> inputs, s
   return true;
 }
 
+// Null when shapes depend on data.
+std::unique_ptr<DevicePlan> Executor::plan_for(std::span<const Tensor> inputs, std::span<const Place> places) const {
+  std::vector<Shape> shapes;
+  for (const Tensor& t : inputs) shapes.push_back(t.shape());
+  Binding binding = bind_shapes(engine_->graph(), shapes, pool_->width());
+  if (!binding.is_static) return nullptr;
+  return std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), *pool_, context_,
+                                      std::vector<Place>(places.begin(), places.end()), options_.output_place);
+}
+
+// Of a plan that nothing was done for; `of_graph`: the engine's constants that it reads.
+DeviceNeeds Executor::needs(const DevicePlan& plan, std::vector<Tensor>& of_graph) const {
+  DeviceNeeds needs;
+  for (const DevicePlan::Constant& c : plan.constants()) {
+    if (c.of_graph) of_graph.push_back(c.host);
+    else needs.shape_constant_bytes += aligned(c.host.size_bytes());
+  }
+  needs.weights_bytes = constants_->missing_bytes(of_graph);
+  const int64_t arena = std::max<int64_t>(plan.device_arena_bytes(), 1);
+  if (arena > device_arena_.size_bytes()) needs.arena_bytes = arena;
+  return needs;
+}
+
+DeviceNeeds Executor::needs(std::span<const Tensor> inputs, std::span<const Place> places) {
+  device_->make_current();
+  std::vector<Tensor> of_graph;
+  const auto plan = plan_for(inputs, places);
+  return plan ? needs(*plan, of_graph) : DeviceNeeds{};
+}
+
 bool Executor::prepare(std::span<const Tensor> inputs, std::span<const Place> places) {
   device_->make_current();
   if (current_ == nullptr || !matches(*current_->plan, inputs, places)) {
@@ -105,13 +137,9 @@ bool Executor::prepare(std::span<const Tensor> inputs, std::span<const Place> pl
     if (found != plans_.end()) {
       std::rotate(plans_.begin(), found, found + 1);
     } else {
-      std::vector<Shape> shapes;
-      for (const Tensor& t : inputs) shapes.push_back(t.shape());
-      Binding binding = bind_shapes(engine_->graph(), shapes, pool_->width());
-      if (!binding.is_static) return false;
       auto planned = std::make_unique<Planned>();
-      planned->plan = std::make_unique<DevicePlan>(engine_->graph(), std::move(binding), *pool_, context_,
-                                                   std::vector<Place>(places.begin(), places.end()), options_.output_place);
+      planned->plan = plan_for(inputs, places);
+      if (!planned->plan) return false;
       make_room(*planned);
       if (plans_.size() == static_cast<size_t>(options_.max_plans)) {
         synchronize();  // it may still run
@@ -143,28 +171,20 @@ void Executor::make_room(Planned& planned) {
   if (has_constants && arena <= device_arena_.size_bytes() && host_arena <= host_arena_.size_bytes()) return;
 
   std::vector<Tensor> of_graph;
-  int64_t own_bytes = 0;
-  const auto aligned = [](int64_t bytes) {
-    return (bytes + memory::kDeviceAlignment - 1) / memory::kDeviceAlignment * memory::kDeviceAlignment;
-  };
-  for (const DevicePlan::Constant& c : plan.constants()) {
-    if (c.of_graph) of_graph.push_back(c.host);
-    else own_bytes += aligned(c.host.size_bytes());
-  }
+  const DeviceNeeds missing = needs(plan, of_graph);
   const int64_t limit = options_.memory_limit_bytes ? options_.memory_limit_bytes : engine_->info().workspace_limit_bytes;
   if (limit > 0 && arena > limit)
     fail(ErrorCode::ResourceExhausted,
          "these shapes need {} bytes of activations and workspace on the GPU, the limit is {}; a limit of {} "
          "would do",
          arena, limit, arena);
-  const int64_t weights = constants_->missing_bytes(of_graph);
-  const int64_t growth = std::max<int64_t>(0, arena - device_arena_.size_bytes()), own = has_constants ? 0 : own_bytes;
-  const int64_t kept = growth > 0 ? device_arena_.size_bytes() : 0;  // given back first
-  if (const int64_t free = device_->free_bytes(); weights + own + (growth > 0 ? arena : 0) > free + kept)
+  const int64_t own_bytes = missing.shape_constant_bytes, own = has_constants ? 0 : own_bytes;
+  const int64_t kept = missing.arena_bytes > 0 ? device_arena_.size_bytes() : 0;  // given back first
+  if (const int64_t free = device_->free_bytes(); missing.weights_bytes + own + missing.arena_bytes > free + kept)
     fail(ErrorCode::ResourceExhausted,
          "{} does not have room for this engine: {} bytes of weights, {} of activations and workspace (largest workspace {}) and {} of "
          "values made for these shapes are missing, {} are free",
-         device_->target().device_name, weights, growth > 0 ? arena : 0, plan.largest_workspace_bytes(), own, free + kept);
+         device_->target().device_name, missing.weights_bytes, missing.arena_bytes, plan.largest_workspace_bytes(), own, free + kept);
 
   constants_->upload(of_graph, *pool_);
   if (!has_constants) {
@@ -273,7 +293,11 @@ void Executor::run_async(std::span<const Tensor> inputs, Profiler* profiler) {
   }
   upload_inputs(*planned.plan, inputs);
   if (profiler) run_profiled(planned, profiler);
-  else if (!replay(planned, inputs)) run_steps(planned);
+  else if (!replay(planned, inputs)) {
+    run_steps(planned);
+    if (options_.capture_first_run && options_.cuda_graphs && planned.plan->is_device_only() && planned.graph_problem.empty())
+      capture(planned);
+  }
   if (copies_pending_) copied_.record(stream_.get());
   ran_ = &planned;
 }

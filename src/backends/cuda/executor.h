@@ -18,6 +18,7 @@ class Executor final : public DeviceExecutor {
   ~Executor() override;
 
   bool prepare(std::span<const Tensor> inputs, std::span<const Place> places) override;
+  DeviceNeeds needs(std::span<const Tensor> inputs, std::span<const Place> places) override;
   void run_async(std::span<const Tensor> inputs, Profiler* profiler) override;
   void synchronize() override;
   const Tensor& output(int index) override;
@@ -60,6 +61,8 @@ class Executor final : public DeviceExecutor {
   };
 
   bool matches(const DevicePlan& plan, std::span<const Tensor> inputs, std::span<const Place> places) const;
+  std::unique_ptr<DevicePlan> plan_for(std::span<const Tensor> inputs, std::span<const Place> places) const;
+  DeviceNeeds needs(const DevicePlan& plan, std::vector<Tensor>& of_graph) const;
   void make_room(Planned& planned);
   void upload_inputs(const DevicePlan& plan, std::span<const Tensor> inputs);
   void run_step(DevicePlan::Step& step);

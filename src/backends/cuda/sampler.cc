@@ -33,8 +33,12 @@ void DeviceSampler::run(CUstream stream, float* logits, std::span<const SampleRo
   }
   uploaded_->record(stream);
   sample_.launch(stream, {.grid = {static_cast<unsigned>(rows.size())}, .block = {1024}, .overlap = true}, logits, rows_.pointer(),
-                 edits_.pointer(), tokens_.pointer());
-  check(driver().cuMemcpyDtoHAsync(host_tokens_.data(), tokens_.pointer(), rows.size() * 4, stream), "sampled tokens");
+                 edits_.pointer(), tokens_.pointer(), host_tokens_.data());
+}
+
+void DeviceSampler::queue(CUstream stream, float* logits, CUdeviceptr rows, int num_rows, CUdeviceptr tokens, int32_t* host_tokens) const {
+  sample_.launch(stream, {.grid = {static_cast<unsigned>(num_rows)}, .block = {1024}, .overlap = true}, logits, rows, CUdeviceptr{0},
+                 tokens, host_tokens);
 }
 
 }  // namespace tokamak::cuda

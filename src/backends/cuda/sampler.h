@@ -41,6 +41,9 @@ class DeviceSampler {
   // [_, vocab_size] f32, and the copy of the tokens to the host. The logits are afterwards what they were. Parameters are taken over before
   // it returns, once the sampling before has been read.
   void run(CUstream stream, float* logits, std::span<const SampleRow> rows, std::span<const TokenEdit> edits = {});
+  // The same for `num_rows` rows without edits that are on the device already, into arrays of the caller's: on the device, and pinned.
+  // Waits for nothing.
+  void queue(CUstream stream, float* logits, CUdeviceptr rows, int num_rows, CUdeviceptr tokens, int32_t* host_tokens) const;
 
   // Of the last run, when the stream has reached its end: a token a row; -1 when a logit is NaN or infinite, or no token is allowed.
   std::span<const int32_t> tokens() const { return {reinterpret_cast<const int32_t*>(host_tokens_.data()), num_rows_}; }

@@ -28,11 +28,20 @@ void infer_attention(InferContext& ctx) {
   const auto same = [&](const std::optional<Dim>& a, const std::optional<Dim>& b, const char* what) {
     if (a && b) require_equal(ctx, *a, *b, what);
   };
-  const auto q_heads = dim(0, q.heads), kv_heads = dim(1, kv.heads);
+  // Of a packed operand the attributes say which heads: [first, first + heads) of those that are there.
+  const auto heads_of = [&](int i, const char* first, const char* count, int64_t axis) {
+    std::optional<Dim> heads = dim(i, axis);
+    if (!ctx.attrs().has(first)) return heads;
+    const int64_t begin = ctx.attrs().get_int(first), size = ctx.attrs().get_int(count, 0);
+    if (begin < 0 || size < 1 || begin > INT64_MAX - size || (heads && heads->is_const() && begin + size > heads->value()))
+      ctx.fail("`{}` {} and `{}` {} do not fit the heads of input {}", first, begin, count, size, i);
+    return std::optional<Dim>(size);
+  };
+  const auto q_heads = heads_of(0, "q_first", "q_heads", q.heads), kv_heads = heads_of(1, "k_first", "kv_heads", kv.heads);
   same(dim(0, 0), dim(1, 0), "the batch of q and k");
   same(dim(0, 0), dim(2, 0), "the batch of q and v");
   same(dim(0, 3), dim(1, 3), "the head size of q and k");
-  same(kv_heads, dim(2, kv.heads), "the number of heads of k and v");
+  same(kv_heads, heads_of(2, "v_first", "kv_heads", kv.heads), "the number of heads of k and v");
   same(dim(1, kv.sequence), dim(2, kv.sequence), "the length of k and v");
   if (q_heads && kv_heads && q_heads->is_const() && kv_heads->is_const() &&
       (kv_heads->value() < 1 || q_heads->value() % kv_heads->value() != 0))
@@ -73,8 +82,9 @@ std::span<const OpDef> attention() {
   constexpr AttrKind I = AttrKind::Int, F = AttrKind::Float, S = AttrKind::String;
   static const std::vector<OpDef> table = {
       {.name = "attention",
-       .doc = "(q, k, v, mask?){scale, is_causal=0, softcap=0, q_layout=\"BHSD\", kv_layout, out_layout, q_heads, kv_heads}: softmax(q k^T "
-              "* scale + mask) v",
+       .doc =
+           "(q, k, v, mask?){scale, is_causal=0, softcap=0, q_layout=\"BHSD\", kv_layout, out_layout, q_heads, kv_heads, q_first, k_first, "
+           "v_first}: softmax(q k^T * scale + mask) v; with q_first only the heads [q_first, q_first + q_heads) of q are read, and so on",
        .min_inputs = 3,
        .max_inputs = 4,
        .attrs = {{"scale", F},
@@ -84,7 +94,10 @@ std::span<const OpDef> attention() {
                  {"kv_layout", S},
                  {"out_layout", S},
                  {"q_heads", I},
-                 {"kv_heads", I}},
+                 {"kv_heads", I},
+                 {"q_first", I},
+                 {"k_first", I},
+                 {"v_first", I}},
        .infer = infer_attention},
       {.name = "rope",
        .doc = "(x, cos, sin){interleaved=0, layout=\"BHSD\"}: rotates the last axis, first 2 * cos.dim(-1) elements",

@@ -73,44 +73,64 @@ Dim tokens_of(InferContext& ctx, int input, std::string_view what, int64_t width
   return agreed(ctx.dim(input, 0), ctx.dim(other, 0));
 }
 
-void infer_kv_cache_write(InferContext& ctx) {
-  const Heads h = heads_of(ctx);
+// qkv, the cache, slot_mapping, then from `rope` on cos, sin, q_norm and k_norm: what writing takes. Returns the number of tokens.
+Dim infer_write(InferContext& ctx, const Heads& h, int rope) {
   require_cache(ctx, 1, h);
   require_input(ctx, 2, "slot_mapping", DType::I32, 1);
   const Dim tokens = tokens_of(ctx, 0, "qkv", (h.query + 2 * h.kv) * h.dim, 2);
-  if (ctx.has_input(3) != ctx.has_input(4)) ctx.fail("cos and sin come together: one of them is absent");
-  for (int i : {3, 4}) {
+  const int cos = rope, sin = rope + 1, q_norm = rope + 2, k_norm = rope + 3;
+  if (ctx.has_input(cos) != ctx.has_input(sin)) ctx.fail("cos and sin come together: one of them is absent");
+  for (int i : {cos, sin}) {
     if (!ctx.has_input(i)) continue;
-    require_float_input(ctx, i, i == 3 ? "cos" : "sin", 2);
+    require_float_input(ctx, i, i == cos ? "cos" : "sin", 2);
     if (!ctx.ranked(i)) continue;
     require_equal(ctx, ctx.dim(i, 0), tokens, "the number of tokens of cos and sin");
     const Dim& half = ctx.dim(i, 1);
     if (half.is_const() && half.value() > h.dim / 2)
-      ctx.fail("{} {} rotates {} elements, head_dim is {}", i == 3 ? "cos" : "sin", to_string(ctx.type(i)), 2 * half.value(), h.dim);
+      ctx.fail("{} {} rotates {} elements, head_dim is {}", i == cos ? "cos" : "sin", to_string(ctx.type(i)), 2 * half.value(), h.dim);
   }
-  if (ctx.has_input(3) && ctx.ranked(3) && ctx.ranked(4))
-    require_equal(ctx, ctx.dim(3, 1), ctx.dim(4, 1), "the last dimension of cos and sin");
-  for (int i : {5, 6}) {
+  if (ctx.has_input(cos) && ctx.ranked(cos) && ctx.ranked(sin))
+    require_equal(ctx, ctx.dim(cos, 1), ctx.dim(sin, 1), "the last dimension of cos and sin");
+  for (int i : {q_norm, k_norm}) {
     if (!ctx.has_input(i)) continue;
-    const std::string_view what = i == 5 ? "q_norm" : "k_norm";
+    const std::string_view what = i == q_norm ? "q_norm" : "k_norm";
     require_float_input(ctx, i, what, 1);
     if (ctx.ranked(i)) require_equal(ctx, ctx.dim(i, 0), h.dim, fmt::format("the length of {} and head_dim", what));
   }
+  return tokens;
+}
+
+// block_tables, seq_lens and query_starts from input `first` on.
+void infer_sequences(InferContext& ctx, int first) {
+  const int tables = first, lengths = first + 1, starts = first + 2;
+  require_input(ctx, tables, "block_tables", DType::I32, 2);
+  require_input(ctx, lengths, "seq_lens", DType::I32, 1);
+  require_input(ctx, starts, "query_starts", DType::I32, 1);
+  if (ctx.ranked(tables) && ctx.ranked(lengths)) require_equal(ctx, ctx.dim(tables, 0), ctx.dim(lengths, 0), "the number of sequences");
+  if (ctx.ranked(lengths) && ctx.ranked(starts) && ctx.dim(lengths, 0).is_const() && ctx.dim(starts, 0).is_const() &&
+      ctx.dim(starts, 0).value() - 1 != ctx.dim(lengths, 0).value())
+    ctx.fail("query_starts must have one entry more than seq_lens: {} vs {}", ctx.dim(starts, 0).value(), ctx.dim(lengths, 0).value());
+  if (ctx.attrs().get_int("window", 0) < 0) ctx.fail("window must not be negative, found {}", ctx.attrs().get_int("window", 0));
+}
+
+void infer_kv_cache_write(InferContext& ctx) {
+  const Heads h = heads_of(ctx);
+  const Dim tokens = infer_write(ctx, h, 3);
   ctx.set_type(0, ctx.dtype(0), {tokens, h.query * h.dim});
 }
 
 void infer_paged_attention(InferContext& ctx) {
   const Heads h = heads_of(ctx);
   require_cache(ctx, 1, h);
-  require_input(ctx, 2, "block_tables", DType::I32, 2);
-  require_input(ctx, 3, "seq_lens", DType::I32, 1);
-  require_input(ctx, 4, "query_starts", DType::I32, 1);
-  if (ctx.ranked(2) && ctx.ranked(3)) require_equal(ctx, ctx.dim(2, 0), ctx.dim(3, 0), "the number of sequences");
-  if (ctx.ranked(3) && ctx.ranked(4) && ctx.dim(3, 0).is_const() && ctx.dim(4, 0).is_const() &&
-      ctx.dim(4, 0).value() - 1 != ctx.dim(3, 0).value())
-    ctx.fail("query_starts must have one entry more than seq_lens: {} vs {}", ctx.dim(4, 0).value(), ctx.dim(3, 0).value());
-  if (ctx.attrs().get_int("window", 0) < 0) ctx.fail("window must not be negative, found {}", ctx.attrs().get_int("window", 0));
+  infer_sequences(ctx, 2);
   const Dim tokens = tokens_of(ctx, 0, "q", h.query * h.dim);
+  ctx.set_type(0, ctx.dtype(0), {tokens, h.query * h.dim});
+}
+
+void infer_cached_attention(InferContext& ctx) {
+  const Heads h = heads_of(ctx);
+  const Dim tokens = infer_write(ctx, h, 6);
+  infer_sequences(ctx, 3);
   ctx.set_type(0, ctx.dtype(0), {tokens, h.query * h.dim});
 }
 
@@ -150,6 +170,26 @@ std::span<const OpDef> kv_cache() {
                  {"k_scale", F},
                  {"v_scale", F}},
        .infer = infer_paged_attention},
+      // Within a step no sequence attends to a slot that another one writes. With as many tokens as sequences, token i is sequence i's
+      // only new one or belongs to none: a decoding step, which kernels may know by that.
+      {.name = "cached_attention",
+       .doc = "(qkv, cache, slot_mapping, block_tables, seq_lens, query_starts, cos?, sin?, q_norm?, k_norm?){attributes of both}: "
+              "kv_cache_write, then paged_attention of what it gives",
+       .min_inputs = 6,
+       .max_inputs = 10,
+       .traits = kDataDependentWork,
+       .attrs = {{"num_heads", I, true},
+                 {"num_kv_heads", I, true},
+                 {"head_dim", I, true},
+                 {"epsilon", F},
+                 {"interleaved", I},
+                 {"scale", F},
+                 {"softcap", F},
+                 {"window", I},
+                 {"k_scale", F},
+                 {"v_scale", F}},
+       .infer = infer_cached_attention,
+       .written_input = 1},
   };
   return table;
 }

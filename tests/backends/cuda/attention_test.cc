@@ -61,6 +61,28 @@ TEST(CudaAttention, CausalSoftcapScaleAndLayouts) {
       }
 }
 
+// q, k and v as heads of one packed tensor, and k and v of another with fewer heads.
+TEST(CudaAttention, PackedProjections) {
+  for (const char* dtype : {"f16", "bf16", "f32"})
+    for (const auto& [batch, length, heads, dim] :
+         std::vector<std::array<int, 4>>{{2, 197, 12, 64}, {1, 128, 12, 64}, {3, 33, 2, 40}, {1, 7, 3, 128}}) {
+      if (few() && (length == 33 || length == 7)) continue;
+      CudaCase c;
+      c.text = fmt::format(
+          "graph main(%x: {0}[{1},{2},{4},{5}]) {{ %y = attention(%x, %x, %x) {{q_layout=\"BSHD\", kv_layout=\"BSHD\", q_heads={3}, "
+          "kv_heads={3}, q_first=0, k_first={3}, v_first={6}}} return %y }}",
+          dtype, batch, length, heads, 3 * heads, dim, 2 * heads);
+      c.rtol = c.atol = std::string(dtype) == "f16" ? 2e-3 : std::string(dtype) == "bf16" ? 1e-2 : 1e-4;
+      check_cuda_kernels(c);
+    }
+  CudaCase c;
+  c.text =
+      "graph main(%q: f16[2,20,8,64], %x: f16[2,70,5,64]) { %y = attention(%q, %x, %x) {q_layout=\"BSHD\", kv_layout=\"BSHD\", "
+      "out_layout=\"BHSD\", q_heads=4, kv_heads=2, q_first=3, k_first=1, v_first=3, is_causal=1} return %y }";
+  c.rtol = c.atol = 2e-3;
+  check_cuda_kernels(c);
+}
+
 TEST(CudaAttention, Masks) {
   for (const char* dtype : {"f32", "f16", "bf16"})
     for (const char* mask : {"bool[2,1,20,20]", "bool[20]", "f32[2,4,20,20]", "f32[1,1,1,20]"})

@@ -16,6 +16,7 @@ struct CudaCase {
   double rtol = -1, atol = -1;  // negative: by the output's dtype
   double scale = 1;             // of random floats (normal)
   int64_t max_int = 100;        // random integers are in [0, max_int)
+  std::string kernel = {};      // its full name, to hold this one alone; empty: all that accept
 };
 
 struct CudaCheck {

@@ -106,6 +106,32 @@ TEST(CudaLinearLayers, LargeLayers) {
   check({64, 1032, 4096, "f16", "i8", 4096});
 }
 
+// Sizes at which the tiles of warpgroup products, their stages and the blocks that share k end unevenly.
+class CudaLinearWarpgroups : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(CudaLinearWarpgroups, EveryTileOfTokens) {
+  const char* w = GetParam();
+  for (int64_t m : {7, 33, 200}) check({m, 200, 1056, m % 2 ? "f16" : "bf16", w, 1056, "f16", m % 3 ? "" : kFused});
+  for (int64_t m : {2, 16, 256}) check({m, 1000, 2048, m % 2 ? "bf16" : "f16", w, 128, m % 2 ? "f16" : "f32", "", "f32"});
+}
+TEST_P(CudaLinearWarpgroups, RowsAndStagesThatEndEarly) {
+  const char* w = GetParam();
+  check({5, 97, 32, "f16", w, 32, "f32", kFused});
+  check({16, 33, 416, "bf16", w, 416, "bf16"});
+  check({64, 8, 4128, "f16", w, 4128, "f16", kFused});
+  check({3, 1, 160, "bf16", w, 160});
+  check({20, 72, 1120, "f16", w, 32, "bf16"});
+  check({50, 264, 1216, "bf16", w, 64, "f16", kFused});
+}
+TEST_P(CudaLinearWarpgroups, LayersOfAModel) {
+  const char* w = GetParam();
+  const bool grouped = w[0] == 'i' && w[1] == '4';
+  for (int64_t m : {1, 64}) check({m, 4096, 2816, "f16", w, grouped ? 128 : 2816, "f16"});
+  check({8, 1000, 11008, "bf16", w, grouped ? 128 : 11008, "bf16", kFused});
+}
+INSTANTIATE_TEST_SUITE_P(Formats, CudaLinearWarpgroups, ::testing::Values("i8", "i4", "f8e4m3fn"),
+                         [](const auto& info) { return std::string(info.param); });
+
 TEST(CudaLinearLayers, OddSizes) {
   check({1, 5, 7, "f16", "i8", 7});
   check({2, 5, 9, "f32", "i8", 3});

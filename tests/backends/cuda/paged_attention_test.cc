@@ -6,7 +6,7 @@ namespace tokamak::testing {
 using namespace cuda;
 
 std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& inputs, const ir::Attrs& attrs,
-                              const std::vector<std::string>& archs) {
+                              const std::vector<std::string>& archs, const std::string& kernel_name) {
   ir::Graph graph;
   std::vector<ir::Value*> values;
   for (const Tensor& t : inputs) values.push_back(t.defined() ? graph.add_constant(t) : nullptr);
@@ -34,6 +34,7 @@ std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& 
     int accepted = 0;
     std::string reasons;
     for (const KernelDef* def : kernels_for(op)) {
+      if (!kernel_name.empty() && def->name() != kernel_name) continue;
       if (const Support support = def->supports(view); !support) {
         reasons += fmt::format("\n  {}: {}", def->name(), support.reason());
         continue;
@@ -121,12 +122,46 @@ void expect_cache(const Tensor& actual, const Tensor& expected, const std::strin
   }
 }
 
+std::string describe(const PagedCase& c, DType activation) {
+  std::string lengths;
+  for (const auto& s : c.sequences) lengths += fmt::format(" {}/{}", s.count, s.length);
+  return fmt::format("{} heads, {} kv heads of {}, blocks of {}, cache {}, activations {}, window {}, softcap {}, seed {}, sequences{}",
+                     c.heads, c.kv_heads, c.dim, c.block_size, to_string(c.cache), to_string(activation), c.window, c.softcap, c.seed,
+                     lengths);
+}
+
 }  // namespace
 
-void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs) {
+void check_cached_step(PagedCase c, DType activation, const std::vector<std::string>& archs) {
   c.seed = std::random_device{}();
-  SCOPED_TRACE(fmt::format("{} heads, {} kv heads of {}, blocks of {}, cache {}, activations {}, window {}, softcap {}, seed {}", c.heads,
-                           c.kv_heads, c.dim, c.block_size, to_string(c.cache), to_string(activation), c.window, c.softcap, c.seed));
+  SCOPED_TRACE(describe(c, activation));
+  const PagedBatch batch(c);
+  ir::Attrs attrs = c.write_attrs();
+  attrs.set("scale", c.scale), attrs.set("softcap", c.softcap), attrs.set("window", c.window);
+  if (c.cache == DType::F8E4M3FN) attrs.set("k_scale", 0.75), attrs.set("v_scale", 1.25);
+  const bool runs = Device::is_available();
+  const Tensor before = runs ? batch.filled_cache(false) : batch.empty_cache();
+  std::vector<Tensor> inputs = batch.write_inputs(before);
+  inputs[0] = narrowed(inputs[0], activation);
+  inputs.insert(inputs.begin() + 3, {batch.block_tables, batch.seq_lens, batch.query_starts});
+  if (!runs) {
+    run_step("cached_attention", inputs, attrs, archs);
+    return;
+  }
+  std::vector<Tensor> on_cpu = inputs;
+  on_cpu[0] = widened(inputs[0]), on_cpu[1] = before.clone();
+  const Tensor y = run_ref("cached_attention", on_cpu, attrs)[0];
+  inputs[1] = reordered_cache(before, true);
+  const Tensor expected_cache = reordered_cache(on_cpu[1], true);
+  for (const StepRun& run : run_step("cached_attention", inputs, attrs, archs)) {
+    expect_close(run.output, y, 2 * tolerance_of(activation), run.kernel);  // q is rounded too
+    expect_cache(run.cache, expected_cache, run.kernel);
+  }
+}
+
+void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs, const std::string& kernel) {
+  c.seed = std::random_device{}();
+  SCOPED_TRACE(describe(c, activation));
   const PagedBatch batch(c);
   ir::Attrs write_attrs = c.write_attrs(), attention_attrs = c.attention_attrs();
   if (c.cache == DType::F8E4M3FN)
@@ -138,7 +173,7 @@ void check_step(PagedCase c, DType activation, const std::vector<std::string>& a
     inputs[0] = narrowed(inputs[0], activation);
     run_step("kv_cache_write", inputs, write_attrs, archs);
     run_step("paged_attention", batch.attention_inputs(Tensor::empty(activation, {batch.tokens, c.heads * c.dim}), cache), attention_attrs,
-             archs);
+             archs, kernel);
     return;
   }
   const Tensor before = batch.filled_cache(false);
@@ -156,7 +191,7 @@ void check_step(PagedCase c, DType activation, const std::vector<std::string>& a
 
   const Tensor query = narrowed(q, activation);
   const Tensor y = run_ref("paged_attention", batch.attention_inputs(widened(query), on_cpu[1]), attention_attrs)[0];
-  for (const StepRun& run : run_step("paged_attention", batch.attention_inputs(query, expected_cache), attention_attrs, archs)) {
+  for (const StepRun& run : run_step("paged_attention", batch.attention_inputs(query, expected_cache), attention_attrs, archs, kernel)) {
     expect_close(run.output, y, tolerance_of(activation), run.kernel);
     EXPECT_TRUE(same_bytes(run.cache, expected_cache)) << run.kernel << ": changed the cache";
   }

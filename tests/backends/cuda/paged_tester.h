@@ -48,12 +48,14 @@ struct StepRun {
   Tensor output, cache;
 };
 
-// Every kernel that accepts the op on these inputs (1 is the cache, plain), with every tactic; twice each, from poisoned outputs and
-// workspace. Outside a GPU: an empty list, after compiling for `archs`.
+// Every kernel that accepts the op on these inputs (1 is the cache, plain), or only the one named `kernel`, with every tactic; twice each,
+// from poisoned outputs and workspace. Outside a GPU: an empty list, after compiling for `archs`.
 std::vector<StepRun> run_step(const std::string& op, const std::vector<Tensor>& inputs, const ir::Attrs& attrs,
-                              const std::vector<std::string>& archs = {"sm_90"});
+                              const std::vector<std::string>& archs = {"sm_90"}, const std::string& kernel = "");
 
-// Both ops on one step: `activation` is the dtype of qkv, q and the output.
-void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs = {"sm_90"});
+// Both ops on one step: `activation` is the dtype of qkv, q and the output. `kernel`: of paged_attention, to hold that one alone.
+void check_step(PagedCase c, DType activation, const std::vector<std::string>& archs = {"sm_90"}, const std::string& kernel = "");
+// Both as one: cached_attention.
+void check_cached_step(PagedCase c, DType activation, const std::vector<std::string>& archs = {"sm_90"});
 
 }  // namespace tokamak::testing

@@ -16,6 +16,7 @@ bool has_avx2() { return cpu_features().avx2; }
 struct Attention : Kernel {
   const AttentionFunctions* functions;
   AttentionProblem problem;  // without pointers
+  int64_t q_offset = 0, k_offset = 0, v_offset = 0;
   int64_t batches = 1;
   int threads = 1;
 
@@ -23,7 +24,8 @@ struct Attention : Kernel {
   int64_t workspace_bytes() const override { return threads * thread_floats() * static_cast<int64_t>(sizeof(float)); }
   void run(const RunArgs& args) const override {
     AttentionProblem a = problem;
-    a.q = args.inputs[0].data<float>(), a.k = args.inputs[1].data<float>(), a.v = args.inputs[2].data<float>();
+    a.q = args.inputs[0].data<float>() + q_offset, a.k = args.inputs[1].data<float>() + k_offset;
+    a.v = args.inputs[2].data<float>() + v_offset;
     a.out = args.outputs[0].data<float>();
     if (args.inputs.size() > 3 && args.inputs[3].defined()) a.mask = args.inputs[3].raw();
     const bool few = a.queries <= functions->few;
@@ -43,7 +45,7 @@ struct Attention : Kernel {
 
 // One operand as [batch, head, row] with strides, from its layout. A three-dimensional operand is [batch, row, heads * depth].
 struct Operand {
-  int64_t batches, heads, rows, depth, batch, head, row;
+  int64_t batches, heads, rows, depth, batch, head, row, offset = 0;
   static Operand of(const Shape& shape, const std::string& layout, int64_t heads) {
     if (shape.size() == 3) {
       const int64_t depth = shape[2] / heads;
@@ -99,6 +101,7 @@ class AttentionDef : public KernelDef {
     a.q_batch = q.batch, a.q_head = q.head, a.q_row = q.row;
     a.k_batch = k.batch, a.k_head = k.head, a.k_row = k.row;
     a.v_batch = v.batch, a.v_head = v.head, a.v_row = v.row;
+    kernel->q_offset = q.offset, kernel->k_offset = k.offset, kernel->v_offset = v.offset;
     const ir::Attrs& attrs = node.attrs();
     const bool bshd = node.output_shapes[0].size() == 3 || attrs.get_string("out_layout", attrs.get_string("q_layout", "BHSD")) == "BSHD";
     a.out_batch = q.heads * q.rows * v.depth;
@@ -124,7 +127,11 @@ class AttentionDef : public KernelDef {
  private:
   static int64_t heads_of(const NodeView& node, int i) { return node.attrs().get_int(i == 0 ? "q_heads" : "kv_heads", 0); }
   static Operand operand(const NodeView& node, int i) {
-    return Operand::of(node.input_shapes[i], node.attrs().get_string(i == 0 ? "q_layout" : "kv_layout", "BHSD"), heads_of(node, i));
+    constexpr const char* kFirst[] = {"q_first", "k_first", "v_first"};
+    const int64_t heads = heads_of(node, i);
+    Operand o = Operand::of(node.input_shapes[i], node.attrs().get_string(i == 0 ? "q_layout" : "kv_layout", "BHSD"), heads);
+    if (node.attrs().has(kFirst[i])) o.offset = node.attrs().get_int(kFirst[i]) * o.head, o.heads = heads;
+    return o;
   }
   const char* name_;
   bool (*available_)();

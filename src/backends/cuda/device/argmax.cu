@@ -1,5 +1,5 @@
-// The index of the largest of `size` floats a row, the lowest among equals; -1 when one of them is not finite. Two kernels: some blocks a row
-// leave their best, then one warp a row picks.
+// The index of the largest of `size` floats a row, the lowest among equals; -1 when one of them is not finite. Two kernels: some blocks a
+// row leave their best, then one warp a row picks, for the device and for the host (pinned memory).
 #include "logit_key.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* __restrict__ logits, uint64_t* __restrict__ parts, int size) {
@@ -25,7 +25,8 @@ extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* __re
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32) argmax_rows(const uint64_t* __restrict__ parts, int32_t* __restrict__ tokens, int splits) {
+extern "C" __global__ void __launch_bounds__(32)
+    argmax_rows(const uint64_t* __restrict__ parts, int32_t* __restrict__ tokens, int32_t* __restrict__ host_tokens, int splits) {
   wait_for_previous();
   uint64_t best = 0;
   for (int i = threadIdx.x; i < splits; i += 32) {
@@ -33,5 +34,5 @@ extern "C" __global__ void __launch_bounds__(32) argmax_rows(const uint64_t* __r
     best = c > best ? c : best;
   }
   best = warp_largest(best);
-  if (threadIdx.x == 0) tokens[blockIdx.x] = best == kNotFinite ? -1 : id_of(best);
+  if (threadIdx.x == 0) tokens[blockIdx.x] = host_tokens[blockIdx.x] = best == kNotFinite ? -1 : id_of(best);
 }

@@ -6,8 +6,7 @@
 //   HEAD_DIM (of q and k), VALUE_DIM: multiples of 8
 //   NATURAL     scores are finished (softcap, mask) before exp; else one multiply-add scales them on the way
 #pragma once
-#include "cache.cuh"
-#include "mma.cuh"
+#include "copy_chunk.cuh"
 
 constexpr int kThreads = WARPS_M * WARPS_N * 32, kTileRows = WARPS_M * 16, kWarpKeys = TILE_K / WARPS_N;
 constexpr int kDim = (HEAD_DIM + 15) / 16 * 16, kValueDim = (VALUE_DIM + 15) / 16 * 16;
@@ -15,48 +14,7 @@ constexpr int kDim = (HEAD_DIM + 15) / 16 * 16, kValueDim = (VALUE_DIM + 15) / 1
 constexpr int kKeyStride = kDim * 2 + 16, kValueStride = kValueDim * 2 + 16;
 constexpr int kQueryBytes = kTileRows * kKeyStride, kKeyBytes = TILE_K * kKeyStride, kStageBytes = kKeyBytes + TILE_K * kValueStride;
 constexpr bool kQueryInRegisters = kDim <= 128;
-constexpr float kLog2E = 1.4426950408889634f;
 static_assert(kWarpKeys % 16 == 0);
-
-template <class A, class B>
-constexpr bool kSame = false;
-template <class A>
-constexpr bool kSame<A, A> = true;
-
-DEVICE float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEVICE uint32_t pack(f16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-DEVICE uint32_t pack(bf16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-
-// Eight elements of `from` to 16 bytes of shared memory as ELEMENT; zeros when not valid. Complete after copy_async_wait and a barrier.
-template <class T>
-DEVICE void copy_chunk(uint32_t to, const T* from, bool valid) {
-  if constexpr (kSame<T, ELEMENT>) {
-    copy_async_16(to, from, valid);
-  } else {
-    uint32_t y[4] = {};
-    if (valid) {
-      const auto raw = *reinterpret_cast<const Vec<T, 8>*>(from);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if constexpr (sizeof(T) == 1) y[i] = widen_f8x2(uint16_t(raw.at[2 * i].bits | raw.at[2 * i + 1].bits << 8));
-        else y[i] = pack(ELEMENT{}, to_float(raw.at[2 * i]), to_float(raw.at[2 * i + 1]));
-      }
-    }
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(y[0]), "r"(y[1]), "r"(y[2]), "r"(y[3]) : "memory");
-  }
-}
 
 // What a block works on. Rows are the block's own, [0, kTileRows); keys are numbered within the sequence.
 //   int begin, end                          keys that any row sees

@@ -64,4 +64,9 @@ DEVICE void cluster_load(uint32_t address, float (&x)[4]) {
                : "r"(address)
                : "memory");
 }
+DEVICE float2 cluster_load_pair(uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
 #endif

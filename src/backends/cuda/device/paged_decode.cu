@@ -1,40 +1,18 @@
 // paged_attention with tensor cores for a row a sequence: a block takes up to HEAD_TILES * 8 query heads of one kv head for one row and one
-// split of its tokens. Keys and values go from memory to registers in 16-byte loads that are already operands of mma, without shared memory:
-// scores^T [16 tokens, 8 heads] = K Q^T and sums^T [16 dims, 8 heads] = V^T P^T, and the order in which an mma adds up its k, or names its
-// rows, is ours to choose as long as both operands agree.
+// split of its tokens. Keys and values go from memory to registers in 16-byte loads that are already operands of mma, without shared
+// memory: scores^T [16 tokens, 8 heads] = K Q^T and sums^T [16 dims, 8 heads] = V^T P^T, and the order in which an mma adds up its k, or
+// names its rows, is ours to choose as long as both operands agree.
 //   lane = 4 g + c. Of keys it loads 8 elements from 32 j + 8 c of tokens g and g + 8: for mma number 2 j its k are elements 0, 1 | 2, 3 of
-//   these, for 2 j + 1 elements 4, 5 | 6, 7; queries are loaded alike. Of values it loads 8 elements from 64 j + 8 g of tokens 2 c, 2 c + 1,
-//   2 c + 8, 2 c + 9: element pairs (2 i, 2 i + 1) are rows g and g + 8 of mma (j, i), and token pairs are its k.
+//   these, for 2 j + 1 elements 4, 5 | 6, 7; queries are loaded alike. Of values it loads 8 elements from 64 j + 8 g of tokens 2 c, 2 c +
+//   1, 2 c + 8, 2 c + 9: element pairs (2 i, 2 i + 1) are rows g and g + 8 of mma (j, i), and token pairs are its k.
 // ACTIVATION (q and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3). HEADS, KV_HEADS, HEAD_DIM (a multiple of 8),
 // BLOCK_SIZE; HEAD_TILES; WARPS; UNROLL: tiles of 16 tokens that a warp has under way.
-#include "mma.cuh"
+#include "cache_operand.cuh"
 #include "paged_combine.cuh"
 
 constexpr int kGroup = HEADS / KV_HEADS, kBlockHeads = kGroup < 8 * HEAD_TILES ? kGroup : 8 * HEAD_TILES;
 constexpr int kGroups = (kGroup + kBlockHeads - 1) / kBlockHeads;
 constexpr int kKeyChunks = (HEAD_DIM + 31) / 32, kValueChunks = (HEAD_DIM + 63) / 64, kTile = 16 * UNROLL;
-
-using Chunk = Vec<uint32_t, 2 * sizeof(CACHE)>;  // eight elements
-
-DEVICE uint32_t pack_pair(f16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-DEVICE uint32_t pack_pair(bf16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-// Elements 2 i and 2 i + 1 as a word to multiply.
-DEVICE uint32_t word(const Vec<uint32_t, 4>& x, int i) { return x.at[i]; }
-DEVICE uint32_t word(const Vec<uint32_t, 2>& x, int i) { return widen_f8x2(uint16_t(x.at[i / 2] >> i % 2 * 16)); }
-// An 8 x 8 matrix of 16-bit elements over the warp, transposed.
-DEVICE uint32_t transposed(uint32_t x) {
-  uint32_t y;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
-  return y;
-}
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
     paged_attention(const ACTIVATION* __restrict__ q, const CACHE* __restrict__ cache, const int32_t* __restrict__ tables,
@@ -138,8 +116,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
           const uint32_t a[4] = {word(keys[u][0][j], 2 * i), word(keys[u][1][j], 2 * i), word(keys[u][0][j], 2 * i + 1),
                                  word(keys[u][1][j], 2 * i + 1)};
 #pragma unroll
-          for (int n = 0; n < HEAD_TILES; ++n)
-            mma_16x8x16(ELEMENT{}, weight[n][u], a, query[n][j][2 * i], query[n][j][2 * i + 1]);
+          for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, weight[n][u], a, query[n][j][2 * i], query[n][j][2 * i + 1]);
         }
     }
     find_blocks(base + kStep);
@@ -191,8 +168,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
           uint32_t of[4];
 #pragma unroll
           for (int k = 0; k < 4; ++k) of[k] = word(values[u][k][j], m);
-          const uint32_t a[4] = {__byte_perm(of[0], of[1], 0x5410), __byte_perm(of[0], of[1], 0x7632),
-                                 __byte_perm(of[2], of[3], 0x5410), __byte_perm(of[2], of[3], 0x7632)};
+          const uint32_t a[4] = {__byte_perm(of[0], of[1], 0x5410), __byte_perm(of[0], of[1], 0x7632), __byte_perm(of[2], of[3], 0x5410),
+                                 __byte_perm(of[2], of[3], 0x7632)};
 #pragma unroll
           for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, sum[n][j][m], a, p[n][0], p[n][1]);
         }

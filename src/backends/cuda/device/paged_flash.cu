@@ -10,11 +10,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     paged_attention(const ACTIVATION* __restrict__ q, const CACHE* __restrict__ cache, const int32_t* __restrict__ tables,
                     const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y, float*, int rows,
                     int sequences, int blocks_per_seq, int num_blocks, int, Score score, int window, float v_scale) {
-  __shared__ int found[2];
   wait_for_previous();
   allow_next();
   clear_unowned_rows<kThreads>(starts, sequences, rows, y);
   PagedProblem p;
-  if (find_problem(p, q, cache, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale, found))
+  if (find_problem(p, q, cache, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale, blockIdx.x,
+                   blockIdx.y))
     flash(p);
 }

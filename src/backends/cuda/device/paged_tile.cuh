@@ -5,42 +5,41 @@
 
 constexpr int kGroup = HEADS / KV_HEADS;
 
-// The sequence and the first row of its tile that block `tile` takes: tiles of all sequences one after another, the last of each (which has
-// the most keys before it) first.
+// The sequence of a tile and its first row: tiles of all sequences one after another, the last of each (which has the most keys before it)
+// first.
 struct Tile {
   int sequence, first_row;  // sequence < 0: no such tile
 };
 
-DEVICE Tile find_tile(const int32_t* starts, int num_sequences, int num_rows, int tile, int* shared) {
+// By one warp. `before` becomes the number of tiles of the sequences that were looked at: of all when there is no such tile.
+DEVICE Tile warp_find_tile(const int32_t* starts, int num_sequences, int num_rows, int tile, int& before) {
   const int lane = threadIdx.x % 32;
-  if (threadIdx.x < 32) {
-    if (lane == 0) shared[0] = -1;
-    __syncwarp();
-    int before = 0;
-    for (int base = 0; base < num_sequences; base += 32) {
-      const int s = base + lane;
-      int count = 0;
-      if (s < num_sequences) {
-        const int first = min(max(starts[s], 0), num_rows), end = min(max(starts[s + 1], first), num_rows);
-        count = int((int64_t(end - first) * kGroup + kTileRows - 1) / kTileRows);
-      }
-      int sum = count;
+  const int32_t last = min(starts[num_sequences], num_rows);
+  before = 0;
+  for (int base = 0; base < num_sequences; base += 32) {
+    const int s = base + lane;
+    int first = num_rows, count = 0;
+    if (s < num_sequences) {
+      first = min(max(starts[s], 0), num_rows);
+      const int end = min(max(starts[s + 1], first), num_rows);
+      count = int((int64_t(end - first) * kGroup + kTileRows - 1) / kTileRows);
+    }
+    if (__shfl_sync(~0u, first, 0) >= last) break;  // sequences that are not in use
+    int sum = count;
 #pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, offset);
-        if (lane >= offset) sum += other;
-      }
-      const int first_tile = before + sum - count;
-      if (tile >= first_tile && tile < first_tile + count) {
-        shared[0] = s;
-        shared[1] = (count - 1 - (tile - first_tile)) * kTileRows;
-      }
-      before += __shfl_sync(~0u, sum, 31);
-      if (before > tile) break;
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int other = __shfl_up_sync(~0u, sum, offset);
+      if (lane >= offset) sum += other;
+    }
+    const int first_tile = before + sum - count;
+    const unsigned here = __ballot_sync(~0u, tile >= first_tile && tile < first_tile + count);
+    before += __shfl_sync(~0u, sum, 31);
+    if (here != 0) {
+      const int found = __ffs(here) - 1;
+      return {base + found, __shfl_sync(~0u, (count - 1 - (tile - first_tile)) * kTileRows, found)};
     }
   }
-  __syncthreads();
-  return {shared[0], shared[1]};
+  return {-1, 0};
 }
 
 struct PagedProblem {
@@ -74,25 +73,26 @@ struct PagedProblem {
   DEVICE float finish(float x, int, int) const { return softcap > 0.f ? softcap * tanhf(x * scale / softcap) : x * scale; }
 };
 
-// Rows before the first sequence and behind the last attend to nothing. By all kThreads threads.
+// Rows before the first sequence and behind the last attend to nothing. By all threads of a grid of blocks of kThreads.
 template <int kThreads>
 DEVICE void clear_unowned_rows(const int32_t* starts, int sequences, int rows, ACTIVATION* y) {
-  for (int row = blockIdx.x; row < rows; row += gridDim.x)
+  const int block = blockIdx.y * gridDim.x + blockIdx.x, blocks = gridDim.x * gridDim.y;
+  for (int row = block; row < rows; row += blocks)
     if (row < starts[0] || row >= starts[sequences])
-      for (int d = threadIdx.x; d < kGroup * HEAD_DIM; d += kThreads)
-        y[(int64_t(row) * HEADS + blockIdx.y * kGroup) * HEAD_DIM + d] = from_float<ACTIVATION>(0.f);
+      for (int d = threadIdx.x; d < HEADS * HEAD_DIM; d += kThreads) y[int64_t(row) * HEADS * HEAD_DIM + d] = from_float<ACTIVATION>(0.f);
 }
 
-// Block (tile, kv head) of the grid; false: there is no such tile. `found`: 2 integers of shared memory.
+// What is to be done for a tile and a kv head; false: there is no such tile. By one warp.
 DEVICE bool find_problem(PagedProblem& p, const ACTIVATION* q, const CACHE* cache, const int32_t* tables, const int32_t* lengths,
                          const int32_t* starts, ACTIVATION* y, int rows, int sequences, int blocks_per_seq, int num_blocks, Score score,
-                         int window, float v_scale, int* found) {
-  const Tile tile = find_tile(starts, sequences, rows, blockIdx.x, found);
+                         int window, float v_scale, int tile_index, int kv_head) {
+  int before;
+  const Tile tile = warp_find_tile(starts, sequences, rows, tile_index, before);
   if (tile.sequence < 0) return false;
   const int s = tile.sequence, first = min(max(starts[s], 0), rows), count = min(max(starts[s + 1], first), rows) - first;
   const int length = int(min(int64_t(max(lengths[s], 0)), int64_t(blocks_per_seq) * BLOCK_SIZE));
   p.q = q, p.y = y, p.cache = cache, p.table = tables + int64_t(s) * blocks_per_seq;
-  p.num_blocks = num_blocks, p.kv_head = blockIdx.y, p.first_row = tile.first_row, p.num_rows = count * kGroup;
+  p.num_blocks = num_blocks, p.kv_head = kv_head, p.first_row = tile.first_row, p.num_rows = count * kGroup;
   p.first_token = first, p.first_position = length - count, p.window = window;
   p.scale = score.scale, p.softcap = score.softcap, p.v_scale = v_scale;
   const int last_row = min(kTileRows, p.num_rows - p.first_row) - 1;

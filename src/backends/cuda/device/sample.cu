@@ -1,8 +1,8 @@
-// A token a row of logits, with the sampler's parameters (include/tokamak/llm.h) in their order: edits, temperature, min_p, top_k, top_p. One
-// block a row. Logits are compared as (value, lower id first), a total order that every filter cuts: what is kept is all from a border up.
-// The border is found from histograms of 256 bins, of counts for top_k and of weights for top_p: first by distance from the largest, which
-// spreads logits evenly, then within one bin eight bits of the key at a time. Weights are integers in units of 2^-40 of the largest, so that
-// sums do not depend on the order of adding. SIZE: of the vocabulary.
+// A token a row of logits, with the sampler's parameters (include/tokamak/llm.h) in their order: edits, temperature, min_p, top_k, top_p.
+// One block a row. Logits are compared as (value, lower id first), a total order that every filter cuts: what is kept is all from a border
+// up. The border is found from histograms of 256 bins, of counts for top_k and of weights for top_p: first by distance from the largest,
+// which spreads logits evenly, then within one bin eight bits of the key at a time. Weights are integers in units of 2^-40 of the largest,
+// so that sums do not depend on the order of adding. SIZE: of the vocabulary.
 #include "logit_key.cuh"
 
 struct SampleRow {
@@ -86,9 +86,11 @@ DEVICE uint64_t find_border(const float* x, float largest, float scale, uint64_t
   return border;
 }
 
-// logits [rows, SIZE]: changed and put back; tokens: one a row, -1 when a logit is NaN or infinite, or none is above -infinity.
+// logits [rows, SIZE]: changed and put back; tokens, and in pinned memory host_tokens: one a row, -1 when a logit is NaN or infinite, or
+// none is above -infinity.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    sample(float* __restrict__ logits, const SampleRow* __restrict__ rows, TokenEdit* __restrict__ edits, int32_t* __restrict__ tokens) {
+    sample(float* __restrict__ logits, const SampleRow* __restrict__ rows, TokenEdit* __restrict__ edits, int32_t* __restrict__ tokens,
+           int32_t* __restrict__ host_tokens) {
   __shared__ Shared shared;
   wait_for_previous();
   const SampleRow r = rows[blockIdx.x];
@@ -130,7 +132,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     if (r.min_p > 0.f) border = uint64_t(ordered(largest + logf(r.min_p) * r.temperature)) << 32;
     if (r.top_k > 0 && r.top_k < SIZE) {
       const uint64_t least = border;
-      const uint64_t cut = find_border(x, largest, 8.f * inverse, uint64_t(r.top_k), [&](uint64_t key, float) { return uint64_t(key >= least); }, shared);
+      const uint64_t cut = find_border(
+          x, largest, 8.f * inverse, uint64_t(r.top_k), [&](uint64_t key, float) { return uint64_t(key >= least); }, shared);
       border = cut > border ? cut : border;
     }
     const auto total_weight = [&] {
@@ -147,7 +150,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     };
     if (r.top_p < 1.f) {
       const uint64_t target = uint64_t(double(r.top_p) * double(total_weight())), least = border;
-      border = find_border(x, largest, 8.f * inverse, target > 0 ? target : 1, [&](uint64_t key, float y) { return key >= least ? weight(y) : 0; }, shared);
+      border = find_border(
+          x, largest, 8.f * inverse, target > 0 ? target : 1, [&](uint64_t key, float y) { return key >= least ? weight(y) : 0; }, shared);
     }
     // The token at a random place of the sum in the order of ids: first the warp's share, then in it.
     constexpr int kShare = (SIZE + kWarps - 1) / kWarps;
@@ -183,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     token = shared.token;
   }
-  if (threadIdx.x == 0) tokens[blockIdx.x] = is_good ? token : -1;
+  if (threadIdx.x == 0) tokens[blockIdx.x] = host_tokens[blockIdx.x] = is_good ? token : -1;
   __syncthreads();
   for (int i = threadIdx.x; i < r.num_edits; i += kThreads) x[edits[r.first_edit + i].token] = edits[r.first_edit + i].saved;
 }

@@ -33,10 +33,14 @@ AttentionShape AttentionShape::of(const NodeView& node) {
   AttentionShape s{};
   s.batch = q[0], s.heads = q[q_heads], s.kv_heads = k[kv_heads], s.q_length = q[q_rows], s.k_length = k[kv_rows];
   s.head_dim = q[3], s.value_dim = v[3], s.dtype = node.input_dtypes[0];
+  if (attrs.has("q_first")) s.heads = attrs.get_int("q_heads");
+  if (attrs.has("k_first")) s.kv_heads = attrs.get_int("kv_heads");
   s.has_mask = node.num_inputs() > 3 && node.has_input(3);
   s.mask = s.has_mask ? node.input_dtypes[3] : DType::F32;
   AttentionArgs& a = s.args;
   a.q = strides_of(q, q_layout), a.k = strides_of(k, kv_layout), a.v = strides_of(v, kv_layout), a.y = strides_of(y, out_layout);
+  s.first[0] = attrs.get_int("q_first", 0) * a.q.head, s.first[1] = attrs.get_int("k_first", 0) * a.k.head;
+  s.first[2] = attrs.get_int("v_first", 0) * a.v.head;
   if (s.has_mask) {
     const Shape& mask = node.input_shapes[3];
     int64_t stride = 1;
@@ -111,18 +115,21 @@ namespace {
 
 class Attention final : public Kernel {
  public:
-  Attention(Function function, const AttentionArgs& a, const Launch& launch) : function_(std::move(function)), args_(a), launch_(launch) {
+  Attention(Function function, const AttentionShape& s, const Launch& launch)
+      : function_(std::move(function)), args_(s.args), launch_(launch) {
+    for (int i = 0; i < 3; ++i) first_bytes_[i] = s.first[i] * bits_of(s.dtype) / 8;
     if (launch.shared_bytes > 0) function_.allow_shared_bytes(launch.shared_bytes);
   }
   void run(const RunArgs& args) const override {
     const void* const mask = args.inputs.size() > 3 && args.inputs[3].defined() ? args.inputs[3].raw() : nullptr;
-    function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), args.inputs[2].raw(), mask, args.outputs[0].raw(),
-                     args_);
+    const auto input = [&](int i) -> const void* { return static_cast<const char*>(args.inputs[i].raw()) + first_bytes_[i]; };
+    function_.launch(args.stream, launch_, input(0), input(1), input(2), mask, args.outputs[0].raw(), args_);
   }
 
  private:
   Function function_;
   AttentionArgs args_;
+  int64_t first_bytes_[3];
   Launch launch_;
 };
 
@@ -155,7 +162,7 @@ class FlashDef final : public CudaKernelDef {
         .shared_bytes = tile.shared_bytes(s.head_dim, s.value_dim),
         .overlap = true};
     return std::make_unique<Attention>(
-        node.cuda->function(device_source(std::string(name()), "attention_flash.cu", std::move(defines)), "attention"), s.args, launch);
+        node.cuda->function(device_source(std::string(name()), "attention_flash.cu", std::move(defines)), "attention"), s, launch);
   }
 };
 
@@ -182,7 +189,7 @@ class PlainDef final : public CudaKernelDef {
                         .shared_bytes = shared_bytes(s, rows),
                         .overlap = true};
     return std::make_unique<Attention>(
-        node.cuda->function(device_source(std::string(name()), "attention.cu", std::move(defines)), "attention"), s.args, launch);
+        node.cuda->function(device_source(std::string(name()), "attention.cu", std::move(defines)), "attention"), s, launch);
   }
 
  private:
@@ -194,10 +201,12 @@ class PlainDef final : public CudaKernelDef {
 
 }  // namespace
 
+const KernelDef& attention_wgmma();
+
 std::vector<const KernelDef*> attention_kernels() {
   static const FlashDef flash;
   static const PlainDef plain;
-  return {&flash, &plain};
+  return {&attention_wgmma(), &flash, &plain};
 }
 
 }  // namespace tokamak::cuda

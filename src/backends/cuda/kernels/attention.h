@@ -21,6 +21,7 @@ struct AttentionShape {
   DType dtype;
   bool has_mask;
   DType mask;
+  int64_t first[3];  // where q, k and v begin within their tensors, in elements
   AttentionArgs args;
 
   static AttentionShape of(const NodeView& node);

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 
@@ -18,7 +20,11 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kMostConfigs = 16, kMostTactics = 4, kMostKnobs = 32;
+constexpr int kMostConfigs = 16, kMostKnobs = 32;
+// Plans take up to a second each, one after the other. Where a kernel of our own takes the convolution too, few of the library's first
+// choices are tried, and none once the process has spent this long on plans.
+constexpr int kMostTactics = 4, kMostTacticsBesideOurs = 2;
+constexpr double kMostPlanningSeconds = 8;
 constexpr int64_t kMostWorkspace = int64_t{256} << 20, kAlignment = 16, kWorkspaceAlignment = 256;
 constexpr std::string_view kLayout = "cudnn.krsc";  // [M, taps, C / group] (transposed: [C, taps, M / group])
 
@@ -275,10 +281,30 @@ std::optional<CudnnDescriptor> make_config(const OperationGraph& graph, const Ch
   return config;
 }
 
+struct Plan {
+  std::shared_ptr<const OperationGraph> graph;
+  CudnnDescriptor plan;
+  int64_t workspace_bytes;
+};
+struct PlannedChoice {
+  Choice choice;
+  std::shared_ptr<const Plan> plan;
+};
+
+std::shared_ptr<const Plan> plan_of(cudnnHandle_t handle, const std::shared_ptr<const OperationGraph>& graph, const Choice& choice) {
+  const auto config = make_config(*graph, choice);
+  if (!config) return nullptr;
+  int64_t workspace_bytes = 0;
+  auto plan = make_plan(handle, *config, workspace_bytes);
+  return plan ? std::make_shared<const Plan>(graph, std::move(*plan), workspace_bytes) : nullptr;
+}
+
 // The engines that the heuristics name for the graph and that plans can be made for, the best first. Float32 stays float32: engines that
 // round their inputs are left out.
-std::vector<Choice> choices(const CudnnHandle& handle, const OperationGraph& graph, bool fused, bool is_float32, int most) {
-  std::vector<Choice> list;
+std::vector<PlannedChoice> choices(const CudnnHandle& handle, const std::shared_ptr<const OperationGraph>& operations, bool fused,
+                                   bool is_float32, int most) {
+  const OperationGraph& graph = *operations;
+  std::vector<PlannedChoice> list;
   std::set<std::string> seen;
   for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK}) {
     CudnnDescriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
@@ -303,10 +329,7 @@ std::vector<Choice> choices(const CudnnHandle& handle, const OperationGraph& gra
         if (!type.empty() && !value.empty()) choice.knobs.emplace_back(type[0], value[0]);
       }
       if (!seen.insert(choice.tactic()).second) continue;
-      // What make() will do.
-      int64_t workspace_bytes = 0;
-      const auto rebuilt = make_config(graph, choice);
-      if (rebuilt && make_plan(handle.handle, *rebuilt, workspace_bytes)) list.push_back(std::move(choice));
+      if (auto plan = plan_of(handle.handle, operations, choice)) list.push_back({std::move(choice), std::move(plan)});
     }
   }
   return list;
@@ -314,37 +337,35 @@ std::vector<Choice> choices(const CudnnHandle& handle, const OperationGraph& gra
 
 class CudnnConv final : public Kernel {
  public:
-  CudnnConv(CudnnHandle& handle, std::unique_ptr<OperationGraph> graph, CudnnDescriptor plan, int64_t workspace_bytes, EpiloguePass pass)
-      : handle_(handle), graph_(std::move(graph)), plan_(std::move(plan)), workspace_bytes_(workspace_bytes), pass_(std::move(pass)) {}
-  int64_t workspace_bytes() const override { return workspace_bytes_ == 0 ? 0 : workspace_bytes_ + kWorkspaceAlignment; }
+  CudnnConv(CudnnHandle& handle, std::shared_ptr<const Plan> plan, EpiloguePass pass)
+      : handle_(handle), plan_(std::move(plan)), pass_(std::move(pass)) {}
+  int64_t workspace_bytes() const override { return plan_->workspace_bytes == 0 ? 0 : plan_->workspace_bytes + kWorkspaceAlignment; }
   void run(const RunArgs& args) const override {
     const Cudnn& lib = *find_cudnn();
     std::vector<void*> pointers;
-    for (const int64_t id : graph_->ids())
+    for (const int64_t id : plan_->graph->ids())
       pointers.push_back(id == OperationGraph::kOutput ? args.outputs[0].raw()
                                                        : const_cast<void*>(args.inputs[static_cast<size_t>(id)].raw()));
     const auto address = reinterpret_cast<uintptr_t>(args.workspace);
     void* workspace = reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
-    if (workspace_bytes_ == 0) workspace = nullptr;
+    if (plan_->workspace_bytes == 0) workspace = nullptr;
     handle_.device->make_current();
     CudnnDescriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-    pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, graph_->ids());
+    pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, plan_->graph->ids());
     pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, static_cast<int64_t>(pointers.size()), pointers.data());
     pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
     pack.finalize("cuDNN variant pack");
     {
       const std::lock_guard lock(handle_.mutex);
       check(lib.cudnnSetStream(handle_.handle, args.stream), "cudnnSetStream");
-      check(lib.cudnnBackendExecute(handle_.handle, plan_.get(), pack.get()), "cuDNN convolution");
+      check(lib.cudnnBackendExecute(handle_.handle, plan_->plan.get(), pack.get()), "cuDNN convolution");
     }
     pass_.run(args);
   }
 
  private:
   CudnnHandle& handle_;
-  std::unique_ptr<OperationGraph> graph_;
-  CudnnDescriptor plan_;
-  int64_t workspace_bytes_;
+  std::shared_ptr<const Plan> plan_;
   EpiloguePass pass_;
 };
 
@@ -364,12 +385,12 @@ class CudnnConvDef final : public CudaKernelDef {
     if (const Support support = Epilogue::supports(node); !support) return support;
     if (node.cuda->device() == nullptr) return Support::no("cuDNN picks its engine on the device, which is not here");
     if (find_cudnn() == nullptr) return Support::no(cudnn_problem());
-    if (candidates(node, s).empty()) return Support::no("cuDNN has no engine for it");
+    if (candidates(node, s).empty()) return Support::no("cuDNN has no engine for it, or plans have taken their time");
     return Support::yes();
   }
   std::vector<std::string> tactics(const NodeView& node) const override {
     std::vector<std::string> list;
-    for (const Choice& choice : candidates(node, checked_shape(node))) list.push_back(choice.tactic());
+    for (const PlannedChoice& c : candidates(node, checked_shape(node))) list.push_back(c.choice.tactic());
     return list;
   }
   Tensor pack(const NodeView& node, const std::string&, int input) const override {
@@ -400,23 +421,20 @@ class CudnnConvDef final : public CudaKernelDef {
       fail(ErrorCode::Corrupt, "{}: the weights are not packed for shape {}; rebuild the engine", name_, to_string(node.input_shapes[1]));
     CudnnHandle& handle = cudnn_handle(node.cuda->device());
     node.cuda->device()->make_current();
+    std::shared_ptr<const Plan> plan = planned(key_of(node, s), tactic);
     const std::lock_guard lock(handle.mutex);
-    const auto chain = choice.fused ? pointwise_chain(node) : std::vector<PointwiseStep>();
-    if (!chain) fail(ErrorCode::Corrupt, "{}: the epilogue is no chain that cuDNN has; rebuild the engine", name_);
-    auto graph = std::make_unique<OperationGraph>(handle.handle, node, s, *chain, packed);
-    int64_t workspace_bytes = 0;
-    std::optional<CudnnDescriptor> plan;
-    const auto try_plan = [&] {
-      if (const auto config = make_config(*graph, choice)) plan = make_plan(handle.handle, *config, workspace_bytes);
-    };
-    if (choice.version == static_cast<int64_t>(find_cudnn()->cudnnGetVersion())) try_plan();
-    if (!plan) {  // chosen by another version, or for another size than the plan's: the library's own first choice
-      const auto list = choices(handle, *graph, choice.fused, needs_float32(node), 1);
-      if (!list.empty()) choice = list[0], try_plan();
+    if (!plan) {
+      const auto chain = choice.fused ? pointwise_chain(node) : std::vector<PointwiseStep>();
+      if (!chain) fail(ErrorCode::Corrupt, "{}: the epilogue is no chain that cuDNN has; rebuild the engine", name_);
+      const auto graph = std::make_shared<const OperationGraph>(handle.handle, node, s, *chain, packed);
+      if (choice.version == static_cast<int64_t>(find_cudnn()->cudnnGetVersion())) plan = plan_of(handle.handle, graph, choice);
+      if (!plan) {  // chosen by another version, or for another size than the plan's: the library's own first choice
+        const auto list = choices(handle, graph, choice.fused, needs_float32(node), 1);
+        if (!list.empty()) plan = list[0].plan;
+      }
     }
     if (!plan) fail(ErrorCode::Unsupported, "{}: this cuDNN has no engine for tactic \"{}\"; rebuild the engine", name_, tactic);
-    return std::make_unique<CudnnConv>(handle, std::move(graph), std::move(*plan), workspace_bytes,
-                                       choice.fused ? EpiloguePass() : EpiloguePass(node, name_));
+    return std::make_unique<CudnnConv>(handle, std::move(plan), choice.fused ? EpiloguePass() : EpiloguePass(node, name_));
   }
 
  private:
@@ -426,32 +444,61 @@ class CudnnConvDef final : public CudaKernelDef {
     if (const Support support = conv_shape(node, s); !support) fail(ErrorCode::InvalidArgument, "{}: {}", name_, support.reason());
     return s;
   }
-  // With bias and epilogue inside where an engine has them, else behind. Remembered: making the plans takes long.
-  std::vector<Choice> candidates(const NodeView& node, const ConvShape& s) const {
-    CudnnHandle& handle = cudnn_handle(node.cuda->device());
-    node.cuda->device()->make_current();
-    static std::mutex mutex;
-    static std::map<std::string, std::vector<Choice>> known;
-    const std::lock_guard known_lock(mutex);
-    const std::lock_guard lock(handle.mutex);
+  // What a plan depends on.
+  std::string key_of(const NodeView& node, const ConvShape& s) const {
     std::string key = fmt::format("{} {} {} {} {} {}", op_, s.spatial_rank, node.cuda->device()->ordinal(), to_string(node.input_dtypes[0]),
                                   needs_float32(node), Epilogue(node).code());
     for (const std::string& define : s.defines()) key += define + " ";
     for (const int64_t pad : s.pad_end) key += fmt::format("{} ", pad);
-    if (const auto found = known.find(key); found != known.end()) return found->second;
-    const bool is_float32 = needs_float32(node);
-    std::vector<Choice> list;
+    return key;
+  }
+  // As conv_igemm takes it.
+  bool has_kernel_of_ours(const NodeView& node, const ConvShape& s) const {
+    return op_ == "conv" && s.channels_last && (node.input_dtypes[0] == DType::F16 || node.input_dtypes[0] == DType::BF16) &&
+           (s.group == 1 || s.group_c() % 8 == 0);
+  }
+  // What has been planned in this process, for every choice of a node: making the plans takes long.
+  struct Known {
+    std::mutex mutex;
+    std::map<std::string, std::vector<PlannedChoice>> choices;
+    double seconds = 0;  // spent on convolutions that have a kernel of ours
+  };
+  static Known& known() {
+    static auto* const known = new Known;  // never destroyed: the driver may be gone by then
+    return *known;
+  }
+  static std::shared_ptr<const Plan> planned(const std::string& key, const std::string& tactic) {
+    const std::lock_guard lock(known().mutex);
+    const auto found = known().choices.find(key);
+    if (found == known().choices.end()) return nullptr;
+    for (const PlannedChoice& c : found->second)
+      if (c.choice.tactic() == tactic) return c.plan;
+    return nullptr;
+  }
+  // With bias and epilogue inside where an engine has them, else behind.
+  std::vector<PlannedChoice> candidates(const NodeView& node, const ConvShape& s) const {
+    CudnnHandle& handle = cudnn_handle(node.cuda->device());
+    node.cuda->device()->make_current();
+    const std::lock_guard known_lock(known().mutex);
+    const std::lock_guard lock(handle.mutex);
+    const std::string key = key_of(node, s);
+    if (const auto found = known().choices.find(key); found != known().choices.end()) return found->second;
+    const bool is_float32 = needs_float32(node), beside_ours = has_kernel_of_ours(node, s);
+    if (beside_ours && known().seconds > kMostPlanningSeconds) return {};
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<PlannedChoice> list;
     const auto append = [&](const std::vector<PointwiseStep>& chain, bool fused) {
       try {
-        const OperationGraph graph(handle.handle, node, s, chain, s.channels_last);
-        list = choices(handle, graph, fused, is_float32, kMostTactics);
+        const auto graph = std::make_shared<const OperationGraph>(handle.handle, node, s, chain, s.channels_last);
+        list = choices(handle, graph, fused, is_float32, beside_ours ? kMostTacticsBesideOurs : kMostTactics);
       } catch (const Error&) {  // a graph that cuDNN does not take
         list.clear();
       }
     };
     if (const auto chain = pointwise_chain(node)) append(*chain, true);
     if (list.empty()) append({}, false);
-    return known[key] = list;
+    if (beside_ours) known().seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return known().choices[key] = list;
   }
   std::string name_, op_;
 };

@@ -26,8 +26,9 @@ PagedShape PagedShape::of(const NodeView& node) {
   s.block_size = cache[3], s.num_blocks = cache[0];
   s.activation = node.input_dtypes[0], s.cache = node.input_dtypes[1];
   s.rows = node.input_shapes[0][0];
-  if (node.node->op().name == "paged_attention") {
-    s.sequences = node.input_shapes[2][0], s.blocks_per_seq = node.input_shapes[2][1];
+  if (node.node->op().name != "kv_cache_write") {
+    const Shape& tables = node.input_shapes[node.node->op().name == "paged_attention" ? 2 : 3];
+    s.sequences = tables[0], s.blocks_per_seq = tables[1];
     const double scale = node.attrs().get_float("scale", 1 / std::sqrt(static_cast<double>(s.head_dim)));
     s.score = {static_cast<float>(scale * node.attrs().get_float("k_scale", 1)),
                static_cast<float>(std::max(0.0, node.attrs().get_float("softcap", 0)))};

@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels of kv_cache_write and paged_attention share: sizes, element types, the arguments that every kernel takes.
-// On CUDA a cache is plain: [num_blocks, 2 (k, v), num_kv_heads, block_size, head_dim].
+// What the kernels of kv_cache_write, paged_attention and cached_attention share: sizes, element types, the arguments that every kernel
+// takes. On CUDA a cache is plain: [num_blocks, 2 (k, v), num_kv_heads, block_size, head_dim].
 
 #include "backends/cuda/kernels/common.h"
 
@@ -14,14 +14,15 @@ struct ScoreArgs {
 struct PagedShape {
   int64_t heads, kv_heads, head_dim, block_size, num_blocks;
   DType activation, cache;
-  // paged_attention
+  // of attention
   int64_t rows = 0, sequences = 0, blocks_per_seq = 0;
   ScoreArgs score{};
   int window = 0;
   float v_scale = 1;
 
-  static PagedShape of(const NodeView& node);  // of either op
+  static PagedShape of(const NodeView& node);  // of any of them
   int64_t group() const { return heads / kv_heads; }
+  int64_t cache_rows() const { return num_blocks * 2 * kv_heads * block_size; }
   // Whether q and the cache are what tensor cores multiply without rounding anything more.
   Support for_tensor_cores() const;
   std::vector<std::string> defines() const;  // HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, ACTIVATION, CACHE

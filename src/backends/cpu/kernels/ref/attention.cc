@@ -10,7 +10,7 @@ namespace {
 // A rank-4 tensor of heads: sizes and strides by meaning, whichever layout.
 struct Heads {
   int64_t batch, heads, length, width;
-  int64_t batch_stride, head_stride, length_stride;
+  int64_t batch_stride, head_stride, length_stride, first = 0;
 
   Heads(const NodeView& node, const Shape& shape, const std::string& layout) {
     if (shape.size() != 4) fail_node(node, ErrorCode::InvalidArgument, "expected a rank of 4, found {}", to_string(shape));
@@ -25,15 +25,22 @@ struct Heads {
     head_stride = strides[heads_first ? 1 : 2];
     length_stride = strides[heads_first ? 2 : 1];
   }
-  int64_t at(int64_t b, int64_t h, int64_t s) const { return b * batch_stride + h * head_stride + s * length_stride; }
+  // Only heads [first, first + count), when the attribute is there.
+  void select(const ir::Attrs& attrs, const char* first_name, const char* count_name) {
+    if (!attrs.has(first_name)) return;
+    first = attrs.get_int(first_name) * head_stride;
+    heads = attrs.get_int(count_name);
+  }
+  int64_t at(int64_t b, int64_t h, int64_t s) const { return first + b * batch_stride + h * head_stride + s * length_stride; }
 };
 
 RunFunction prepare_attention(const NodeView& node) {
   const ir::Attrs& attrs = node.attrs();
   const std::string q_layout = attrs.get_string("q_layout", "BHSD"), kv_layout = attrs.get_string("kv_layout", "BHSD"),
                     out_layout = attrs.get_string("out_layout", q_layout);
-  const Heads q(node, node.input_shapes[0], q_layout), k(node, node.input_shapes[1], kv_layout), v(node, node.input_shapes[2], kv_layout),
-      out(node, node.output_shapes[0], out_layout);
+  Heads q(node, node.input_shapes[0], q_layout), k(node, node.input_shapes[1], kv_layout), v(node, node.input_shapes[2], kv_layout);
+  const Heads out(node, node.output_shapes[0], out_layout);
+  q.select(attrs, "q_first", "q_heads"), k.select(attrs, "k_first", "kv_heads"), v.select(attrs, "v_first", "kv_heads");
   if (k.heads == 0 || q.heads % k.heads != 0 || v.heads != k.heads || k.width != q.width || v.length != k.length || out.width != v.width)
     fail_node(node, ErrorCode::InvalidArgument, "q {}, k {} and v {} do not fit", to_string(node.input_shapes[0]),
               to_string(node.input_shapes[1]), to_string(node.input_shapes[2]));

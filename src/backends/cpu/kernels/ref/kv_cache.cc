@@ -1,4 +1,4 @@
-// kv_cache_write and paged_attention by their definition.
+// kv_cache_write, paged_attention and both as one, by their definition.
 
 #include "backends/cpu/kernels/kv_cache.h"
 
@@ -63,10 +63,11 @@ void rotate(std::vector<double>& x, const Numbers& cos, const Numbers& sin, int6
   }
 }
 
-RunFunction prepare_kv_cache_write(const NodeView& node) {
+// Of kv_cache_write's arguments, for a node that has its attributes, qkv and cache.
+RunFunction prepare_write(const NodeView& node, int64_t half) {
   const KvCacheLayout cache = layout_of(node);
   const int64_t heads = node.attrs().get_int("num_heads"), kv_heads = cache.kv_heads, dim = cache.head_dim;
-  const int64_t tokens = node.input_shapes[0][0], half = node.has_input(3) ? node.input_shapes[3][1] : 0;
+  const int64_t tokens = node.input_shapes[0][0];
   const double epsilon = node.attrs().get_float("epsilon", 1e-6);
   const bool interleaved = node.attrs().get_bool("interleaved", false);
   const double scales[2] = {node.attrs().get_float("k_scale", 1), node.attrs().get_float("v_scale", 1)};
@@ -96,10 +97,13 @@ RunFunction prepare_kv_cache_write(const NodeView& node) {
   };
 }
 
-RunFunction prepare_paged_attention(const NodeView& node) {
+RunFunction prepare_kv_cache_write(const NodeView& node) { return prepare_write(node, node.has_input(3) ? node.input_shapes[3][1] : 0); }
+
+// Of paged_attention's arguments, for a node that has its attributes and cache.
+RunFunction prepare_attention(const NodeView& node, const Shape& tables) {
   const KvCacheLayout cache = layout_of(node);
   const int64_t heads = node.attrs().get_int("num_heads"), group = heads / cache.kv_heads, dim = cache.head_dim;
-  const int64_t tokens = node.input_shapes[0][0], seqs = node.input_shapes[2][0], blocks_per_seq = node.input_shapes[2][1];
+  const int64_t tokens = node.input_shapes[0][0], seqs = tables[0], blocks_per_seq = tables[1];
   const double scale = node.attrs().get_float("scale", 1 / std::sqrt(static_cast<double>(dim)));
   const double softcap = node.attrs().get_float("softcap", 0);
   const double k_scale = node.attrs().get_float("k_scale", 1), v_scale = node.attrs().get_float("v_scale", 1);
@@ -147,10 +151,30 @@ RunFunction prepare_paged_attention(const NodeView& node) {
   };
 }
 
+RunFunction prepare_paged_attention(const NodeView& node) { return prepare_attention(node, node.input_shapes[2]); }
+
+RunFunction prepare_cached_attention(const NodeView& node) {
+  const bool has_rope = node.num_inputs() > 6 && node.has_input(6);
+  const RunFunction write = prepare_write(node, has_rope ? node.input_shapes[6][1] : 0);
+  const RunFunction attend = prepare_attention(node, node.input_shapes[3]);
+  return [=](const RunArgs& args) {
+    const auto input = [&](size_t i) { return i < args.inputs.size() ? args.inputs[i] : Tensor(); };
+    std::vector<Tensor> q{Tensor::empty(args.inputs[0].dtype(), args.outputs[0].shape())};
+    const std::vector<Tensor> written{input(0), input(1), input(2), input(6), input(7), input(8), input(9)};
+    const std::vector<Tensor> attended{q[0], input(1), input(3), input(4), input(5)};
+    RunArgs step = args;
+    step.inputs = written, step.outputs = q;
+    write(step);
+    step.inputs = attended, step.outputs = args.outputs;
+    attend(step);
+  };
+}
+
 }  // namespace
 
 KernelList kv_cache_kernels() {
-  return {define("kv_cache_write", prepare_kv_cache_write), define("paged_attention", prepare_paged_attention)};
+  return {define("kv_cache_write", prepare_kv_cache_write), define("paged_attention", prepare_paged_attention),
+          define("cached_attention", prepare_cached_attention)};
 }
 
 }  // namespace tokamak::cpu::ref

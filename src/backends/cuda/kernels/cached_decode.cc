@@ -1,0 +1,118 @@
+// cached_attention for decoding steps, one kernel: device/cached_decode.cu. Floor: one read of each sequence's keys and values.
+
+#include "backends/cuda/kernels/cached_attention.h"
+
+namespace tokamak::cuda {
+namespace {
+
+constexpr int64_t kMostCluster = 8;  // that every GPU with clusters takes
+
+// How a step's heads become blocks.
+struct DecodeTile {
+  int64_t head_tiles = 1, unroll = 1, cluster = 1, warps = 4, blocks = 1;  // blocks: on an SM, at least
+  int64_t heads = 1, groups = 1;                                           // query heads a block; blocks along y
+
+  static DecodeTile of(const PagedShape& s, const Target& target) {
+    DecodeTile t;
+    t.head_tiles = s.group() > 8 && s.head_dim <= 128 ? 2 : 1;
+    t.heads = std::min(s.group(), 8 * t.head_tiles), t.groups = s.kv_heads * ceil_div(s.group(), t.heads);
+    t.unroll = s.head_dim * bytes_of(s.cache, 1) <= 128 ? 2 : 1;
+    // Warps that an SM's registers hold. The whole chip's work on what there is: clusters until every SM has a block (the sequences'
+    // lengths are not known here, so splitting must cost little where they are short), then warps.
+    const int64_t room = t.head_tiles == 1 && s.head_dim <= 128 ? 16 : 8, all = s.rows * t.groups;
+    if (target.arch >= 90)
+      while (t.cluster < kMostCluster && all * t.cluster * 2 <= target.num_sms * 5 / 4) t.cluster *= 2;
+    t.warps = room;
+    while (t.warps > 4 && (all * t.cluster * t.warps > target.num_sms * room || t.shared_bytes(s) > 96 << 10)) t.warps /= 2;
+    t.blocks = std::max<int64_t>(1, room / t.warps);
+    return t;
+  }
+  // Sums and states of the warps, sums of the block.
+  int64_t shared_bytes(const PagedShape& s) const { return (warps + 1) * heads * (s.head_dim + 4) * 4 + warps * heads * 8; }
+};
+
+// Whether no kernel of the graph writes the step's integers, nor another one the cache.
+bool reads_early(const ir::Node& node) {
+  for (int i = 1; i <= 5; ++i)
+    if (node.input(i)->producer() != nullptr) return false;
+  return node.input(1)->uses().size() == 1;
+}
+
+class CachedDecode final : public Kernel {
+ public:
+  CachedDecode(const PagedShape& shape, Function function, const Launch& launch, float epsilon, float k_inverse, float v_inverse)
+      : shape_(shape), function_(std::move(function)), launch_(launch), epsilon_(epsilon), k_inverse_(k_inverse), v_inverse_(v_inverse) {}
+  void run(const RunArgs& args) const override {
+    const auto pointer = [&](size_t i) -> const void* {
+      return i < args.inputs.size() && args.inputs[i].defined() ? args.inputs[i].raw() : nullptr;
+    };
+    function_.launch(args.stream, launch_, pointer(0), pointer(1), pointer(2), pointer(3), pointer(4), pointer(5), pointer(6), pointer(7),
+                     pointer(8), pointer(9), args.outputs[0].raw(), static_cast<int>(shape_.blocks_per_seq),
+                     static_cast<int>(shape_.num_blocks), epsilon_, shape_.score, shape_.window, k_inverse_, v_inverse_, shape_.v_scale);
+  }
+
+ private:
+  PagedShape shape_;
+  Function function_;
+  Launch launch_;
+  float epsilon_, k_inverse_, v_inverse_;
+};
+
+class CachedDecodeDef final : public CudaKernelDef {
+ public:
+  std::string_view name() const override { return "cuda.cached_attention_decode"; }
+  std::string_view op() const override { return "cached_attention"; }
+  Support supports(const NodeView& node) const override {
+    const PagedShape s = PagedShape::of(node);
+    if (const Support support = s.for_tensor_cores(); !support) return support;
+    if (s.rows != s.sequences) return Support::no("no decoding: as many rows as sequences");
+    if (s.blocks_per_seq < 1 || s.num_blocks < 1) return Support::no("no blocks of the cache");
+    if (const Support support = RotateInputs(node, 6).supports(); !support) return support;
+    const Target& target = node.cuda->target();
+    const DecodeTile t = DecodeTile::of(s, target);
+    if (s.rows * t.cluster > INT32_MAX || t.groups > UINT16_MAX || s.blocks_per_seq > INT32_MAX || s.num_blocks > INT32_MAX)
+      return Support::no("more rows, heads or blocks than a launch numbers");
+    if (target.arch < 90 && s.rows * t.groups < target.num_sms)
+      return Support::no("few rows: without clusters, most of the GPU would idle");
+    if (t.shared_bytes(s) + (16 << 10) > target.shared_bytes_per_block) return Support::no("sums of a block that exceed its shared memory");
+    return Support::yes();
+  }
+  std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
+    const PagedShape s = PagedShape::of(node);
+    const DecodeTile t = DecodeTile::of(s, node.cuda->target());
+    std::vector<std::string> defines = s.defines();
+    for (std::string& define : RotateInputs(node, 6).defines()) defines.push_back(std::move(define));
+    int64_t vector = 8;  // all lanes take part in rotating a head
+    while (vector > 2 && (s.head_dim % vector != 0 || s.head_dim / vector < 32)) vector /= 2;
+    for (const auto& [name, value] : {std::pair{"VECTOR", vector},
+                                      {"HAS_SOFTCAP", int64_t{s.score.softcap > 0}},
+                                      {"EARLY", int64_t{reads_early(*node.node)}},
+                                      {"HEAD_TILES", t.head_tiles},
+                                      {"UNROLL", t.unroll},
+                                      {"WARPS", t.warps},
+                                      {"CLUSTER", t.cluster},
+                                      {"BLOCKS", t.blocks}})
+      defines.push_back(fmt::format("{}={}", name, value));
+    defines.push_back("ELEMENT=" + (s.cache == DType::F8E4M3FN ? "f16" : device_type(s.cache)));
+    const Launch launch{.grid = {static_cast<unsigned>(s.rows * t.cluster), static_cast<unsigned>(t.groups)},
+                        .block = {static_cast<unsigned>(t.warps * 32)},
+                        .cluster = static_cast<unsigned>(t.cluster),
+                        .shared_bytes = static_cast<int>(t.shared_bytes(s)),
+                        .overlap = true};
+    const Function function =
+        node.cuda->function(device_source(std::string(name()), "cached_decode.cu", std::move(defines)), "cached_attention");
+    function.allow_shared_bytes(launch.shared_bytes);
+    return std::make_unique<CachedDecode>(s, function, launch, static_cast<float>(node.attrs().get_float("epsilon", 1e-6)),
+                                          static_cast<float>(1 / node.attrs().get_float("k_scale", 1)),
+                                          static_cast<float>(1 / node.attrs().get_float("v_scale", 1)));
+  }
+};
+
+}  // namespace
+
+const KernelDef& cached_attention_decode() {
+  static const CachedDecodeDef def;
+  return def;
+}
+
+}  // namespace tokamak::cuda

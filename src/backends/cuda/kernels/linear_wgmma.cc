@@ -1,0 +1,227 @@
+// Linear layers with weights of 8 and 4 bits on Hopper's warpgroup products, from one token to any number (in tiles of 64).
+// Floor: one read of w over the memory's bandwidth up to about 150 tokens (4-bit weights), then 2 m n k operations.
+
+#include <algorithm>
+
+#include "backends/cuda/kernels/common.h"
+#include "backends/cuda/kernels/epilogue.h"
+#include "backends/cuda/kernels/linear.h"
+
+namespace tokamak::cuda {
+namespace {
+
+constexpr int kMostStages = 16, kMostTactics = 6;
+constexpr int64_t kBoxBytes = 128;  // of a row of w in a stage
+constexpr int kProducerRegisters = 40;
+
+// The geometry of device/linear_wgmma.cu.
+struct Tiling {
+  int rows = 0, split = 1, blocks = 1;  // of w a block; blocks that share k; blocks an SM there is room for
+  int tokens = 8, warpgroups = 1, unit = 16, stages = 2;
+  int consumer_registers = 0;  // 0: those of the launch
+  int64_t stage_k = 0, stage_bytes = 0, scale_groups = 0, shared_bytes = 0, steps = 0;
+
+  // Fills in what follows from the first three. False when it does not fit the GPU or the problem.
+  bool complete(const Linear& l, const Target& target) {
+    const int64_t bits = bits_of(l.w);
+    const bool grouped = l.groups() > 1;
+    tokens = l.m <= 8 ? 8 : l.m <= 16 ? 16 : l.m <= 32 ? 32 : 64;
+    if (rows < 8 || rows > 256 || rows % 8 != 0 || blocks < 1 || blocks > 2) return false;
+    if (split != 1 && split != 2 && split != 4 && split != 8) return false;
+    warpgroups = static_cast<int>(ceil_div(rows, 64));
+    unit = 16;
+    if (grouped)
+      while (unit > bits && l.group % (32 * unit / bits) != 0) unit /= 2;
+    if (grouped && l.group % (32 * unit / bits) != 0) return false;
+    stage_k = kBoxBytes * 8 / bits;
+    stage_bytes = rows * kBoxBytes + stage_k * tokens * 2;
+    if (ceil_div(l.k, stage_k) < split) return false;
+    steps = ceil_div(ceil_div(l.k, stage_k), split);
+    scale_groups = grouped ? std::min(l.groups(), ceil_div(steps * stage_k, l.group) + 1) : 0;
+    const int64_t scale_bytes = scale_groups * rows * bits_of(l.scale) / 8;
+    const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
+    const int64_t room = (limit - 1024 - scale_bytes) / (stage_bytes + 16);
+    stages = static_cast<int>(std::min<int64_t>({kMostStages, room, std::max<int64_t>(steps, 2)}));
+    shared_bytes = 1024 + stages * (stage_bytes + 16) + scale_bytes;  // slots begin at a multiple of 1024
+    if (stages < 2 || int64_t{tokens} * (rows + 4) * 4 > stages * stage_bytes) return false;
+    // Sums, those of a group, fragments twice, what is loaded, addresses. Consumers may get what producers do not need: registers that the
+    // launch gave to the block.
+    const int parts = !grouped ? 0 : l.group % 64 == 0 ? 1 : 2, needed = tokens / 2 * (1 + parts) + 32 + 16 + (tokens > 16 ? 36 : 22);
+    const int launched = std::min(65536 / (static_cast<int>(threads()) * blocks) / 8 * 8, 248);
+    const int most = std::min((launched * (warpgroups + 1) - kProducerRegisters) / warpgroups / 8 * 8, 232);
+    consumer_registers = launched < needed ? most : 0;
+    return std::max(launched, most) >= needed;
+  }
+  unsigned threads() const { return static_cast<unsigned>(warpgroups + 1) * 128; }
+  int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tokens) * split; }
+
+  // Clocks of an SM, roughly: what it loads at its share of the bandwidth, what it multiplies, or the latency of a warpgroup's steps,
+  // whichever is longest; then what is not overlapped.
+  double cost(const Linear& l, const Target& target) const {
+    const double waves = static_cast<double>(ceil_div(num_blocks(l), split >= 4 ? target.num_sms / split * split : target.num_sms));
+    const double real_tokens = static_cast<double>(std::min<int64_t>(l.m, tokens));
+    const auto planes = static_cast<double>(steps * stage_k / 64);
+    const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
+    const double load = (weights + 0.35 * x) / 13;
+    const double multiply = planes * warpgroups * std::max(75.0, tokens * 2.4);
+    const double latency = planes * (150 + tokens * 3);
+    const double sums = split > 1 ? 900 + tokens * rows / 32.0 : tokens * rows / 64.0;
+    return waves * std::max({load, multiply, latency / std::min(waves, double(blocks))}) + sums + (blocks == 1 ? 1500 : 0);
+  }
+};
+
+// The likeliest first.
+std::vector<Tiling> tilings(const Linear& l, const Target& target) {
+  std::vector<Tiling> found;
+  const auto add = [&](int64_t rows, int split, int blocks) {
+    Tiling t;
+    t.rows = static_cast<int>(std::max<int64_t>(rows, 16)), t.split = split, t.blocks = blocks;
+    if (!t.complete(l, target) || t.num_blocks(l) > INT32_MAX) return;
+    for (const Tiling& other : found)
+      if (other.rows == t.rows && other.split == t.split && other.blocks == t.blocks) return;
+    found.push_back(t);
+  };
+  Tiling any;
+  any.rows = 64;
+  if (!any.complete(l, target)) return {};
+  const int64_t tiles_m = ceil_div(l.m, any.tokens);
+  for (int split : {1, 2, 4, 8})
+    for (int blocks : {1, 2})
+      for (int share = 1; share <= blocks; ++share) {  // blocks of this layer on an SM; the other half may be the next layer's
+        const int64_t places = target.num_sms / split * share;
+        for (int64_t waves = 1; waves <= 64; ++waves) {
+          const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(places * waves / tiles_m, 1)), 8) * 8;
+          if (rows > (any.tokens > 16 ? 192 : 256)) continue;
+          add(rows, split, blocks);
+          break;
+        }
+      }
+  if (found.empty()) found.push_back(any);
+  std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
+  if (found.size() > kMostTactics) found.resize(kMostTactics);
+  return found;
+}
+
+// d[64, tokens] += a b^T of 16 of k, or = without `add`; a in registers.
+std::string product_code(int tokens, DType x) {
+  const int registers = tokens / 2;
+  const std::string_view element = x == DType::F16 ? "f16" : "bf16";
+  std::string names, operands;
+  for (int i = 0; i < registers; ++i) {
+    names += fmt::format("{}%{}", i ? ", " : "", i);
+    operands += fmt::format("{}\"+f\"(d[{}])", i ? ", " : "", i);
+  }
+  return fmt::format(
+      "DEVICE void product(float (&d)[{1}], const uint32_t (&a)[4], uint64_t b, bool add) {{\n"
+      "  asm volatile(\"{{.reg .pred p; setp.ne.u32 p, %{7}, 0; \"\n"
+      "    \"wgmma.mma_async.sync.aligned.m64n{0}k16.f32.{2}.{2} {{{3}}}, {{%{1}, %{4}, %{5}, %{6}}}, %{8}, p, 1, 1, 0;}}\"\n"
+      "    : {9} : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"r\"(int(add)), \"l\"(b) : \"memory\");\n}}\n",
+      tokens, registers, element, names, registers + 1, registers + 2, registers + 3, registers + 4, registers + 5, operands);
+}
+
+class LinearWgmma final : public Kernel {
+ public:
+  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue)
+      : function_(std::move(function)),
+        epilogue_(std::move(epilogue)),
+        n_(static_cast<int>(l.n)),
+        m_(static_cast<int>(l.m)),
+        row_bytes_(l.row_bits() / 8),
+        rows_(t.rows),
+        launch_{.grid = {static_cast<unsigned>(t.num_blocks(l))},
+                .block = {t.threads()},
+                .cluster = static_cast<unsigned>(t.split),
+                .shared_bytes = static_cast<int>(t.shared_bytes),
+                .overlap = true} {
+    function_.allow_shared_bytes(launch_.shared_bytes);
+  }
+  void run(const RunArgs& args) const override {
+    const CUtensorMap w = boxes(args.inputs[1].raw());
+    function_.launch(args.stream, launch_, w, args.inputs[0].raw(), args.inputs[2].raw(), args.outputs[0].raw(), n_, m_,
+                     epilogue_.pointers(args));
+  }
+
+ private:
+  // w as bytes, in boxes of kBoxBytes of rows_ rows; what lies behind it reads as zeros.
+  CUtensorMap boxes(const void* w) const {
+    const cuuint64_t sizes[] = {static_cast<cuuint64_t>(row_bytes_), static_cast<cuuint64_t>(n_)};
+    const cuuint64_t pitches[] = {static_cast<cuuint64_t>(row_bytes_)};
+    const cuuint32_t box[] = {kBoxBytes, static_cast<cuuint32_t>(rows_)}, strides[] = {1, 1};
+    CUtensorMap map;
+    check(driver().cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(w), sizes, pitches, box, strides,
+                                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+          "the map of a linear layer's weights");
+    return map;
+  }
+
+  Function function_;
+  Epilogue epilogue_;
+  int n_, m_;
+  int64_t row_bytes_;
+  int rows_;
+  Launch launch_;
+};
+
+class LinearWgmmaDef final : public CudaKernelDef {
+ public:
+  std::string_view name() const override { return "cuda.linear_wgmma"; }
+  std::string_view op() const override { return "quantized_matmul"; }
+
+  Support supports(const NodeView& node) const override {
+    Linear l;
+    if (const Support support = Linear::read(node, l); !support) return support;
+    if (!node.cuda->target().has_wgmma()) return Support::no("the GPU has no warpgroup products");
+    if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
+    if (l.row_bits() % 128 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
+    if (tilings(l, node.cuda->target()).empty())
+      return Support::no(fmt::format("groups of {} are not whole steps, or do not fit shared memory", l.group));
+    return Support::yes();
+  }
+
+  std::vector<std::string> tactics(const NodeView& node) const override {
+    Linear l;
+    CHECK(Linear::read(node, l));
+    std::vector<std::string> names;
+    for (const Tiling& t : tilings(l, node.cuda->target()))
+      names.push_back(fmt::format("wgmma,m={},rows={},split={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.blocks));
+    return names;
+  }
+
+  std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
+    Linear l;
+    CHECK(Linear::read(node, l));
+    const Target& target = node.cuda->target();
+    Tiling t;
+    t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.blocks = tactic_number(tactic, "blocks");
+    if (!is_near(tactic_number(tactic, "m"), l.m) || !t.complete(l, target)) {
+      const std::vector<Tiling> all = tilings(l, target);
+      if (all.empty()) fail(ErrorCode::Unsupported, "{}: groups of {} do not fit", name(), l.group);
+      t = all.front();
+    }
+    Epilogue epilogue(node);
+    std::vector<std::string> defines = l.defines();
+    const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
+    define("TOKENS", t.tokens);
+    define("ROWS", t.rows);
+    define("WARPGROUPS", t.warpgroups);
+    define("UNIT", t.unit);
+    define("STAGES", t.stages);
+    define("SPLIT", t.split);
+    define("BLOCKS", t.blocks);
+    define("CONSUMER_REGISTERS", t.consumer_registers);
+    define("VECTOR", l.n % 4 == 0 ? 4 : 1);
+    const Source source{"cuda.linear_wgmma", epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"),
+                        std::move(defines)};
+    return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue));
+  }
+};
+
+}  // namespace
+
+std::vector<const KernelDef*> linear_wgmma_kernels() {
+  static const LinearWgmmaDef def;
+  return {&def};
+}
+
+}  // namespace tokamak::cuda
