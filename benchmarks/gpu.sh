@@ -21,7 +21,7 @@ usage: benchmarks/gpu.sh [OPTIONS]
   --text FILE         what perplexity is measured on (default: ../shared/models/data/heldout.txt.gz)
   --filter PATTERN    of the tests, as GoogleTest takes it (default: *Cuda*:*Gpu*:*Device*)
   --sanitizer TOOLS   run the tests of our kernels under compute-sanitizer: of memcheck,racecheck,synccheck,initcheck, one after the other.
-                      Without --steps nothing else but the build and the plain tests, whose compiled code the sanitizer's runs take
+                      Without --steps nothing else but the build
   --jobs N            processes side by side in tests and checks (default: two less than there are cores)
   --code-cache DIR    compiled kernels, kept between calls (default: tokamak-cuda-code in the folder of temporary files)
   --engines DIR       built language models, kept between steps (default: a folder in /dev/shm that goes with the call, when it has room)
@@ -53,7 +53,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 all=build,tests,conformance,models,goldens,kernels,attention,llm,prefill,saturated,gaps,onnx
-[ -n "$steps" ] || steps=$([ -n "$sanitizer" ] && echo build,tests,sanitizer || echo $all)
+[ -n "$steps" ] || steps=$([ -n "$sanitizer" ] && echo build,sanitizer || echo $all)
 [ -z "$pack" ] || steps=build
 sanitizer=${sanitizer:-memcheck,racecheck}
 output=${output:-$root/benchmarks/results/gpu-$(date +%Y%m%d-%H%M)}
@@ -165,7 +165,7 @@ run_tests() {
 }
 
 # Free memory is the whole GPU's: tests that look at it run alone.
-alone='*ComesBack*:*WhatDoesNotFit*:*LeavesNothing*'
+alone='*ComesBack*:*WhatDoesNotFit*:*LoadingAndUnloading*'
 
 step_tests() {
   local rc=0
@@ -182,7 +182,7 @@ step_sanitizer() {
   local tool rc=0 begin seconds tools=${sanitizer//,/ } pattern count
   count=$(wc -w <<<"$tools")
   for tool in $tools; do
-    pattern='*Cuda*-CudaExecutor.*:CudaDeviceConstants.*:*CudaConformance*:*CompilesForEveryArchitecture*:*.Compiles:*ComesBack*'
+    pattern='*Cuda*-CudaExecutor.*:CudaDeviceConstants.*:*CudaConformance*:*CompilesForEveryArchitecture*:*.Compiles:CudaStep*'
     [ $tool != racecheck ] || pattern+=':CudaPointwise.*:CudaGather.*:CudaResize.*:CudaPool.*'
     begin=$SECONDS
     seconds=$(($(left) / count - 5)) count=$((count - 1))
@@ -341,8 +341,16 @@ step_saturated() {
   local sizes rc=0
   for sizes in 128,128 1000,1000 2048,128; do
     model=llama-3.1-8b llm_bench fp8 "$output/saturated-${sizes/,/-}.json" --kv-dtype fp8 --requests "${requests:-1000}" --prompt-tokens "${sizes%,*}" \
-      --new-tokens "${sizes#*,}" || rc=1
+      --new-tokens "${sizes#*,}" --profile-layers || rc=1
   done
+  python3 - "$output" >"$output/saturated.md" <<'PY' || rc=1
+import glob, json, sys
+print("| Llama-3.1-8B shape, saturated | requests | prompt + new | output tokens/s | all tokens/s | seconds | steps decoding, mixed | between steps |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+for path in sorted(glob.glob(sys.argv[1] + "/saturated-*.json")):
+    r = json.load(open(path))
+    steps = ", ".join(str(r["steps"][kind]["steps"]) for kind in ("decode", "mixed"))
+    print(f"| {r['precision']} | {r['requests']} | {r['prompt_tokens']} + {r['new_tokens']} | {r['output_tokens_per_s']:.0f} | {r['total_tokens_per_s']:.0f} | {r['wall_s']:.1f} | {steps} | {100 * r['gap_ms'] / 1e3 / r['wall_s']:.1f} % |")
+PY
   return $rc
 }
 
