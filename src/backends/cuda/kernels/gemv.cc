@@ -56,7 +56,7 @@ std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const s
   define("LOAD_BYTES", load_bytes(l));
   define("TOKENS", tokens);
   define("WARPS", kWarps);
-  define("NORM_VECTOR", norm_vector(l));
+  if (l.has_norm) define("NORM_VECTOR", norm_vector(l));
   define("ROWS", rows);
   define("PREFETCH", kLoadsInFlight / rows);
   const Source source{"cuda.gemv", epilogue.code() + device_file("gemv.cu"), std::move(defines)};
