@@ -76,6 +76,8 @@ Tensor random_tensor(DType dtype, const Shape& shape) {
 double flops_of(const NodeView& view) {
   const std::string_view op = view.node->op().name;
   const double out = static_cast<double>(num_elements(view.output_shapes[0]));
+  if (op == "linear")
+    return 2 * out / static_cast<double>(view.output_shapes[0].back()) * static_cast<double>(num_elements(view.input_shapes[1]));
   if (op == "matmul" || op == "quantized_matmul") return 2 * out * static_cast<double>(view.input_shapes[0].back());
   if (op == "conv") return 2 * out * static_cast<double>(num_elements(view.input_shapes[1]) / view.input_shapes[1][0]);
   return 0;
@@ -193,7 +195,7 @@ void run_case(const Case& c, const std::string& kernel_filter, size_t best, cons
   std::stable_sort(results.begin(), results.end(), [](const Result& a, const Result& b) { return a.us < b.us; });
   if (results.size() > best) results.resize(best);
   for (const Result& r : results) {
-    std::printf("  %-24s %-36.36s %9.2f us %6.1f %% of bandwidth", r.kernel.c_str(), r.tactic.c_str(), r.us,
+    std::printf("  %-24s %-48.60s %9.2f us %6.1f %% of bandwidth", r.kernel.c_str(), r.tactic.c_str(), r.us,
                 100 * bytes / kBandwidth / r.us * 1e6);
     if (flops > 0) std::printf(" %7.1f TFLOP/s", flops / r.us / 1e6);
     std::printf("\n");
