@@ -2,7 +2,9 @@
 // reads its result, and as one product where a gate and up meet in "act(x gate^T) * (x up^T)". For backends with kernels for that; after
 // the choice of types, which is made for products. Other products follow where some product took a norm or a gate: in language models.
 
+#include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "ir/expr.h"
 #include "passes/match.h"
@@ -80,16 +82,23 @@ std::optional<Gate> gate_of(const Node* gate) {
   return Gate{up, act.function};
 }
 
-// Rows of both in turn, kRun each.
+// Rows of both in turn, kRun each. By several threads: new memory of gigabytes is slow to come.
 Tensor interleaved(const Tensor& gate, const Tensor& up) {
   Tensor out = Tensor::empty(gate.dtype(), {2 * gate.dim(0), gate.dim(1)});
-  const int64_t bytes = kRun * gate.dim(1) * bits_of(gate.dtype()) / 8;
-  auto* to = static_cast<std::byte*>(out.raw());
-  for (int64_t i = 0; i < gate.dim(0) / kRun; ++i)
-    for (const Tensor* from : {&gate, &up}) {
-      std::memcpy(to, static_cast<const std::byte*>(from->raw()) + i * bytes, static_cast<size_t>(bytes));
-      to += bytes;
-    }
+  const int64_t bytes = kRun * gate.dim(1) * bits_of(gate.dtype()) / 8, runs = gate.dim(0) / kRun;
+  const auto copy = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (const int64_t half : {0, 1})
+        std::memcpy(static_cast<std::byte*>(out.raw()) + (2 * i + half) * bytes,
+                    static_cast<const std::byte*>((half == 0 ? gate : up).raw()) + i * bytes, static_cast<size_t>(bytes));
+  };
+  constexpr int64_t kBytesAThread = 4 << 20, kMostThreads = 16;
+  const int64_t wanted = std::min<int64_t>(out.size_bytes() / kBytesAThread, kMostThreads);
+  const int64_t parts = std::clamp<int64_t>(wanted, 1, std::max(1U, std::thread::hardware_concurrency()));
+  std::vector<std::thread> threads;
+  for (int64_t part = 1; part < parts; ++part) threads.emplace_back(copy, runs * part / parts, runs * (part + 1) / parts);
+  copy(0, runs / parts);
+  for (std::thread& thread : threads) thread.join();
   return out;
 }
 
