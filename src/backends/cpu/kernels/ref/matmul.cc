@@ -174,7 +174,8 @@ RunFunction prepare_linear(const NodeView& node) {
   const Epilogue epilogue(node);
   return [=](const RunArgs& args) {
     const Tensor &left = args.inputs[0], &b = args.inputs[1];
-    const int64_t rows = left.count() / std::max<int64_t>(k, 1), groups = has_scale ? args.inputs[2].dim(1) : 0;
+    const int64_t rows = args.outputs[0].count() * (function ? 2 : 1) / std::max<int64_t>(n, 1),
+                  groups = has_scale ? args.inputs[2].dim(1) : 0;
     std::vector<double> row(k);
     const std::vector<double> a = has_norm ? normalized(left, args.inputs[3], epsilon) : to_doubles(left);
     std::vector<double> products(rows * n);
