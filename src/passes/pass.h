@@ -43,6 +43,7 @@ int sink_row_transposes(ir::Graph&, PassContext&);
 int sink_transposes(ir::Graph&, PassContext&);
 int merge_matmuls(ir::Graph&, PassContext&);
 int pack_projections(ir::Graph&, PassContext&);
+int hoist_slices(ir::Graph&, PassContext&);
 int pixel_matmuls(ir::Graph&, PassContext&);
 int choose_layout(ir::Graph&, PassContext&);
 int fuse_epilogues(ir::Graph&, PassContext&);

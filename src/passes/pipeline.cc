@@ -29,6 +29,7 @@ constexpr Pass kFuseRope{"fuse-rope", "rotary embedding from rotate-half chains"
 constexpr Pass kFuseAttention{"fuse-attention", "attention from matmul, softmax, matmul", fuse_attention};
 constexpr Pass kMergeMatmuls{"merge-matmuls", "narrow matmuls of one input side by side", merge_matmuls};
 constexpr Pass kPackProjections{"pack-projections", "for a GPU: q, k and v of one input as one product", pack_projections};
+constexpr Pass kHoistSlices{"hoist-slices", "rows that nobody reads are not computed", hoist_slices};
 constexpr Pass kPixelMatmuls{"pixel-matmuls", "for a GPU: 1x1 convolutions in NHWC as matmuls", pixel_matmuls};
 constexpr Pass kChooseLayout{"choose-layout", "convolutions and pools in NHWC between transposes", choose_layout};
 constexpr Pass kSinkTransposes{"sink-transposes", "transposes move down and cancel", sink_transposes};
@@ -81,6 +82,8 @@ const std::vector<Step>& pipeline() {
       {{kChooseLayout}},
       {{kSinkTransposes, kSinkRowTransposes, kCanonicalize, kFoldConstants, kMergeAffine, kEliminateCommon, kRemoveDead}, 8},
       {{kFinishMovement, kSinkReshapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 4},
+      // Equal slices meet before the value that they are of can be narrowed.
+      {{kHoistSlices, kCanonicalize, kEliminateCommon, kRemoveDead}, 8},
       // Into the producer first (no extra pass over memory), then the norms, then whatever is left among itself.
       {{kPixelMatmuls, kFuseEpilogues}},
       {{kFuseAddNorm, kRemoveDead}},

@@ -51,6 +51,8 @@ void infer_quantized_matmul(InferContext& ctx) {
   const DType out_dtype = product_dtype(ctx);
   const int64_t group_size = ctx.attrs().get_int("group_size");
   if (group_size < 1) ctx.fail("group_size is {}, needs 1 or more", group_size);
+  if (const std::string activation = ctx.attrs().get_string("activation", ""); !activation.empty() && activation != "f8e4m3fn")
+    ctx.fail("activation is \"{}\", needs \"f8e4m3fn\" or nothing", activation);
   const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
   if (ctx.attrs().has("epilogue") && (first_extra < 3 || first_extra > ctx.num_inputs()))
     ctx.fail("epilogue_input is {}, needs 3 to {}", first_extra, ctx.num_inputs());
@@ -140,12 +142,16 @@ std::span<const OpDef> matmul() {
        .max_inputs = 4,
        .infer = infer_matmul_integer},
       {.name = "quantized_matmul",
-       .doc = "(a, b, scale, extra...){group_size, out_dtype, epilogue, epilogue_input}: a @ (b * scale)^T for i8, i4 or f8e4m3fn weights "
-              "b [N, K] with a scale [N, ceil(K / group_size)] a group of K, in a's dtype or out_dtype; kernels may round a to 8 bits, by "
-              "row or by group",
+       .doc = "(a, b, scale, extra...){group_size, activation, out_dtype, epilogue, epilogue_input}: a @ (b * scale)^T for i8, i4 or "
+              "f8e4m3fn weights b [N, K] with a scale [N, ceil(K / group_size)] a group of K, in a's dtype or out_dtype; kernels may round "
+              "a to 8 bits, by row or by group: on a CPU to integers, on a GPU to fp8 where activation is \"f8e4m3fn\"",
        .min_inputs = 3,
        .max_inputs = -1,
-       .attrs = {{"group_size", I, true}, {"out_dtype", AttrKind::DType}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
+       .attrs = {{"group_size", I, true},
+                 {"activation", AttrKind::String},
+                 {"out_dtype", AttrKind::DType},
+                 {"epilogue", AttrKind::String},
+                 {"epilogue_input", I}},
        .infer = infer_quantized_matmul},
       {.name = "linear",
        .doc = "(x, w, scale?, norm?, extra...){group_size, epsilon, gate=\"\", activation=\"\", out_dtype, epilogue, epilogue_input}: "

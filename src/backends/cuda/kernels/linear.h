@@ -44,6 +44,7 @@ int64_t linear_class(int64_t m);
 // Ways to compute it, of which the kernels cuda.linear and cuda.quantized_linear (linear_kernels.cc) choose by m. The names that they list
 // begin with their own and take `prefix` behind it; the likeliest first, none: it cannot do this problem (`reason` says why).
 std::vector<std::string> gemv_tactics(const Linear& l, const std::string& prefix, std::string& reason);
+std::vector<std::string> gemv_mma_tactics(const Linear& l, const Target& target, const std::string& prefix);  // none beyond 8 rows
 std::vector<std::string> linear_mma_tactics(const Linear& l, const Target& target, const std::string& prefix, std::string& reason);
 // Both, and for many rows of 16-bit floats the kernel of a matmul like any other ("matmul,m=65"; not with a norm or a gate).
 std::vector<std::string> linear_ways(const NodeView& node, const Linear& l, std::string& reason);
@@ -83,6 +84,7 @@ class LinearKernel final : public Kernel {
 
 // The kernel of a tactic, null when the problem or the GPU is another than the tactic was made for and it does not fit.
 std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const std::string& tactic);
+std::unique_ptr<Kernel> make_gemv_mma(const NodeView& node, const Linear& l, const std::string& tactic);
 std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& l, const std::string& tactic);
 
 }  // namespace tokamak::cuda

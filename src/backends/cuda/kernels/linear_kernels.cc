@@ -70,6 +70,8 @@ std::vector<std::string> linear_ways(const NodeView& node, const Linear& l, std:
   std::vector<std::string> mma = linear_mma_tactics(l, node.cuda->target(), prefix, mma_reason);
   if (l.m > kManyTokens && !l.is_quantized() && !node.node->is("linear") && find_matmul(node) != nullptr)
     return {fmt::format("matmul,m={}", linear_class(l.m))};
+  const std::vector<std::string> tiles = gemv_mma_tactics(l, node.cuda->target(), prefix);
+  mma.insert(mma.end(), tiles.begin(), tiles.end());
   if (l.m > kFewTokens && !mma.empty()) return mma;
   const std::vector<std::string> gemv = gemv_tactics(l, prefix, reason);
   mma.insert(mma.end(), gemv.begin(), gemv.end());
@@ -79,6 +81,7 @@ std::vector<std::string> linear_ways(const NodeView& node, const Linear& l, std:
 
 std::unique_ptr<Kernel> make_linear_way(const NodeView& node, const Linear& l, const std::string& tactic) {
   if (tactic.starts_with("gemv,")) return make_gemv(node, l, tactic);
+  if (tactic.starts_with("tile,")) return make_gemv_mma(node, l, tactic);
   if (tactic.starts_with("mma,")) return make_linear_mma(node, l, tactic);
   if (tactic.starts_with("matmul,"))
     if (const KernelDef* def = find_matmul(node)) return def->make(node, def->tactics(node).front());
