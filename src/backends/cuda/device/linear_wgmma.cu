@@ -153,23 +153,23 @@ DEVICE uint32_t narrow_pair(bf16, float low, float high) {
 }
 #endif
 
-// Stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`: [token][4], the sums of x's squares in parts.
+DEVICE void copy_weights(const Ring& ring, const TensorMap& w, int first_row, int step, int slot) {
+  barrier_arrive_expecting(ring.full(slot), kStageW);
+  copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
+}
+
+// After the first STAGES copies of weights: stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`:
+// [token][4], the sums of x's squares in parts.
 DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end,
                     const NORM_ELEMENT* norm, float norm_scale, float* squares) {
   const bool is_leader = threadIdx.x == kConsumers;
-  const auto copy_weights = [&](int step, int slot) {
-    barrier_arrive_expecting(ring.full(slot), kStageW);
-    copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
-  };
-  if (is_leader)
-    for (int i = 0; i < STAGES && begin + i < end; ++i) copy_weights(begin + i, i);
   wait_for_previous();
   const XPlace place;
   int slot = 0, parity = 1;
   const auto wait_for_slot = [&](int step) {
     if (step - begin < STAGES) return;
     barrier_wait(ring.empty(slot), parity);
-    if (is_leader) copy_weights(step, slot);
+    if (is_leader) copy_weights(ring, w, first_row, step, slot);
   };
   const auto next_slot = [&] {
     if (++slot == STAGES) slot = 0, parity ^= 1;
@@ -354,12 +354,15 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   SCALE_ELEMENT* const scales = reinterpret_cast<SCALE_ELEMENT*>(squares + (NORM ? TOKENS * 4 : 0));
   const Ring ring{base, base + STAGES * kStage};
 
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(w);
     for (int i = 0; i < STAGES; ++i) {
       barrier_init(ring.full(i), kArrivals);
       barrier_init(ring.empty(i), WARPGROUPS * 4);
     }
     barrier_init_done();
+    fence_shared_for_products();
+    for (int i = 0; i < STAGES && begin + i < end; ++i) copy_weights(ring, w, first_row, begin + i, i);
   }
   // Tokens that are not there are zeros once for all.
   if (tokens < TOKENS)
