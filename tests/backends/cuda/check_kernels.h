@@ -28,6 +28,8 @@ struct CudaCheck {
 // Every kernel that accepts the node, with every tactic: compiled for sm_90 (and `archs`) when there is no GPU; on a GPU run twice with
 // poisoned outputs and workspace, guards behind both checked, and compared with `ref` on the same inputs in float32. The expected value of
 // outputs in a 16-bit type is not rounded first. A case that no kernel accepts fails the test.
+// With the environment variable TOKAMAK_TEST_KERNELS only kernels whose names begin so are made and run ("cuda.": none of libraries, which
+// a sanitizer takes minutes to instrument).
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
 
 // The types to test where their code is alike; compiling is slow, so without a GPU one stands for all.

@@ -17,9 +17,8 @@ class AttentionWgmma final : public Kernel {
     function_.allow_shared_bytes(launch_.shared_bytes);
   }
   void run(const RunArgs& args) const override {
-    const auto input = [&](int i) { return static_cast<const uint16_t*>(args.inputs[i].raw()) + shape_.first[i]; };
-    function_.launch(args.stream, launch_, map_of(input(1), shape_.args.k), map_of(input(2), shape_.args.v), input(0),
-                     args.outputs[0].raw(), shape_.args, together_, static_cast<int>(shape_.batch));
+    function_.launch(args.stream, launch_, map_of(shape_.input(args, 1), shape_.args.k), map_of(shape_.input(args, 2), shape_.args.v),
+                     shape_.input(args, 0), args.outputs[0].raw(), shape_.args, together_, static_cast<int>(shape_.batch));
   }
 
  private:
