@@ -51,5 +51,6 @@ int fuse_regions(ir::Graph&, PassContext&);
 int finish_movement(ir::Graph&, PassContext&);
 // For GPUs only, behind all others.
 int fuse_cached_attention(ir::Graph&, PassContext&);
+int fuse_linear(ir::Graph&, PassContext&);
 
 }  // namespace tokamak::passes

@@ -40,6 +40,7 @@ constexpr Pass kFuseRegions{"fuse-regions", "remaining pointwise work into fused
 
 constexpr Pass kFuseCachedAttention{"fuse-cached-attention", "writing a step's keys and values, and attending, as one",
                                     fuse_cached_attention};
+constexpr Pass kFuseLinear{"fuse-linear", "linear layers with the norm before them and the gate behind them", fuse_linear};
 
 template <class F>
 void for_each_graph_inner_first(ir::Graph& graph, const F& f) {
@@ -93,7 +94,7 @@ const std::vector<Step>& pipeline() {
 
 const std::vector<Step>& gpu_pipeline() {
   static const std::vector<Step> steps = {
-      {{kFuseCachedAttention}},
+      {{kFuseCachedAttention, kFuseLinear}},
   };
   return steps;
 }

@@ -285,6 +285,11 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
       for (const auto& [name, us] : other->report.candidates)
         entry.candidates.emplace_back(fmt::format("{} at {}", name, size_of(other->view)), us);
     report.tactics.push_back(std::move(entry));
+    // Where a fallback does only because of this size, each plan takes the first that accepts its own.
+    if (node.op().has(ir::kDataDependentWork) && choice.candidate.def->is_fallback() && !choice.report.declined.empty()) {
+      node.kernel.clear();
+      node.tactic.clear();
+    }
 
     for (size_t i = 0; i < packed.size(); ++i) {
       if (!packed[i].defined()) continue;

@@ -8,10 +8,11 @@
 // key and value are put into the registers of the lanes that would have loaded them, from shared memory: they are never read back from the
 // cache.
 //
-// With EARLY, before wait_for_previous() it reads what no kernel of its step writes: the step's integers, and the keys and values of
-// earlier steps. That those are complete: a graph's first kernel starts after everything before the graph, the copies of the integers among
-// it; without a graph those copies stand between the steps, and nothing passes a copy. Of the cache, a step's kernels write slots of its
-// new tokens only, each in the one node of its layer, and this kernel does not load the slot it writes.
+// With EARLY, before wait_for_previous() it reads what no kernel of its step writes: the step's integers, and the keys and values of earlier
+// steps. That those are complete: a graph's first kernel starts after everything before the graph. Without a graph, what brings the integers
+// stands between the steps: a copy, which nothing passes, or a kernel that never calls allow_next(), so that the kernels behind it start
+// when it has ended, and with it the step before. Of the cache, a step's kernels write slots of its new tokens only, each in the one node of
+// its layer, and this kernel does not load the slot it writes.
 //
 // ACTIVATION (qkv and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3), ANGLE (cos, sin), NORM. HEADS, KV_HEADS,
 // HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM, HAS_SOFTCAP; VECTOR: elements of a head

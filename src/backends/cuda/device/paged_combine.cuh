@@ -41,15 +41,46 @@ extern "C" __global__ void __launch_bounds__(128)
   const int64_t at = int64_t(blockIdx.x) * 4 + threadIdx.x / 32;
   if (at >= int64_t(rows) * HEADS) return;
   const auto* states = reinterpret_cast<const float2*>(partial + int64_t(rows) * HEADS * splits * HEAD_DIM) + at * splits;
-  float largest = nothing(), total = 0;
-  for (int s = 0; s < splits; ++s) largest = fmaxf(largest, states[s].x);
-  const float shift = finite_or_zero(largest);
-  for (int s = 0; s < splits; ++s) total += exp2f(states[s].x - shift) * states[s].y;
-  const float scale = total == 0.f ? 0.f : v_scale / total;
-  for (int d = lane; d < HEAD_DIM; d += 32) {
-    float sum = 0;
-#pragma unroll 8
-    for (int s = 0; s < splits; ++s) sum += exp2f(states[s].x - shift) * partial[(at * splits + s) * HEAD_DIM + d];
-    y[at * HEAD_DIM + d] = from_float<ACTIVATION>(sum * scale);
+  // A lane has the states of splits `lane` and `lane` + 32; there are at most 64.
+  float2 state[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    state[i] = float2{nothing(), 0};
+    if (lane + i * 32 < splits) state[i] = states[lane + i * 32];
   }
+  const float shift = finite_or_zero(warp_reduce<Max>(fmaxf(state[0].x, state[1].x)));
+  uint32_t wanted[2];  // short sequences leave most splits empty
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    wanted[i] = __ballot_sync(~0u, state[i].y != 0.f);
+    state[i].x = exp2f(state[i].x - shift);
+  }
+  const float total = warp_reduce<Sum>(state[0].x * state[0].y + state[1].x * state[1].y);
+  const float scale = total == 0.f ? 0.f : v_scale / total;
+  constexpr int kParts = (HEAD_DIM + 31) / 32, kAtOnce = 4;
+  float sum[kParts] = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    while (wanted[i] != 0) {
+      float factor[kAtOnce], part[kAtOnce][kParts];
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        const bool is_there = wanted[i] != 0;
+        const int s = is_there ? __ffs(wanted[i]) - 1 : 0;
+        wanted[i] &= wanted[i] - 1;
+        factor[n] = __shfl_sync(~0u, state[i].x, s);
+#pragma unroll
+        for (int j = 0; j < kParts; ++j) {
+          part[n][j] = 0;
+          if (is_there && j * 32 + lane < HEAD_DIM) part[n][j] = partial[(at * splits + s + i * 32) * HEAD_DIM + j * 32 + lane];
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n)
+#pragma unroll
+        for (int j = 0; j < kParts; ++j) sum[j] += factor[n] * part[n][j];
+    }
+#pragma unroll
+  for (int j = 0; j < kParts; ++j)
+    if (j * 32 + lane < HEAD_DIM) y[at * HEAD_DIM + j * 32 + lane] = from_float<ACTIVATION>(sum[j] * scale);
 }

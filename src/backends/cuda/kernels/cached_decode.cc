@@ -1,6 +1,7 @@
 // cached_attention for decoding steps, one kernel: device/cached_decode.cu. Floor: one read of each sequence's keys and values.
 
 #include "backends/cuda/kernels/cached_attention.h"
+#include "backends/cuda/kernels/linear.h"
 
 namespace tokamak::cuda {
 namespace {
@@ -27,6 +28,16 @@ struct DecodeTile {
     t.blocks = std::max<int64_t>(1, room / t.warps);
     return t;
   }
+  // "" is the choice of of(), whatever the sizes; else "cluster=4,warps=8", for benchmarks.
+  static DecodeTile of(const PagedShape& s, const Target& target, const std::string& tactic) {
+    DecodeTile t = of(s, target);
+    if (tactic.empty()) return t;
+    const int64_t room = t.blocks * t.warps;
+    t.cluster = tactic_number(tactic, "cluster"), t.warps = tactic_number(tactic, "warps");
+    t.blocks = std::max<int64_t>(1, room / t.warps);
+    return t;
+  }
+  std::string tactic() const { return fmt::format("cluster={},warps={}", cluster, warps); }
   // Sums and states of the warps, sums of the block.
   int64_t shared_bytes(const PagedShape& s) const { return (warps + 1) * heads * (s.head_dim + 4) * 4 + warps * heads * 8; }
 };
@@ -77,9 +88,21 @@ class CachedDecodeDef final : public CudaKernelDef {
     if (t.shared_bytes(s) + (16 << 10) > target.shared_bytes_per_block) return Support::no("sums of a block that exceed its shared memory");
     return Support::yes();
   }
-  std::unique_ptr<Kernel> make(const NodeView& node, const std::string&) const override {
+  std::vector<std::string> tactics(const NodeView& node) const override {
     const PagedShape s = PagedShape::of(node);
-    const DecodeTile t = DecodeTile::of(s, node.cuda->target());
+    const Target& target = node.cuda->target();
+    std::vector<std::string> out{""};
+    for (const auto& [clusters, warps] : {std::pair{2.0, 0.5}, {0.5, 1.0}, {1.0, 0.5}}) {
+      DecodeTile t = DecodeTile::of(s, target);
+      t.cluster = static_cast<int64_t>(static_cast<double>(t.cluster) * clusters);
+      t.warps = static_cast<int64_t>(static_cast<double>(t.warps) * warps);
+      if (t.cluster >= 1 && t.cluster <= (target.arch >= 90 ? kMostCluster : 1) && t.warps >= 2) out.push_back(t.tactic());
+    }
+    return out;
+  }
+  std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
+    const PagedShape s = PagedShape::of(node);
+    const DecodeTile t = DecodeTile::of(s, node.cuda->target(), tactic);
     std::vector<std::string> defines = s.defines();
     for (std::string& define : RotateInputs(node, 6).defines()) defines.push_back(std::move(define));
     int64_t vector = 8;  // all lanes take part in rotating a head
