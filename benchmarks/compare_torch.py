@@ -4,6 +4,9 @@
   models   resnet50, BERT-base (128 tokens) and ViT-B/16 (the architectures of torchvision and transformers, random weights) at batch 1 and 32 in
            fp16: exported to ONNX in fp32 and built by `tokamak bench --device cuda --fp16`; on the other side torch.compile in max-autotune mode,
            which replays CUDA graphs. Both have their inputs on the GPU and leave outputs there; times are medians of runs queued back to back.
+           Our outputs are first compared with PyTorch's in fp32. --only resnet50:1,vit-b16:32 picks rows, --limit bounds the seconds of each
+           side of a row. --exported FOLDER keeps what is exported (NAME-BATCH/model.onnx with a case) and takes what is there.
+  export   only that, into --exported FOLDER: no GPU needed
   llm      a decoder of Llama-2-7B's shape with a static cache under torch.compile: tokens/s of decoding 128 tokens behind 128 others
   llm-table  FOLDER: the table of what gpu.sh left there (llm-PRECISION.json of ours, llm-torch.json of theirs)
 
@@ -53,25 +56,90 @@ def make_models(torch):
     def image(batch):
         return torch.randn(batch, 3, 224, 224)
 
-    yield "resnet50", torchvision.models.resnet50(), image
-    yield "bert-base", Bert(), lambda batch: torch.randint(0, 30000, (batch, 128))
-    yield "vit-b16", torchvision.models.vit_b_16(), image
+    def alive(model):
+        """Biases and ViT's head begin as zeros, which would hide errors and let additions be left out."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias") or name.startswith("heads.head"):
+                    parameter.normal_(std=0.02)
+        return model
+
+    yield "resnet50", alive(torchvision.models.resnet50()), image
+    yield "bert-base", alive(Bert()), lambda batch: torch.randint(0, 30000, (batch, 128))
+    yield "vit-b16", alive(torchvision.models.vit_b_16()), image
 
 
-def export(torch, model, example, path):
+ROWS = [(name, batch) for name in ("resnet50", "bert-base", "vit-b16") for batch in (1, 32)]
+
+
+def chosen_rows(options):
+    if options.only:
+        rows = [(name, int(batch)) for name, _, batch in (row.partition(":") for row in options.only.split(","))]
+        unknown = [name for name, _ in rows if name not in dict(ROWS)]
+        if unknown:
+            sys.exit(f"no model is called {unknown[0]}: {', '.join(dict(ROWS))}")
+        return rows
+    return [(name, batch) for name, batch in ROWS if not options.batches or batch in options.batches]
+
+
+def export(torch, name, batch, folder):
+    """model.onnx, and case_0.npz with an input and PyTorch's fp32 output, as `tokamak verify` reads them."""
+    import numpy
+
+    torch.manual_seed(0)
+    model, make_input = next((model.eval(), make_input) for known, model, make_input in make_models(torch) if known == name)
+    example = make_input(batch)
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "model.onnx")
     with torch.inference_mode():
+        expected = model(example).numpy()
         torch.onnx.export(model, (example,), path, input_names=["x"], output_names=["y"], opset_version=18, dynamo=True, external_data=False)
+    numpy.savez(os.path.join(folder, "case_0.npz"), **{"in:x": example.numpy(), "out:y": expected})
+    with open(os.path.join(folder, "meta.json"), "w") as file:  # last: the folder is whole
+        json.dump({"name": f"{name}-{batch}", "exporter": f"torch {torch.__version__} dynamo", "rtol": 0.02, "atol": 0.01 * float(abs(expected).max())}, file)
 
 
-def ours_ms(tokamak, path):
-    out = subprocess.run([tokamak, "bench", path, "--device", "cuda", "--fp16", "--duration", "2", "--json", "-"], capture_output=True, text=True)
+def exported(torch, name, batch, options, scratch):
+    folder = os.path.join(options.exported or scratch, f"{name}-{batch}")
+    if not os.path.exists(os.path.join(folder, "meta.json")):
+        export(torch, name, batch, folder)
+    return folder
+
+
+def run_export(options):
+    import torch
+
+    if not options.exported:
+        sys.exit("export needs --exported FOLDER")
+    for name, batch in chosen_rows(options):
+        print(exported(torch, name, batch, options, None), flush=True)
+    return 0
+
+
+def last_line(result):
+    lines = (result.stderr or result.stdout).strip().splitlines()
+    return lines[-1] if lines else f"exit status {result.returncode}"
+
+
+def ours_row(options, folder, scratch):
+    """One build serves both: the timings of the first are the second's."""
+    common = ["--device", "cuda", "--fp16", "--timing-cache", os.path.join(scratch, "timings.txt")]
+    start = time.monotonic()
+    bench = [options.tokamak, "bench", os.path.join(folder, "model.onnx"), *common, "--no-cache", "--duration", "2", "--json", "-"]
+    out = subprocess.run(bench, capture_output=True, text=True, timeout=options.limit)
     if out.returncode != 0:
-        raise RuntimeError(out.stderr.strip().splitlines()[-1] if out.stderr.strip() else "tokamak bench failed")
-    return json.loads(out.stdout)
+        raise RuntimeError(last_line(out))
+    result = json.loads(out.stdout)
+    row = {"ours_ms": result["device_ms"], "ours_latency_ms": result["latency_ms"]["median"], "kernels": result["kernels"], "build_s": result["build_s"]}
+    left = max(10, options.limit - (time.monotonic() - start))
+    out = subprocess.run([options.tokamak, "verify", folder, *common, "--quiet"], capture_output=True, text=True, timeout=left)
+    return row | {"right": out.returncode == 0} | ({} if out.returncode == 0 else {"difference": (out.stdout + out.stderr)[-600:]})
 
 
-def theirs_ms(torch, name, model, example):
-    torch._dynamo.reset()
+def theirs_ms(torch, name, batch):
+    torch.manual_seed(0)
+    model, make_input = next((model.eval(), make_input) for known, model, make_input in make_models(torch) if known == name)
+    example = make_input(batch)
     if name == "resnet50":  # what is fastest for each side
         model, example = model.to(memory_format=torch.channels_last), example.to(memory_format=torch.channels_last)
     model = model.cuda().half()
@@ -80,49 +148,61 @@ def theirs_ms(torch, name, model, example):
         example = example.half()
     compiled = torch.compile(model, mode="max-autotune")
     with torch.inference_mode():
-        result = median_ms(torch, lambda: compiled(example))
-    del compiled
-    gc.collect()
-    torch.cuda.empty_cache()
-    return result
+        return median_ms(torch, lambda: compiled(example))
+
+
+def run_peer(options):
+    """One row of the other side, in a process of its own: max-autotune may have to be stopped."""
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    [(name, batch)] = chosen_rows(options)
+    print(json.dumps({"theirs_ms": theirs_ms(torch, name, batch)}), flush=True)
+    return 0
+
+
+def peer_row(options, name, batch):
+    command = [sys.executable, os.path.abspath(__file__), "peer", "--only", f"{name}:{batch}"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
+    if out.returncode != 0:
+        raise RuntimeError(last_line(out))
+    return json.loads(out.stdout.strip().splitlines()[-1])
+
+
+def attempt(row, key, work):
+    try:
+        row |= work()
+    except subprocess.TimeoutExpired as error:
+        row[key] = f"not within {error.timeout:.0f} s"
+    except Exception as error:  # the table says so; the other rows are still wanted
+        row[key] = str(error)[:300]
 
 
 def run_models(options):
-    import copy
-
     import torch
 
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
     rows = []
-    for name, model, make_input in make_models(torch):
-        model.eval()
-        for batch in options.batches or [1, 32]:
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, batch in chosen_rows(options):
             row = {"model": name, "batch": batch}
-            try:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = os.path.join(folder, name + ".onnx")
-                    export(torch, model, make_input(batch), path)
-                    result = ours_ms(options.tokamak, path)
-                row |= {"ours_ms": result["device_ms"], "ours_latency_ms": result["latency_ms"]["median"], "kernels": result["kernels"], "build_s": result["build_s"]}
-            except Exception as error:  # the table says so; the other rows are still wanted
-                row["error"] = str(error)[:300]
+            attempt(row, "error", lambda: ours_row(options, exported(torch, name, batch, options, scratch), scratch))
             if options.peers:
-                try:
-                    row["theirs_ms"] = theirs_ms(torch, name, copy.deepcopy(model), make_input(batch))
-                except Exception as error:
-                    row["their_error"] = str(error)[:300]
+                attempt(row, "their_error", lambda: peer_row(options, name, batch))
+                if row.get("ours_ms") and row.get("theirs_ms"):
+                    row["ratio"] = row["ours_ms"] / row["theirs_ms"]
             rows.append(row)
             print(json.dumps(row), flush=True)
-    write(options.json, {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "precision": "fp16", "rows": rows})
-    lines = ["| fp16 | batch | Tokamak ms | torch.compile ms | ratio |", "| --- | --- | --- | --- | --- |"]
+            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+            if options.json != "-":
+                write(options.json, {"device": device, "torch": torch.__version__, "precision": "fp16", "rows": rows})  # after every row: a later one may be stopped
+    lines = ["| fp16 | batch | Tokamak ms | torch.compile ms | ratio | outputs |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         ours, theirs = row.get("ours_ms"), row.get("theirs_ms")
-        ratio = f"{ours / theirs:.2f}" if ours and theirs else ""
         text = [f"{v:.3f}" if v else e for v, e in ((ours, row.get("error", "")), (theirs, row.get("their_error", "")))]
-        lines.append(f"| {row['model']} | {row['batch']} | {text[0]} | {text[1]} | {ratio} |")
+        right = {True: "as PyTorch's", False: "differ"}.get(row.get("right"), "")
+        lines.append(f"| {row['model']} | {row['batch']} | {text[0]} | {text[1]} | {row['ratio']:.2f} | {right} |" if "ratio" in row else f"| {row['model']} | {row['batch']} | {text[0]} | {text[1]} | | {right} |")
     write_text(options.table, "\n".join(lines) + "\n")
-    return 0 if all("error" not in row for row in rows) else 1
+    return 0 if all(row.get("right") for row in rows) else 1
 
 
 # --- language models ---
@@ -277,17 +357,20 @@ def write_text(path, text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["models", "llm", "llm-table"])
+    parser.add_argument("what", choices=["models", "export", "peer", "llm", "llm-table"])
     parser.add_argument("folder", nargs="?", default=".")
     parser.add_argument("--tokamak", default="build/release/bin/tokamak")
     parser.add_argument("--peers", action="store_true", help="models: measure torch.compile too")
+    parser.add_argument("--only", help="models, export: rows NAME:BATCH,...")
+    parser.add_argument("--exported", help="models, export: folder of exported models")
+    parser.add_argument("--limit", type=float, default=200, help="models: seconds for a row's build and runs, and as many for its peer")
     parser.add_argument("--batches", type=lambda text: [int(b) for b in text.split(",")])
     parser.add_argument("--json", default="-")
     parser.add_argument("--table", default="-")
     options = parser.parse_args()
     if options.what == "llm-table":
         return llm_table(options.folder)
-    return run_models(options) if options.what == "models" else run_llm(options)
+    return {"models": run_models, "export": run_export, "peer": run_peer, "llm": run_llm}[options.what](options)
 
 
 if __name__ == "__main__":

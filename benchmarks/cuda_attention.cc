@@ -177,10 +177,13 @@ void run_all(const std::string& only, const Context& context) {
   add([&] { return step("prefill", BF16, F8, 32, 8, 128, 1, 8192, 8192, 8192); });
   add([&] { return step("prefill", BF16, BF16, 32, 8, 64, 1, 8192, 8192, 8192); });
   add([&] { return step("prefill", BF16, BF16, 32, 8, 128, 16, 512, 512, 4096); });
+  add([&] { return step("prefill", BF16, BF16, 32, 8, 128, 2, 4096, 512, 4096); });
   add([&] { return dense("bert", F16, 1, 12, 128, 64, false); });
   add([&] { return dense("bert", F16, 32, 12, 128, 64, false); });
   add([&] { return dense("vit", F16, 1, 12, 197, 64, false); });
   add([&] { return dense("vit", F16, 32, 12, 197, 64, false); });
+  for (bool causal : {false, true}) add([&] { return dense("long", BF16, 8, 16, 2048, 128, causal); });
+  add([&] { return dense("long", F16, 1, 32, 8192, 64, false); });
   add([&] { return dense("long", BF16, 1, 32, 8192, 128, true); });
   add([&] { return dense("long", BF16, 1, 32, 8192, 128, false); });
 }
@@ -250,7 +253,7 @@ void run_case(const Case& c, const Context& context) {
         const double difference = std::abs(host.float_at(i) - plain.float_at(i));
         if (!(difference <= worst)) worst = difference;
       }
-      std::printf("  %-30s %-10s %10.2f us %6.1f %% of bandwidth %7.1f TFLOP/s  differs %.1e\n", std::string(def->name()).c_str(),
+      std::printf("  %-30s %-16s %10.2f us %6.1f %% of bandwidth %7.1f TFLOP/s  differs %.1e\n", std::string(def->name()).c_str(),
                   tactic.c_str(), us, 100 * c.bytes / kBandwidth / us * 1e6, c.flops / us / 1e6, worst);
       std::fflush(stdout);
     }

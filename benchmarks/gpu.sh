@@ -8,7 +8,8 @@ help() {
 usage: benchmarks/gpu.sh [OPTIONS]
 
   --output DIR        where logs and tables go (default: benchmarks/results/gpu-DATE)
-  --steps LIST        of build,tests,conformance,models,kernels,llm,onnx (default: all of them), in this order whatever the list's
+  --steps LIST        of build,tests,sanitizer,conformance,models,goldens,kernels,attention,llm,prefill,saturated,gaps,onnx (default: all but
+                      sanitizer), in this order whatever the list's
   --prebuilt DIR      take DIR/bin/{tokamak,tokamak_tests,...} and the libraries of DIR/lib instead of building (made by --pack)
   --pack DIR          build here (no GPU needed) and copy what --prebuilt wants to DIR, then stop
   --deps DIR          build against headers and libraries of DIR/usr, or of the .deb files in DIR, beside the system's
@@ -16,10 +17,17 @@ usage: benchmarks/gpu.sh [OPTIONS]
   --cases FILE        the ONNX backend cases as an archive, or a folder of them (default: ../shared/onnx-conformance/open.tar.zst)
   --models DIR        folders of model.onnx with expected outputs (default: ../shared/models/onnx)
   --case-filter RE    the backend cases whose path matches
-  --filter PATTERN    of the tests, as GoogleTest takes it (default: Cuda*:*Gpu*:*Device*)
-  --sanitizer TOOL    run the tests under compute-sanitizer's memcheck, racecheck, synccheck or initcheck; nothing else but the build
+  --goldens DIR       checkpoint folders with reference.json (default: ../shared/models/llm)
+  --text FILE         what perplexity is measured on (default: ../shared/models/data/heldout.txt.gz)
+  --filter PATTERN    of the tests, as GoogleTest takes it (default: *Cuda*:*Gpu*:*Device*)
+  --sanitizer TOOLS   run the tests of our kernels under compute-sanitizer: of memcheck,racecheck,synccheck,initcheck, one after the other.
+                      Without --steps nothing else but the build
+  --jobs N            processes side by side in tests and checks (default: two less than there are cores)
+  --code-cache DIR    compiled kernels, kept between calls (default: tokamak-cuda-code in the folder of temporary files)
+  --engines DIR       built language models, kept between steps (default: a folder in /dev/shm that goes with the call, when it has room)
   --precisions LIST   of the llm step (default: fp16,int8,fp8,int4)
   --batches LIST      of the llm step (default: 1,8,64)
+  --loads LIST        of the saturated step: prompt and new tokens of 1,000 requests (default: 128/128,2048/128,1000/1000)
   --peers             measure PyTorch with torch.compile in the same run (minutes of compiling)
   --limit SECONDS     for everything (default: 570); a step that is out of time is cut off and says so
 
@@ -27,14 +35,17 @@ Each step writes OUTPUT/STEP.log; OUTPUT/summary.md has the tables. Exit status 
 TEXT
 }
 
-output= steps=build,tests,conformance,models,kernels,llm,onnx prebuilt= pack= deps= build=$root/build/gpu
-cases=$root/../shared/onnx-conformance/open.tar.zst models=$root/../shared/models/onnx filter='Cuda*:*Gpu*:*Device*'
-case_filter= sanitizer= precisions=fp16,int8,fp8,int4 batches=1,8,64 peers= limit=570
+output= steps= prebuilt= pack= deps= build=$root/build/gpu
+cases=$root/../shared/onnx-conformance/open.tar.zst models=$root/../shared/models/onnx filter='*Cuda*:*Gpu*:*Device*'
+goldens=$root/../shared/models/llm text=$root/../shared/models/data/heldout.txt.gz
+case_filter= sanitizer= precisions=fp16,int8,fp8,int4 batches=1,8,64 loads=128/128,2048/128,1000/1000 peers= limit=570
+jobs=$(($(nproc) > 3 ? $(nproc) - 2 : 1)) code_cache=${TMPDIR:-/tmp}/tokamak-cuda-code engines=
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) help; exit 0 ;;
     --peers) peers=1; shift; continue ;;
-    --output | --steps | --prebuilt | --pack | --deps | --build | --cases | --models | --case-filter | --filter | --sanitizer | --precisions | --batches | --limit)
+    --output | --steps | --prebuilt | --pack | --deps | --build | --cases | --models | --case-filter | --goldens | --text | \
+      --filter | --sanitizer | --jobs | --code-cache | --engines | --precisions | --batches | --loads | --limit)
       [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
       name=${1#--}
       declare "${name//-/_}=$2"
@@ -42,8 +53,10 @@ while [ $# -gt 0 ]; do
     *) echo "error: unknown option $1 (--help lists them)" >&2; exit 2 ;;
   esac
 done
-[ -z "$sanitizer" ] || steps=build,sanitizer
+all=build,tests,conformance,models,goldens,kernels,attention,llm,prefill,saturated,gaps,onnx
+[ -n "$steps" ] || steps=$([ -n "$sanitizer" ] && echo build,sanitizer || echo $all)
 [ -z "$pack" ] || steps=build
+sanitizer=${sanitizer:-memcheck,racecheck}
 output=${output:-$root/benchmarks/results/gpu-$(date +%Y%m%d-%H%M)}
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
@@ -98,6 +111,12 @@ for folder in /usr/local/cuda/lib64 "$(python3 -c 'import nvidia.cudnn, os; prin
   [ -d "$folder" ] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
 done
 tokamak=$bin/tokamak
+export TOKAMAK_CUDA_CODE_CACHE=$code_cache
+if [ -z "$engines" ]; then
+  free_kib=$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)
+  [ "${free_kib:-0}" -gt $((60 << 20)) ] && engines=$(mktemp -d /dev/shm/tokamak-engines.XXXXXX) || engines=$(mktemp -d)
+  trap 'rm -rf "$engines"' EXIT
+fi
 
 step_build() {
   if [ -n "$prebuilt" ]; then
@@ -114,12 +133,13 @@ step_build() {
     fi
     options+=("-DCMAKE_PREFIX_PATH=$prefix")
   fi
-  cmake -G Ninja -S "$root" -B "$build" "${options[@]}" && ninja -C "$build" tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention
+  cmake -G Ninja -S "$root" -B "$build" "${options[@]}" && ninja -C "$build" tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention tokamak_cuda_trace
 }
 
 pack_binaries() {
   mkdir -p "$pack/bin" "$pack/lib"
   local program
+  [ ! -f "$build/bin/libtokamak_cuda_trace.so" ] || cp "$build/bin/libtokamak_cuda_trace.so" "$pack/bin/"
   for program in tokamak tokamak_tests tokamak_cuda_kernels tokamak_cuda_attention; do
     cp "$build/bin/$program" "$pack/bin/"
     strip "$pack/bin/$program"
@@ -130,10 +150,81 @@ pack_binaries() {
   du -sh "$pack" | cut -f1
 }
 
-step_tests() { "$bin/tokamak_tests" --gtest_filter="$filter" --gtest_brief=1; }
+# run_tests OUTPUT FILTER [COMMAND...]: the tests in processes side by side, each under COMMAND; a few tests a process, those that compile
+# most first. A test that breaks or outlasts its process costs the others of it, which the table counts.
+run_tests() {
+  local parts=$1 filter=$2
+  shift 2
+  rm -rf "$parts"
+  mkdir -p "$parts"
+  "$bin/tokamak_tests" --gtest_filter="$filter" --gtest_list_tests | awk '/^[^ ].*\.$/ { suite = $1 } /^  / { print suite $1 }' |
+    awk '{ print ($0 ~ /Attention|Conv|Matmul|Linear|MmaTile/ ? 0 : 1) "\t" NR "\t" $0 }' | sort -n | cut -f3 >"$parts/names"
+  xargs -a "$parts/names" -r -P "$jobs" -n 2 bash -c 'parts=$0 binary=$1 limit=$2 command=$3; shift 3
+    log=$(mktemp "$parts/log.XXXXXX"); printf "%s\n" "$@" >"$log.names"
+    timeout -k 5 "$limit" $command "$binary" --gtest_filter="$(IFS=:; echo "$*")" >"$log" 2>&1; echo "exit $?" >>"$log"' \
+    "$parts" "$bin/tokamak_tests" "${test_limit:-240}" "$*"
+}
 
+# Free memory is the whole GPU's: tests that look at it run alone.
+alone='*ComesBack*:*WhatDoesNotFit*:*LoadingAndUnloading*'
+
+step_tests() {
+  local rc=0
+  run_tests "$output/tests-parts" "$filter-$alone"
+  jobs=1 run_tests "$output/tests-alone" "$alone"
+  test_table "$output/tests.md" "plain" "$output/tests-parts" "$output/tests-alone" || rc=1
+  cat "$output"/tests-{parts,alone}/log.?????? # the log of the step
+  rm -rf "$output"/tests-{parts,alone}
+  return $rc
+}
+
+# Our kernels only: instrumenting a library's takes minutes. For races only what has shared memory.
 step_sanitizer() {
-  compute-sanitizer --tool "$sanitizer" --error-exitcode 9 --print-limit 20 "$bin/tokamak_tests" --gtest_filter="$filter" --gtest_brief=1
+  local tool rc=0 begin seconds tools=${sanitizer//,/ } pattern count
+  count=$(wc -w <<<"$tools")
+  for tool in $tools; do
+    pattern='*Cuda*-CudaExecutor.*:CudaDeviceConstants.*:*CudaConformance*:*CompilesForEveryArchitecture*:*.Compiles:CudaStep*'
+    [ $tool != racecheck ] || pattern+=':CudaPointwise.*:CudaGather.*:CudaResize.*:CudaPool.*'
+    begin=$SECONDS
+    seconds=$(($(left) / count - 5)) count=$((count - 1))
+    # A process that is out of time is cut off, and its tests counted as such.
+    TOKAMAK_TEST_KERNELS=cuda. test_limit=$seconds run_tests "$output/$tool-parts" "$pattern" \
+      compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 --print-limit 20
+    test_table "$output/$tool.md" "$tool" "$output/$tool-parts" || rc=1
+    cat "$output/$tool.md" >>"$output/sanitizer.md"
+    cat "$output/$tool-parts"/log.?????? >"$output/$tool.log"
+    rm -rf "$output/$tool-parts" "$output/$tool.md"
+    echo "$tool: $((SECONDS - begin)) s"
+  done
+  return $rc
+}
+
+# test_table FILE NAME FOLDER...: what became of the tests of run_tests' folders. Fails when one failed, was cut off, or a sanitizer said something.
+test_table() {
+  python3 - "$@" <<'PY'
+import glob, re, sys
+table, name, folders = sys.argv[1], sys.argv[2], sys.argv[3:]
+passed, failed, skipped, cut, reports = [], [], [], [], []
+for folder in folders:
+    for path in glob.glob(folder + "/log.??????"):
+        text = open(path, errors="replace").read()
+        done = {m[1]: m[0] for m in re.findall(r"^\[ +(OK|FAILED|SKIPPED) +\] ([^ ,]+)(?:, where .*)? \(\d+ ms\)", text, re.M)}
+        for test in open(path + ".names").read().split():
+            {"OK": passed, "FAILED": failed, "SKIPPED": skipped}.get(done.get(test), cut).append(test)
+        for count in re.findall(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+)", text):
+            if int(count) > 0:
+                reports.append(f"{count} in " + " ".join(sorted(done)))
+        for line in re.findall(r"^exit (\d+)$", text, re.M):
+            if int(line) not in (0, 1) and not cut:
+                reports.append(f"exit {line} of " + " ".join(sorted(done)))
+with open(table, "w") as file:
+    print(f"| tests, {name} | passed | failed | skipped | not finished | reports |\n| --- | --- | --- | --- | --- | --- |", file=file)
+    print(f"| {len(passed) + len(failed) + len(skipped) + len(cut)} | {len(passed)} | {len(failed)} | {len(skipped)} | {len(cut)} | {len(reports)} |\n", file=file)
+    for title, lines in (("failed", failed), ("not finished", cut), ("reported", reports)):
+        for line in sorted(lines)[:20]:
+            print(f"- {title}: {line}", file=file)
+sys.exit(bool(failed or cut or reports or not passed))
+PY
 }
 
 # In batches side by side: the compiler takes most of the time, and a kernel that breaks its process takes no other batch with it.
@@ -146,7 +237,7 @@ step_conformance() {
   fi
   mkdir -p "$parts"
   find "$folder" -name model.onnx -printf '%h\n' | sort | grep "${case_filter:-.}" |
-    xargs -r -P 12 -n 40 bash -c 'timeout 300 "$0" verify "${@:2}" --device cuda --opt-level 0 --threads 1 --quiet --json "$1/$$.json"' "$tokamak" "$parts"
+    xargs -r -P "$jobs" -n 40 bash -c 'timeout 300 "$0" verify "${@:2}" --device cuda --opt-level 0 --threads 1 --quiet --json "$1/$$.json"' "$tokamak" "$parts"
   python3 - "$parts" "$output/conformance.json" "$(find "$folder" -name model.onnx | grep -c "${case_filter:-.}")" >"$output/conformance.md" <<'PY'
 import glob, json, sys
 total = {"passed": 0, "failed": 0, "unsupported": 0, "skipped": 0, "cases": []}
@@ -169,35 +260,100 @@ PY
 }
 
 step_models() {
-  local rc=0 precision
-  printf '| models, expected outputs | passed | of them with nodes on the CPU | failed |\n| --- | --- | --- | --- |\n' >"$output/models.md"
-  for precision in fp32 tf32 fp16 bf16; do
-    "$tokamak" verify "$models" --device cuda --precision $precision --opt-level 1 --quiet --json "$output/models-$precision.json" || rc=1
-    python3 - "$output/models-$precision.json" $precision >>"$output/models.md" <<'PY'
-import json, sys
-r = json.load(open(sys.argv[1]))
-print(f"| {sys.argv[2]} | {r['passed']} | {r['fell_back']['passed']} | {r['failed']} |")
+  local parts=$output/models-parts
+  mkdir -p "$parts"
+  for precision in fp32 tf32 fp16 bf16; do find -L "$models" -name model.onnx -printf "$precision %h\n"; done | sort -k 2 |
+    xargs -r -P "$jobs" -n 2 bash -c 'timeout 300 "$0" verify "$3" --device cuda --precision "$2" --opt-level 1 --threads 2 --quiet \
+      --json "$1/$2.$(basename "$3").json" || echo "exit $?: $2 $3"' "$tokamak" "$parts"
+  python3 - "$parts" "$output/models.json" "$(find -L "$models" -name model.onnx | wc -l)" >"$output/models.md" <<'PY'
+import glob, json, os, sys
+print("| models, expected outputs | folders | cases passed | of them with nodes on the CPU | failed | unsupported | lost in a crash |\n| --- | --- | --- | --- | --- | --- | --- |")
+total, bad, names = {}, int(sys.argv[3]) == 0, []
+for precision in ("fp32", "tf32", "fp16", "bf16"):
+    sums = {"passed": 0, "failed": 0, "unsupported": 0, "host": 0}
+    paths = glob.glob(f"{sys.argv[1]}/{precision}.*.json")
+    for path in paths:
+        part = json.load(open(path))
+        total.setdefault(precision, {})[os.path.basename(path)[len(precision) + 1 : -5]] = part
+        for key in ("passed", "failed", "unsupported"):
+            sums[key] += part[key]
+        sums["host"] += part.get("fell_back", {}).get("passed", 0)
+        names += [f"- {precision} {case.get('name', case)}: {case['status']} {case.get('message', '')}" for case in part["cases"] if case["status"] not in ("passed", "skipped")]
+    lost = int(sys.argv[3]) - len(paths)
+    bad |= sums["failed"] > 0 or lost > 0
+    print(f"| {precision} | {sys.argv[3]} | {sums['passed']} | {sums['host']} | {sums['failed']} | {sums['unsupported']} | {lost} |")
+print("\n" + "\n".join(names[:20]) if names else "")
+json.dump(total, open(sys.argv[2], "w"), indent=1)
+sys.exit(bad)
 PY
-  done
+  local rc=$?
+  rm -rf "$parts"
   return $rc
 }
 
-step_kernels() {
-  local rc=0
-  "$bin/tokamak_cuda_attention" >"$output/attention.txt" || rc=1
-  "$bin/tokamak_cuda_kernels" "$root"/benchmarks/cuda/*.txt >"$output/kernels.txt" || rc=1
-  cat "$output/attention.txt" "$output/kernels.txt"
-  return $rc
+step_goldens() {
+  python3 "$root/benchmarks/llm_goldens.py" --tokamak "$tokamak" --models "$goldens" --text "$text" --precisions fp32,bf16 --jobs "$((jobs < 6 ? jobs : 6))" \
+    --json "$output/goldens.json" >"$output/goldens.md"
+}
+
+step_kernels() { "$bin/tokamak_cuda_kernels" "$root"/benchmarks/cuda/*.txt; }
+
+step_attention() { "$bin/tokamak_cuda_attention"; }
+
+# llm_bench PRECISION JSON ARGUMENTS...
+llm_bench() {
+  local precision=$1 json=$2
+  shift 2
+  "$tokamak" bench --synthetic "${model:-llama-2-7b}" --device cuda --precision "$precision" --cache-dir "$engines" --timing-cache "$output/timings.txt" \
+    --json "$json" "$@"
 }
 
 step_llm() {
   local precision rc=0
   for precision in ${precisions//,/ }; do
-    "$tokamak" bench --synthetic llama-2-7b --device cuda --precision "$precision" --batch "$batches" --prompt-tokens 128 --new-tokens 128 \
-      --max-num-batched-tokens 8192 --no-cache --timing-cache "$output/timings.txt" --json "$output/llm-$precision.json" || rc=1
+    llm_bench "$precision" "$output/llm-$precision.json" --batch "$batches" --prompt-tokens 128 --new-tokens 128 --max-num-batched-tokens 8192 || rc=1
   done
   [ -z "$peers" ] || python3 "$root/benchmarks/compare_torch.py" llm --batches "$batches" --json "$output/llm-torch.json" || rc=1
   python3 "$root/benchmarks/compare_torch.py" llm-table "$output" >"$output/llm.md" || rc=1
+  return $rc
+}
+
+# One prompt, nothing else running: time to the first token.
+step_prefill() {
+  local precision tokens rc=0
+  for precision in bf16 fp8; do
+    for tokens in 128 2048; do
+      llm_bench "$precision" "$output/prefill-$precision-$tokens.json" --batch 1 --prompt-tokens $tokens --new-tokens 4 --max-num-batched-tokens 8192 || rc=1
+    done
+  done
+  python3 - "$output" >"$output/prefill.md" <<'PY' || rc=1
+import glob, json, sys
+print("| Llama-2-7B shape, one prompt | tokens | TTFT ms | prompt tokens/s |\n| --- | --- | --- | --- |")
+for path in sorted(glob.glob(sys.argv[1] + "/prefill-*.json")):
+    result = json.load(open(path))
+    for run in result["runs"]:
+        print(f"| {result['precision']} | {run['prompt_tokens']} | {run['ttft_ms']:.2f} | {run['prefill_tokens_per_s']:.0f} |")
+PY
+  return $rc
+}
+
+# 1,000 requests through the engine as fast as it takes them; the program prints its tables.
+step_saturated() {
+  model=llama-3.1-8b llm_bench fp8 "$output/saturated.json" --kv-dtype fp8 --requests "${requests:-1000}" --loads "$loads" --profile-layers
+}
+
+# What part of a decode step no kernel runs, from records of every kernel (gpu_gaps.py).
+step_gaps() {
+  local precision level rc=0
+  for precision in fp16 int4; do
+    for level in graphs nodes; do
+      python3 "$root/benchmarks/gpu_gaps.py" --library "$bin/libtokamak_cuda_trace.so" --level $level --json "$output/gaps-$precision-$level.json" -- \
+        "$tokamak" bench --synthetic llama-2-7b --device cuda --precision $precision --batch 1 --prompt-tokens 128 --new-tokens 128 \
+        --max-num-batched-tokens 8192 --cache-dir "$engines" --timing-cache "$output/timings.txt" --json - >"$output/gaps-$precision-$level.txt" || rc=1
+      head -n 1 "$output/gaps-$precision-$level.txt" | sed "s/^/- $precision: /" >>"$output/gaps.md"
+    done
+  done
+  cat "$output"/gaps-*.txt
   return $rc
 }
 
@@ -210,7 +366,7 @@ if [ ! -s "$summary" ]; then
   note "commit $(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u '+%Y-%m-%d %H:%M') UTC"
   note ""
 fi
-for name in build sanitizer tests conformance models kernels llm onnx; do
+for name in build tests sanitizer conformance models goldens kernels attention llm prefill saturated gaps onnx; do
   step "$name"
   [ "$name" = build ] && [ $status -ne 0 ] && break
 done

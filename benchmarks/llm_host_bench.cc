@@ -25,7 +25,7 @@ class NoModel final : public StepModel {
   int num_blocks() const override { return num_blocks_; }
   void run(const StepBatch& batch) override { tokens_.assign(batch.logit_rows.size(), 7); }
   std::span<const float> logits(int) const override { return {}; }
-  int32_t argmax(int row) const override { return tokens_[row]; }
+  int32_t chosen(int row) const override { return tokens_[row]; }
   void copy_block(int, int) override {}
   bool is_asynchronous() const override { return asynchronous_; }
   void submit(const StepBatch& batch) override { sizes_[num_submitted_++ % sizes_.size()] = batch.logit_rows.size(); }

@@ -36,7 +36,8 @@ std::vector<std::vector<Shape>> step_shapes(const ir::Graph& graph) {
   struct Step {
     int64_t tokens, seqs, rows;
   };
-  constexpr Step kSteps[] = {{8, 8, 8}, {32, 32, 32}, {64, 64, 64}, {256, 256, 256}, {128, 2, 1}, {512, 2, 1}, {2048, 2, 1}};
+  constexpr Step kSteps[] = {{8, 8, 8},   {32, 32, 32}, {64, 64, 64}, {256, 256, 256}, {128, 2, 1},
+                             {512, 2, 1}, {1024, 2, 1}, {2048, 2, 1}, {4096, 2, 1}};
   std::vector<std::vector<Shape>> all;
   for (const Step& s : kSteps) {
     constexpr int64_t kBlocks = 8;

@@ -10,6 +10,7 @@
 #include "quant/half.h"
 #include "quant/int4.h"
 #include "quant/int8.h"
+#include "quant/matrices.h"
 #include "quant/moments.h"
 
 namespace tokamak {
@@ -51,6 +52,15 @@ int count_quantized(const ir::Graph& graph, DType dtype) {
   return count;
 }
 
+// Tensor cores then multiply fp8 by fp8 where a step has many rows. Not so for the head: its rows are few, and the logits come from it.
+void allow_fp8_activations(ir::Graph& graph) {
+  ir::for_each_graph(graph, [](ir::Graph& g) {
+    for (const auto& node : g.nodes())
+      if (node->is("quantized_matmul") && node->input(1)->type.dtype == DType::F8E4M3FN && !quant::is_head(node.get()))
+        node->attrs.set("activation", "f8e4m3fn");
+  });
+}
+
 // Weights as integers or 8-bit floats, for either device. Returns the precision's name when something changed.
 const char* quantize_weights(ir::Graph& graph, const BuildOptions& options, ThreadPool& pool, BuildReport& report) {
   const int kept8 = count_quantized(graph, DType::I8), kept4 = count_quantized(graph, DType::I4);
@@ -73,6 +83,7 @@ const char* quantize_weights(ir::Graph& graph, const BuildOptions& options, Thre
     }
     case Precision::FP8: {
       const int count = quant::weights_to_fp8(graph, pool);
+      allow_fp8_activations(graph);
       note(count, "have FP8 (E4M3) weights, one scale a channel");
       return count > 0 && kept == nullptr ? "fp8" : kept;
     }

@@ -60,6 +60,19 @@ std::vector<int> parse_batches(const std::string& text) {
   return batches;
 }
 
+std::vector<std::pair<int, int>> parse_loads(const std::string& text) {
+  std::vector<std::pair<int, int>> loads;
+  for (const std::string& part : split(text, ',')) {
+    const size_t slash = part.find('/');
+    if (slash == part.npos) fail(ErrorCode::InvalidArgument, "--loads: expected prompt and new tokens as 128/128, found '{}'", part);
+    const int64_t prompt = parse_int(part.substr(0, slash), "--loads"), fresh = parse_int(part.substr(slash + 1), "--loads");
+    if (prompt < 1 || fresh < 1 || prompt > 1 << 20 || fresh > 1 << 20)
+      fail(ErrorCode::InvalidArgument, "--loads: expected 1 to 1048576 tokens, found '{}'", part);
+    loads.emplace_back(static_cast<int>(prompt), static_cast<int>(fresh));
+  }
+  return loads;
+}
+
 // Options of one kind of model that were given with the other.
 void refuse(const std::vector<CLI::Option*>& options, const char* kind, const std::string& model) {
   for (const CLI::Option* option : options)
@@ -152,7 +165,7 @@ int run_tensor_bench(const std::string& model, const Opened& opened, const std::
 int run_bench(const Words& args) {
   CLI::App app("Measures throughput and latency of a model or engine.", "bench");
   app.footer(kExamples);
-  std::string model, shapes, synthetic, batches = "1", json_file;
+  std::string model, shapes, synthetic, batches = "1", loads, json_file;
   MeasureOptions tensors;
   LlmBenchOptions llm;
   LanguageModelFlags flags;
@@ -188,6 +201,8 @@ int run_bench(const Words& args) {
           ->check(CLI::Range(1, 1 << 16)),
       app.add_option("--requests", llm.requests, "a saturated run instead of --batch: so many requests, throughput over the whole run")
           ->check(CLI::Range(1, 1 << 20)),
+      app.add_option("--loads", loads,
+                     "with --requests: their prompt and new tokens, a run each: P/N,P/N,... instead of --prompt-tokens and --new-tokens"),
       app.add_option("--concurrency", llm.concurrency, "of --requests, so many are submitted at once; default: all")
           ->check(CLI::Range(1, 1 << 20)),
       app.add_option("--max-num-seqs", llm.max_num_seqs, "with --requests: sequences in one step; default up to 1024 on a GPU, 64 on a CPU")
@@ -207,6 +222,9 @@ int run_bench(const Words& args) {
 
   tensors.threads = flags.build.threads > 0 ? flags.build.threads : available_threads();
   llm.batches = parse_batches(batches);
+  if (!loads.empty()) llm.loads = parse_loads(loads);
+  if (llm.requests == 0 && !(llm.loads.empty() && llm.concurrency == 0 && llm.max_num_seqs == 0))
+    fail(ErrorCode::InvalidArgument, "--loads, --concurrency and --max-num-seqs go with --requests");
   llm.threads = flags.build.threads;
   llm.seed = seed;
   llm.profile_layers = show_layers;

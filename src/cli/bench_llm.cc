@@ -34,7 +34,13 @@ struct LlmRun {
   double prefill_tokens_per_s = 0;      // prompt tokens until every request has its first token
   double output_tokens_per_s = 0;       // of all requests, while every one of them is decoding
   double throughput_tokens_per_s = 0;   // output tokens over the whole run, the prompts' time included
+  double step_ms = 0, gap_ms = 0;       // of a GPU, while all decode: a step, and the time before it without one; medians
   std::vector<double> itl_ms;           // gaps between two tokens of a request
+};
+
+// Of decoding steps with all requests, from the engine's thread while a run lasts.
+struct DecodeSteps {
+  std::vector<double> step_ms, gap_ms;
 };
 
 LlmRun figures(const std::vector<std::vector<Clock::time_point>>& times, Clock::time_point start, int prompt_tokens) {
@@ -63,7 +69,8 @@ LlmRun figures(const std::vector<std::vector<Clock::time_point>>& times, Clock::
   return run;
 }
 
-LlmRun run_batch(llm::LlmEngine& engine, int batch, int prompt_tokens, int new_tokens, std::mt19937_64& random) {
+LlmRun run_batch(llm::LlmEngine& engine, int batch, int prompt_tokens, int new_tokens, std::mt19937_64& random, DecodeSteps& steps) {
+  steps = {};
   std::vector<std::vector<Clock::time_point>> times(batch);
   std::vector<llm::Request> requests(batch);
   std::latch done(batch);
@@ -91,7 +98,10 @@ LlmRun run_batch(llm::LlmEngine& engine, int batch, int prompt_tokens, int new_t
   for (llm::Request& r : requests) engine.submit(std::move(r));
   done.wait();
   if (!problem.empty()) fail(ErrorCode::Internal, "{}", problem);
-  return figures(times, start, prompt_tokens);
+  LlmRun run = figures(times, start, prompt_tokens);
+  run.step_ms = summarize(steps.step_ms).median;
+  run.gap_ms = summarize(steps.gap_ms).median;
+  return run;
 }
 
 // Bytes of constants that every step reads whole; an embedding table that is only gathered from is not among them.
@@ -145,6 +155,8 @@ LlmRun median_of(const std::vector<LlmRun>& runs) {
                 middle(&LlmRun::prefill_tokens_per_s),
                 middle(&LlmRun::output_tokens_per_s),
                 middle(&LlmRun::throughput_tokens_per_s),
+                middle(&LlmRun::step_ms),
+                middle(&LlmRun::gap_ms),
                 {}};
   for (const LlmRun& run : runs) result.itl_ms.insert(result.itl_ms.end(), run.itl_ms.begin(), run.itl_ms.end());
   return result;
@@ -172,6 +184,16 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   if (step.max_context_length > step_model->config().context_length)
     fail(ErrorCode::OutOfRange, "{} prompt and {} new tokens: the model's context is {} tokens", options.prompt_tokens, options.new_tokens,
          step_model->config().context_length);
+  // Written by the engine's thread until the last event of a run.
+  DecodeSteps steps;
+  int running_batch = 0;
+  const bool on_gpu = model.engine->is_cuda();
+  if (on_gpu)
+    llm.on_step = [&](const llm::StepReport& report) {
+      if (report.num_tokens != report.num_seqs || report.num_seqs != running_batch) return;
+      steps.step_ms.push_back(report.step_ms);
+      steps.gap_ms.push_back(report.gap_ms);
+    };
   const llm::StepModel& running = *step_model;  // lives as long as `engine`
   llm::LlmEngine engine(std::move(step_model), llm);
 
@@ -187,11 +209,12 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
   for (const int batch : options.batches) {
     std::mt19937_64 random(options.seed);
     bar.update(fmt::format("batch {}, warm-up", batch), done++ / total);
-    run_batch(engine, batch, options.prompt_tokens, std::min(options.new_tokens, 4), random);
+    running_batch = batch;
+    run_batch(engine, batch, options.prompt_tokens, std::min(options.new_tokens, 4), random, steps);
     std::vector<LlmRun> repeats;
     for (int r = 0; r < options.repeat; ++r) {
       bar.update(fmt::format("batch {}", batch), done++ / total);
-      repeats.push_back(run_batch(engine, batch, options.prompt_tokens, options.new_tokens, random));
+      repeats.push_back(run_batch(engine, batch, options.prompt_tokens, options.new_tokens, random, steps));
     }
     const LlmRun run = median_of(repeats);
     const double percents[] = {99};
@@ -199,6 +222,11 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
                          summarize(run.itl_ms, percents).percentiles[0], run.prefill_tokens_per_s, run.output_tokens_per_s,
                          run.throughput_tokens_per_s);
     runs.push_back(run_json(run, batch, options));
+    if (on_gpu && run.step_ms > 0) {
+      runs.back()["decode_step_ms"] = run.step_ms;
+      runs.back()["decode_gap_ms"] = run.gap_ms;
+      table += fmt::format("{:10.3f}{:8.4f}", run.step_ms, run.gap_ms);
+    }
     if (bandwidth > 0) {
       const double share = static_cast<double>(step_bytes) / (run.tpot_ms * 1e-3) / bandwidth;
       runs.back()["bandwidth_share"] = share;
@@ -219,8 +247,8 @@ int run_llm_bench(const LanguageModel& model, const LlmBenchOptions& options) {
                format_bytes(memory.used_bytes));
   if (bandwidth > 0) fmt::print(out, "  bandwidth   {:.1f} GB/s of reading\n", bandwidth / 1e9);
   fmt::print(out, "  requests    {} prompt tokens, {} new tokens\n\n", options.prompt_tokens, options.new_tokens);
-  fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s",
-             "decode t/s", "overall t/s", bandwidth > 0 ? "  of bandwidth" : "", table);
+  fmt::print(out, "{:>6}{:>11}{:>10}{:>13}{:>13}{:>13}{:>13}{}{}\n{}", "batch", "TTFT ms", "TPOT ms", "ITL p99 ms", "prefill t/s",
+             "decode t/s", "overall t/s", on_gpu ? "   step ms  gap ms" : "", bandwidth > 0 ? "  of bandwidth" : "", table);
   Json json = {{"model", model.name},
                {"device", running_on(*model.engine)},
                {"precision", info.precision},

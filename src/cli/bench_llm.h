@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
@@ -16,6 +17,7 @@ struct LlmBenchOptions {
   int prompt_tokens = 512, new_tokens = 128;  // of each request
   int repeat = 1;                             // measured runs a batch; medians are reported
   int max_num_batched_tokens = 0;             // new tokens in a step; 0: 512, when saturated on a GPU 8192
+  std::vector<std::pair<int, int>> loads;     // of requests: prompt and new tokens, a run each; empty: prompt_tokens and new_tokens
   int requests = 0;                           // > 0: saturated (bench_saturated.h); batches, repeat and bandwidth do not count then
   int concurrency = 0;                        // of those at once; 0: all
   int max_num_seqs = 0;                       // of them in a step; 0: all, up to 1024 on a GPU, 64 on a CPU

@@ -152,9 +152,7 @@ void print_group(FILE* out, const char* name, const StepGroup& group) {
              group.num_tokens / group.count(), times.mean, times.median, times.max, group.total_ms);
 }
 
-}  // namespace
-
-int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& options) {
+Json run_load(const LanguageModel& model, const LlmBenchOptions& options, FILE* out) {
   const bool on_gpu = model.engine->is_cuda();
   const int at_once = options.concurrency > 0 ? std::min(options.concurrency, options.requests) : options.requests;
   llm::StepModelOptions step;
@@ -167,7 +165,6 @@ int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& optio
   if (step.max_context_length > step_model->config().context_length)
     fail(ErrorCode::OutOfRange, "{} prompt and {} new tokens: the model's context is {} tokens", options.prompt_tokens, options.new_tokens,
          step_model->config().context_length);
-  FILE* out = text_stream(options.json_file);
   const auto warm_start = Clock::now();
   step_model->warm_up();
   const double warm_up_s = seconds(Clock::now() - warm_start);
@@ -195,8 +192,7 @@ int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& optio
   const double input = static_cast<double>(options.requests) * options.prompt_tokens, output = static_cast<double>(run.output_tokens);
   const Summary ttft = summarize(run.ttft_ms);
 
-  fmt::print(out, "{}  on {}, {}\n", model.name, running_on(*model.engine), model.engine->info().precision);
-  fmt::print(out, "  requests    {} of {} prompt tokens and {} new tokens, {} at once\n", options.requests, options.prompt_tokens,
+  fmt::print(out, "\n  requests    {} of {} prompt tokens and {} new tokens, {} at once\n", options.requests, options.prompt_tokens,
              options.new_tokens, at_once);
   fmt::print(out, "  limits      {} sequences and {} tokens a step; KV cache of {} tokens ({}), activations {}; warm-up {:.2f} s\n",
              step.max_num_seqs, step.max_num_batched_tokens, int64_t{num_blocks} * block_size, format_bytes(memory.kv_cache_bytes),
@@ -215,10 +211,7 @@ int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& optio
   fmt::print(out, "  host        {:.3f} ms a step scheduling, {:.3f} with its tokens\n",
              statistics.schedule_s * 1e3 / static_cast<double>(statistics.num_steps),
              statistics.sample_s * 1e3 / static_cast<double>(statistics.num_steps));
-  Json json = {{"model", model.name},
-               {"device", running_on(*model.engine)},
-               {"precision", model.engine->info().precision},
-               {"requests", options.requests},
+  Json json = {{"requests", options.requests},
                {"concurrency", at_once},
                {"prompt_tokens", options.prompt_tokens},
                {"new_tokens", options.new_tokens},
@@ -261,7 +254,31 @@ int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& optio
       json["breakdown_ms"][name] = ms;
     }
   }
-  if (!options.json_file.empty()) write_json(options.json_file, json);
+  return json;
+}
+
+}  // namespace
+
+int run_saturated_bench(const LanguageModel& model, const LlmBenchOptions& options) {
+  FILE* out = text_stream(options.json_file);
+  fmt::print(out, "{}  on {}, {}; engine {} in {:.2f} s\n", model.name, running_on(*model.engine), model.engine->info().precision,
+             to_string(model.source), model.open_s);
+  Json runs = Json::array();
+  auto loads = options.loads;
+  if (loads.empty()) loads.emplace_back(options.prompt_tokens, options.new_tokens);
+  for (const auto& [prompt_tokens, new_tokens] : loads) {
+    LlmBenchOptions of_run = options;
+    of_run.prompt_tokens = prompt_tokens, of_run.new_tokens = new_tokens;
+    runs.push_back(run_load(model, of_run, out));
+    std::fflush(out);
+  }
+  if (!options.json_file.empty())
+    write_json(options.json_file, {{"model", model.name},
+                                   {"device", running_on(*model.engine)},
+                                   {"precision", model.engine->info().precision},
+                                   {"weights_bytes", model.engine->weights_bytes()},
+                                   {"open_s", model.open_s},
+                                   {"runs", std::move(runs)}});
   return 0;
 }
 

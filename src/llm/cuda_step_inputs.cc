@@ -21,7 +21,7 @@ CudaStepInputs::CudaStepInputs(const cuda::Context& code, int max_seqs, int bloc
 
 std::array<int64_t, CudaStepInputs::kNumRegions + 1> CudaStepInputs::offsets(int tokens) const {
   const int64_t n = tokens, seqs = max_seqs_;
-  const int64_t sizes[kNumRegions] = {n, n, n, n, seqs, seqs + 1, seqs * blocks_per_seq_, seqs * kChoiceWords};
+  const int64_t sizes[kNumRegions] = {n, n, n, n, seqs, seqs + 1, seqs * blocks_per_seq_, n * kChoiceWords};
   std::array<int64_t, kNumRegions + 1> out{};
   for (int r = 0; r < kNumRegions; ++r) out[r + 1] = out[r] + (sizes[r] + kAlignment - 1) / kAlignment * kAlignment;
   return out;

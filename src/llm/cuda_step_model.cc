@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <mutex>
 
 #include "backends/cuda/sampler.h"
@@ -19,6 +20,10 @@ using cuda::driver;
 
 constexpr int kMaxPlans = 256;
 constexpr int kArgmaxSplits = 16;  // blocks a row
+
+bool samples(const StepBatch& batch) {
+  return std::ranges::any_of(batch.choices, [](const TokenChoice& choice) { return choice.temperature > 0; });
+}
 
 std::shared_ptr<cuda::Device> current_device() {
   auto device = cuda::Device::get(0);
@@ -146,7 +151,6 @@ struct CudaStepModel::Impl {
     inputs->queue(stream, slot, batch, sizes, chosen.pointer());
     context.run_async();
     logits = rows == 0 ? nullptr : static_cast<float*>(const_cast<void*>(context.output(0).raw()));
-    logits_are_here = false;
     auto* const on_host = reinterpret_cast<int32_t*>(host_tokens[slot].data());
     if (rows > 0 && samples) {
       sampler->queue(stream, logits, inputs->choices(), rows, chosen.pointer(), on_host);
@@ -187,25 +191,29 @@ struct CudaStepModel::Impl {
 
   void run(const StepBatch& batch) {
     CHECK(num_queued == num_taken);
-    queue(batch, false);
+    queue(batch, samples(batch));
     chosen_tokens = wait();
+    copy_of_row.clear();
+    num_copies = 0;
     context.synchronize();
   }
 
   // Several threads may read rows of a step at once.
-  const float* host_logits() {
+  const float* host_logits(int row) {
     const std::lock_guard lock(mutex);
-    if (!logits_are_here) {
+    copy_of_row.resize(chosen_tokens.size(), -1);
+    int& copy = copy_of_row[row];
+    if (copy < 0) {
       device->make_current();
-      const int64_t bytes = std::ssize(chosen_tokens) * config.vocab_size * 4;
-      if (logits_copy.size_bytes() < bytes) logits_copy = cuda::PinnedBuffer(bytes);
-      check(driver().cuMemcpyDtoHAsync(logits_copy.data(), reinterpret_cast<CUdeviceptr>(logits), static_cast<size_t>(bytes),
-                                       context.stream()),
+      const int64_t bytes = int64_t{config.vocab_size} * 4;
+      if (num_copies == copies.size()) copies.emplace_back(bytes);
+      check(driver().cuMemcpyDtoHAsync(copies[num_copies].data(), reinterpret_cast<CUdeviceptr>(logits + int64_t{row} * config.vocab_size),
+                                       static_cast<size_t>(bytes), context.stream()),
             "copying logits from the GPU");
       check(driver().cuStreamSynchronize(context.stream()), "copying logits from the GPU");
-      logits_are_here = true;
+      copy = static_cast<int>(num_copies++);
     }
-    return reinterpret_cast<const float*>(logits_copy.data());
+    return reinterpret_cast<const float*>(copies[copy].data());
   }
 
   // Around a step, on the GPU's clock.
@@ -223,7 +231,6 @@ struct CudaStepModel::Impl {
   std::array<cuda::PinnedBuffer, CudaStepInputs::kSlots> host_tokens;
   std::array<int, CudaStepInputs::kSlots> num_rows{};
   std::array<Times, 2 * CudaStepInputs::kSlots> times;  // twice as many, so that those of the step before are still there
-  cuda::PinnedBuffer logits_copy;
   cuda::Function argmax_parts, argmax_rows;
   int blocks_per_seq = 0, num_blocks = 0, row_capacity = 0;
   int64_t layer_block_bytes = 0, layer_bytes = 0;
@@ -234,7 +241,9 @@ struct CudaStepModel::Impl {
   std::span<const int32_t> chosen_tokens;  // of the last run()
   float* logits = nullptr;                 // on the device
   std::mutex mutex;                        // of what follows
-  bool logits_are_here = false;
+  std::vector<int> copy_of_row;            // of the last run()'s logits; -1: not copied
+  std::deque<cuda::PinnedBuffer> copies;
+  size_t num_copies = 0;
 };
 
 CudaStepModel::CudaStepModel(std::shared_ptr<const Engine> engine, const StepModelOptions& options)
@@ -249,14 +258,14 @@ int CudaStepModel::num_blocks() const { return impl_->num_blocks; }
 void CudaStepModel::run(const StepBatch& batch) { impl_->run(batch); }
 
 std::span<const float> CudaStepModel::logits(int row) const {
-  return {impl_->host_logits() + int64_t{row} * impl_->config.vocab_size, static_cast<size_t>(impl_->config.vocab_size)};
+  return {impl_->host_logits(row), static_cast<size_t>(impl_->config.vocab_size)};
 }
 
-int32_t CudaStepModel::argmax(int row) const { return impl_->chosen_tokens[row]; }
+int32_t CudaStepModel::chosen(int row) const { return impl_->chosen_tokens[row]; }
 
 void CudaStepModel::submit(const StepBatch& batch) {
   CHECK(impl_->num_queued - impl_->num_taken < kMaxInFlight);
-  impl_->queue(batch, std::ranges::any_of(batch.choices, [](const TokenChoice& choice) { return choice.temperature > 0; }));
+  impl_->queue(batch, samples(batch));
 }
 
 std::span<const int32_t> CudaStepModel::take() {

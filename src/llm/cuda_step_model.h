@@ -20,8 +20,8 @@ class CudaStepModel final : public StepModel {
   const ModelConfig& config() const override;
   int num_blocks() const override;
   void run(const StepBatch& batch) override;
-  std::span<const float> logits(int row) const override;  // copies the step's logits to the host when first asked
-  int32_t argmax(int row) const override;
+  std::span<const float> logits(int row) const override;  // copies a row to the host when first asked
+  int32_t chosen(int row) const override;
   bool is_asynchronous() const override { return true; }
   void submit(const StepBatch& batch) override;
   std::span<const int32_t> take() override;

@@ -329,6 +329,8 @@ void LlmCore::run() {
     const int row =
         builder_.add(answer->tokens, answer->num_computed, answer->num_scheduled, answer->proposal.tokens, answer->table.blocks, num_rows);
     answer->first_row = has_logits ? row : -1;
+    const bool is_plain = answer->proposal.tokens.empty() && answer->sampling.is_plain(0);
+    for (int i = 0; i < num_rows; ++i) builder_.choose(is_plain ? answer->sampling.choice(0) : TokenChoice());
   }
   totals_.step_tokens += builder_.num_tokens();
   copy_blocks();
@@ -400,12 +402,15 @@ void LlmCore::conclude(Answer& answer, Event event, FinishReason reason) {
   emit(request, std::move(event));
 }
 
-// The token behind proposal `i` of this step's row. Logits stay on the model's device when their argmax is all that matters.
+// The token behind proposal `i` of this step's row. Logits stay on the model's device when the
+// token can be chosen there.
 Verdict LlmCore::choose(const Answer& answer, int i) {
   const int row = answer.first_row + i;
   const bool is_proposed = i < std::ssize(answer.proposal.tokens);
-  if (answer.sampling.is_plain_greedy())
-    if (const int32_t token = parts_.model->argmax(row); token >= 0) return {token, is_proposed && token == answer.proposal.tokens[i]};
+  // An answer that begins with this step has no row of its own, but that of the first of the request.
+  const bool has_choice = answer.num_scheduled > 0 && answer.proposal.tokens.empty() && answer.sampling.is_plain(0);
+  if (has_choice || answer.sampling.is_plain_greedy())
+    if (const int32_t token = parts_.model->chosen(row); token >= 0) return {token, is_proposed && token == answer.proposal.tokens[i]};
   const auto logits = parts_.model->logits(row);
   if (is_proposed) return verifier_.verify(logits, answer.sampling, answer.proposal, i);
   return {sampler_.sample(logits, answer.sampling), false};

@@ -39,7 +39,7 @@ struct StepBatch {
   std::vector<int32_t> seq_lens;      // [S] tokens in the cache after this step
   std::vector<int32_t> query_starts;  // [S + 1] first token of each sequence in token_ids; the last is T
   std::vector<int32_t> logit_rows;    // [R] ascending indices into token_ids whose logits are wanted; may be empty
-  std::vector<TokenChoice> choices;   // [R] for submit(); run() does not look at them
+  std::vector<TokenChoice> choices;   // [R]; for run() none, or [R]
   int num_seqs = 0;
   int blocks_per_seq = 0;
 
@@ -83,9 +83,9 @@ class StepModel {
   virtual void run(const StepBatch& batch) = 0;
   // f32[vocab_size] for entry `row` of the last batch's logit_rows; valid until the next run().
   virtual std::span<const float> logits(int row) const = 0;
-  // The token of the largest of those logits (the lowest id among equals) where the model finds it on its device; -1: look at logits(row).
-  // All of them are then finite.
-  virtual int32_t argmax(int row) const {
+  // The token chosen for those logits as the batch's choices say (without choices: of the largest, the lowest id among equals) where the
+  // model finds it on its device; -1: look at logits(row). All of them are then finite.
+  virtual int32_t chosen(int row) const {
     (void)row;
     return -1;
   }
@@ -95,7 +95,7 @@ class StepModel {
   // with it computes something for that sequence). Valid until the next but
   // one submit(). At most kMaxInFlight steps are in flight. A step's input may be what the step submitted just before it chooses
   // (unknown_token), taken or not. Steps and block copies are carried out in the order of the calls, so a block may be given to another
-  // sequence as soon as the last step that uses it is submitted. run() only when nothing is in flight; logits() and argmax() are of run()
+  // sequence as soon as the last step that uses it is submitted. run() only when nothing is in flight; logits() and chosen() are of run()
   // alone. Both throw Error: submit() when nothing was queued, take() for the step it took.
   static constexpr int kMaxInFlight = 2;
   virtual bool is_asynchronous() const { return false; }

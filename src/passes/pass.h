@@ -43,6 +43,7 @@ int sink_row_transposes(ir::Graph&, PassContext&);
 int sink_transposes(ir::Graph&, PassContext&);
 int merge_matmuls(ir::Graph&, PassContext&);
 int pack_projections(ir::Graph&, PassContext&);
+int hoist_slices(ir::Graph&, PassContext&);
 int pixel_matmuls(ir::Graph&, PassContext&);
 int choose_layout(ir::Graph&, PassContext&);
 int fuse_epilogues(ir::Graph&, PassContext&);
@@ -50,5 +51,6 @@ int fuse_regions(ir::Graph&, PassContext&);
 int finish_movement(ir::Graph&, PassContext&);
 // For GPUs only, behind all others.
 int fuse_cached_attention(ir::Graph&, PassContext&);
+int fuse_linear(ir::Graph&, PassContext&);
 
 }  // namespace tokamak::passes

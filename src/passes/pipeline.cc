@@ -29,6 +29,7 @@ constexpr Pass kFuseRope{"fuse-rope", "rotary embedding from rotate-half chains"
 constexpr Pass kFuseAttention{"fuse-attention", "attention from matmul, softmax, matmul", fuse_attention};
 constexpr Pass kMergeMatmuls{"merge-matmuls", "narrow matmuls of one input side by side", merge_matmuls};
 constexpr Pass kPackProjections{"pack-projections", "for a GPU: q, k and v of one input as one product", pack_projections};
+constexpr Pass kHoistSlices{"hoist-slices", "rows that nobody reads are not computed", hoist_slices};
 constexpr Pass kPixelMatmuls{"pixel-matmuls", "for a GPU: 1x1 convolutions in NHWC as matmuls", pixel_matmuls};
 constexpr Pass kChooseLayout{"choose-layout", "convolutions and pools in NHWC between transposes", choose_layout};
 constexpr Pass kSinkTransposes{"sink-transposes", "transposes move down and cancel", sink_transposes};
@@ -39,6 +40,7 @@ constexpr Pass kFuseRegions{"fuse-regions", "remaining pointwise work into fused
 
 constexpr Pass kFuseCachedAttention{"fuse-cached-attention", "writing a step's keys and values, and attending, as one",
                                     fuse_cached_attention};
+constexpr Pass kFuseLinear{"fuse-linear", "linear layers with the norm before them and the gate behind them", fuse_linear};
 
 template <class F>
 void for_each_graph_inner_first(ir::Graph& graph, const F& f) {
@@ -80,6 +82,8 @@ const std::vector<Step>& pipeline() {
       {{kChooseLayout}},
       {{kSinkTransposes, kSinkRowTransposes, kCanonicalize, kFoldConstants, kMergeAffine, kEliminateCommon, kRemoveDead}, 8},
       {{kFinishMovement, kSinkReshapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 4},
+      // Equal slices meet before the value that they are of can be narrowed.
+      {{kHoistSlices, kCanonicalize, kEliminateCommon, kRemoveDead}, 8},
       // Into the producer first (no extra pass over memory), then the norms, then whatever is left among itself.
       {{kPixelMatmuls, kFuseEpilogues}},
       {{kFuseAddNorm, kRemoveDead}},
@@ -90,7 +94,7 @@ const std::vector<Step>& pipeline() {
 
 const std::vector<Step>& gpu_pipeline() {
   static const std::vector<Step> steps = {
-      {{kFuseCachedAttention}},
+      {{kFuseCachedAttention, kFuseLinear}},
   };
   return steps;
 }

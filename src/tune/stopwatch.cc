@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <random>
 
 #include "backends/cpu/thread_pool.h"
@@ -13,7 +14,15 @@ namespace {
 double now_us() { return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Tensor random_tensor(DType dtype, const Shape& shape, std::mt19937& random) {
+  constexpr int64_t kPeriod = 1 << 20;  // long tensors repeat: making the numbers would take longer than timing
   Tensor t = Tensor::zeros(dtype, shape);
+  if (t.count() > kPeriod && bits_of(dtype) >= 8) {
+    const Tensor part = random_tensor(dtype, {kPeriod}, random);
+    auto* to = static_cast<char*>(t.raw());
+    for (int64_t at = 0; at < t.size_bytes(); at += part.size_bytes())
+      std::memcpy(to + at, part.raw(), static_cast<size_t>(std::min(part.size_bytes(), t.size_bytes() - at)));
+    return t;
+  }
   std::uniform_real_distribution<float> uniform(-1, 1);
   if (dtype == DType::F32) {
     for (int64_t i = 0; i < t.count(); ++i) t.data<float>()[i] = uniform(random);

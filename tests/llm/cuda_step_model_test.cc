@@ -113,12 +113,14 @@ TEST(CudaStepModel, LoadingAndUnloadingLeavesNothingBehind) {
   if (!cuda::Device::is_available()) GTEST_SKIP() << cuda::driver_problem();
   const auto device = cuda::Device::get();
   const std::string file = testing::TempDir() + "cuda_step_model_test.engine";
+  const auto run = [](std::shared_ptr<const Engine> engine) {
+    LlmEngine llm(std::move(engine), {.max_num_seqs = 4, .max_num_batched_tokens = 64, .max_context_length = 128});
+    answers(llm, {requests(llm.config())[0]});
+  };
+  run(example_engine());  // compiles what the file is to carry
   example_engine()->save(file);
   const std::shared_ptr<void> guard(nullptr, [&](void*) { std::remove(file.c_str()); });
-  const auto load_and_run = [&] {
-    LlmEngine engine(Engine::load(file), {.max_num_seqs = 4, .max_num_batched_tokens = 64, .max_context_length = 128});
-    answers(engine, {requests(engine.config())[0]});
-  };
+  const auto load_and_run = [&] { run(Engine::load(file)); };
   for (int i = 0; i < 3; ++i) load_and_run();
   int64_t missing = 0;
   for (int attempt = 0; attempt < 3; ++attempt) {

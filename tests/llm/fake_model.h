@@ -50,8 +50,15 @@ class FakeModel final : public StepModel {
 
   void run(const StepBatch& b) override {
     expect(queue_.empty(), "run() while a step is in flight");
+    expect(b.choices.empty() || b.choices.size() == b.logit_rows.size(), "choices");
     compute(b);
+    tokens_.clear();
+    if (!options_.asynchronous) return;
+    for (size_t r = 0; r < b.logit_rows.size(); ++r)
+      tokens_.push_back(choose(logits(static_cast<int>(r)), b.choices.empty() ? TokenChoice() : b.choices[r]));
   }
+  // Where the steps are asynchronous, tokens are chosen by the model.
+  int32_t chosen(int row) const override { return tokens_.empty() ? -1 : tokens_[row]; }
 
   bool is_asynchronous() const override { return options_.asynchronous; }
 

@@ -145,6 +145,24 @@ TEST(LlmEngine, ShutdownDrainsOrAborts) {
   }
 }
 
+TEST(LlmEngine, StepsAheadEndWithTheEngine) {
+  const Request r = request({5, 6, 7}, 40, true);
+  for (const bool drain : {true, false}) {
+    LlmEngine engine(std::make_unique<FakeModel>(FakeModelOptions{.context_length = 100000, .num_blocks = 40000, .asynchronous = true}),
+                     {});
+    std::vector<RequestId> ids;
+    for (int i = 0; i < 10; ++i) ids.push_back(engine.submit(drain ? r : request({5, 6, 7}, 90000, true)));
+    EXPECT_TRUE(drain || engine.cancel(ids[3]));
+    engine.shutdown(drain);
+    for (const RequestId id : ids) {
+      const Result result = fetch(engine, id);
+      EXPECT_EQ(result.reason, drain ? FinishReason::Length : FinishReason::Abort);
+      EXPECT_TRUE(!drain || result.tokens == alone(r)[0].tokens);
+    }
+    EXPECT_EQ(engine.statistics().blocks_used, 0);
+  }
+}
+
 TEST(LlmEngine, DraftMethodNeedsADraft) {
   EXPECT_THROW(LlmEngine(fake(), {.speculative = {.method = SpeculativeOptions::Method::Draft}}), Error);
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <exception>
 
+#include "backends/cuda/code_folder.h"
 #include "backends/cuda/device_files.h"
 #include "backends/cuda/library.h"
 #include "base/error.h"
@@ -20,7 +21,8 @@ struct Nvrtc {
 #define TOKAMAK_NVRTC_FUNCTIONS(F) \
   F(nvrtcCreateProgram)            \
   F(nvrtcDestroyProgram)           \
-  F(nvrtcCompileProgram) F(nvrtcGetProgramLogSize) F(nvrtcGetProgramLog) F(nvrtcGetCUBINSize) F(nvrtcGetCUBIN) F(nvrtcGetErrorString)
+  F(nvrtcCompileProgram)           \
+  F(nvrtcGetProgramLogSize) F(nvrtcGetProgramLog) F(nvrtcGetCUBINSize) F(nvrtcGetCUBIN) F(nvrtcGetErrorString) F(nvrtcVersion)
 #define TOKAMAK_DECLARE(name) decltype(&::name) name = nullptr;
   TOKAMAK_NVRTC_FUNCTIONS(TOKAMAK_DECLARE)
 #undef TOKAMAK_DECLARE
@@ -98,6 +100,21 @@ std::vector<char> compile(const Source& source, const std::string& text, const T
   return cubin;
 }
 
+// From the folder that builds share, when there is one.
+Cubin compile_or_find(const Source& source, const std::string& text, const std::string& key, const Target& target) {
+  const auto version = [] {
+    int major = 0, minor = 0;
+    if (nvrtc().problem.empty()) nvrtc().nvrtcVersion(&major, &minor);
+    return fmt::format("{}.{}", major, minor);
+  };
+  const CodeFolder* folder = CodeFolder::of_environment(version());
+  if (folder != nullptr)
+    if (Cubin found = folder->find(key)) return found;
+  auto cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
+  if (folder != nullptr) folder->store(key, *cubin);
+  return cubin;
+}
+
 }  // namespace
 
 const std::string& device_file(const std::string& name) {
@@ -127,7 +144,7 @@ CodeCache::Entry CodeCache::get(const Source& source, const Target& target) {
   Cubin cubin = seed_ ? seed_->find(key) : nullptr;
   std::exception_ptr error;
   try {
-    if (!cubin) cubin = std::make_shared<const std::vector<char>>(compile(source, text, target));
+    if (!cubin) cubin = compile_or_find(source, text, key, target);
   } catch (...) {
     error = std::current_exception();
   }

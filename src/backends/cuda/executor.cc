@@ -357,6 +357,7 @@ void Executor::capture(Planned& planned) {
     if (planned.graph_problem.empty()) {
       check(ended, "cuStreamEndCapture");
       check(d.cuGraphInstantiate(&planned.graph, graph, 0), "cuGraphInstantiate");
+      check(d.cuGraphUpload(planned.graph, stream_.get()), "cuGraphUpload");
     }
   } catch (const Error& e) {
     planned.graph_problem = e.what();

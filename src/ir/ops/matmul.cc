@@ -51,6 +51,8 @@ void infer_quantized_matmul(InferContext& ctx) {
   const DType out_dtype = product_dtype(ctx);
   const int64_t group_size = ctx.attrs().get_int("group_size");
   if (group_size < 1) ctx.fail("group_size is {}, needs 1 or more", group_size);
+  if (const std::string activation = ctx.attrs().get_string("activation", ""); !activation.empty() && activation != "f8e4m3fn")
+    ctx.fail("activation is \"{}\", needs \"f8e4m3fn\" or nothing", activation);
   const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
   if (ctx.attrs().has("epilogue") && (first_extra < 3 || first_extra > ctx.num_inputs()))
     ctx.fail("epilogue_input is {}, needs 3 to {}", first_extra, ctx.num_inputs());
@@ -68,6 +70,51 @@ void infer_quantized_matmul(InferContext& ctx) {
   }
   Dims out(ctx.type(0).dims);
   out.back() = ctx.dim(1, 0);
+  ctx.set_type(0, out_dtype, std::move(out));
+}
+
+// What a linear layer of a language model is, with the norm before it and the gate behind it.
+void infer_linear(InferContext& ctx) {
+  const auto is_activation = [](DType d) { return d == DType::F32 || d == DType::F16 || d == DType::BF16; };
+  const auto require_activation = [&](int input, const char* what) {
+    if (!is_activation(ctx.dtype(input))) ctx.fail("{} is {}, needs f32, f16 or bf16", what, to_string(ctx.dtype(input)));
+  };
+  require_activation(0, "x");
+  const DType w = ctx.dtype(1), out_dtype = product_dtype(ctx);
+  const bool quantized = ctx.has_input(2);
+  if (quantized && w != DType::I8 && w != DType::I4 && w != DType::F8E4M3FN)
+    ctx.fail("w is {} and has scales, needs i8, i4 or f8e4m3fn", to_string(w));
+  if (!quantized) require_activation(1, "w without scales");
+  const int64_t group_size = ctx.attrs().get_int("group_size", 0);
+  if (quantized != (group_size > 0)) ctx.fail("group_size is {}, needs 1 or more with scales and to be absent without", group_size);
+  const std::string gate = ctx.attrs().get_string("gate", ""), activation = ctx.attrs().get_string("activation", "");
+  if (!gate.empty() && gate != "silu" && gate != "gelu" && gate != "gelu_tanh")
+    ctx.fail("gate is \"{}\", needs silu, gelu or gelu_tanh", gate);
+  if (!activation.empty() && activation != "f8e4m3fn") ctx.fail("activation is \"{}\", needs f8e4m3fn", activation);
+  const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
+  if (ctx.attrs().has("epilogue") && (first_extra < 4 || first_extra > std::max(ctx.num_inputs(), 4)))
+    ctx.fail("epilogue_input is {}, needs 4 to {}", first_extra, std::max(ctx.num_inputs(), 4));
+  require_rank(ctx, 0, "x", 1, kMaxInferredRank);
+  require_rank(ctx, 1, "w", 2, 2);
+  if (quantized) require_activation(2, "scale"), require_rank(ctx, 2, "scale", 2, 2);
+  if (ctx.has_input(3)) require_activation(3, "the norm's weight"), require_rank(ctx, 3, "the norm's weight", 1, 1);
+  if (!ctx.ranked(0) || !ctx.ranked(1)) return ctx.set_unranked(0, out_dtype);
+  const Dim &k = ctx.dim(1, 1), &rows = ctx.dim(1, 0);
+  require_equal(ctx, ctx.dim(0, -1), k, "k");
+  if (ctx.has_input(3) && ctx.ranked(3)) require_equal(ctx, ctx.dim(3, 0), k, "the length of the norm's weight and k");
+  if (quantized && ctx.ranked(2)) {
+    require_equal(ctx, ctx.dim(2, 0), rows, "the rows of scale and w");
+    const int64_t groups = !k.is_const() || k.value() == 0 ? 0 : (k.value() - 1) / group_size + 1;
+    if (k.is_const() && ctx.dim(2, 1).is_const() && !ctx.dim(2, 1).is(groups))
+      ctx.fail("scale {} does not fit k {} in groups of {}", to_string(ctx.type(2)), k.value(), group_size);
+  }
+  Dims out(ctx.type(0).dims);
+  if (gate.empty()) {
+    out.back() = rows;
+  } else {
+    if (!rows.is_const() || rows.value() % 16 != 0) ctx.fail("w {} has a gate, needs a multiple of 16 rows", to_string(ctx.type(1)));
+    out.back() = rows.value() / 2;
+  }
   ctx.set_type(0, out_dtype, std::move(out));
 }
 
@@ -95,13 +142,32 @@ std::span<const OpDef> matmul() {
        .max_inputs = 4,
        .infer = infer_matmul_integer},
       {.name = "quantized_matmul",
-       .doc = "(a, b, scale, extra...){group_size, out_dtype, epilogue, epilogue_input}: a @ (b * scale)^T for i8, i4 or f8e4m3fn weights "
-              "b [N, K] with a scale [N, ceil(K / group_size)] a group of K, in a's dtype or out_dtype; kernels may round a to 8 bits, by "
-              "row or by group",
+       .doc = "(a, b, scale, extra...){group_size, activation, out_dtype, epilogue, epilogue_input}: a @ (b * scale)^T for i8, i4 or "
+              "f8e4m3fn weights b [N, K] with a scale [N, ceil(K / group_size)] a group of K, in a's dtype or out_dtype; kernels may round "
+              "a to 8 bits, by row or by group: on a CPU to integers, on a GPU to fp8 where activation is \"f8e4m3fn\"",
        .min_inputs = 3,
        .max_inputs = -1,
-       .attrs = {{"group_size", I, true}, {"out_dtype", AttrKind::DType}, {"epilogue", AttrKind::String}, {"epilogue_input", I}},
+       .attrs = {{"group_size", I, true},
+                 {"activation", AttrKind::String},
+                 {"out_dtype", AttrKind::DType},
+                 {"epilogue", AttrKind::String},
+                 {"epilogue_input", I}},
        .infer = infer_quantized_matmul},
+      {.name = "linear",
+       .doc = "(x, w, scale?, norm?, extra...){group_size, epsilon, gate=\"\", activation=\"\", out_dtype, epilogue, epilogue_input}: "
+              "rms_norm(x, norm) @ (w * scale)^T for w [R, K]; with a gate of silu, gelu or gelu_tanh w's rows are 8 of the gate and 8 of "
+              "up in turn, and the result has R/2 columns gate(p_gate) * p_up; kernels for many rows may round x to 8 bits with "
+              "activation=\"f8e4m3fn\"",
+       .min_inputs = 2,
+       .max_inputs = -1,
+       .attrs = {{"group_size", I},
+                 {"epsilon", AttrKind::Float},
+                 {"gate", AttrKind::String},
+                 {"activation", AttrKind::String},
+                 {"out_dtype", AttrKind::DType},
+                 {"epilogue", AttrKind::String},
+                 {"epilogue_input", I}},
+       .infer = infer_linear},
   };
   return table;
 }

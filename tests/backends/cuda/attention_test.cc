@@ -81,6 +81,11 @@ TEST(CudaAttention, PackedProjections) {
       "out_layout=\"BHSD\", q_heads=4, kv_heads=2, q_first=3, k_first=1, v_first=3, is_causal=1} return %y }";
   c.rtol = c.atol = 2e-3;
   check_cuda_kernels(c);
+  // One query of each image.
+  c.text =
+      "graph main(%q: f16[2,1,9,64], %x: f16[2,197,9,64]) { %y = attention(%q, %x, %x) {q_layout=\"BSHD\", kv_layout=\"BSHD\", "
+      "q_heads=3, kv_heads=3, q_first=0, k_first=3, v_first=6} return %y }";
+  check_cuda_kernels(c);
 }
 
 TEST(CudaAttention, Masks) {

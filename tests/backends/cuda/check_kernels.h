@@ -12,11 +12,12 @@ namespace tokamak::test {
 // %w... (first letter w) are given as constants, so that kernels may pack them. Inputs get fresh random contents unless `inputs` has one.
 struct CudaCase {
   std::string text;
-  std::vector<Tensor> inputs;   // by index; undefined or missing: random
-  double rtol = -1, atol = -1;  // negative: by the output's dtype
-  double scale = 1;             // of random floats (normal)
-  int64_t max_int = 100;        // random integers are in [0, max_int)
-  std::string kernel = {};      // its full name, to hold this one alone; empty: all that accept
+  std::vector<Tensor> inputs;        // by index; undefined or missing: random
+  double rtol = -1, atol = -1;       // negative: by the output's dtype
+  double scale = 1;                  // of random floats (normal)
+  int64_t max_int = 100;             // random integers are in [0, max_int)
+  std::string kernel = {};           // its full name, to hold this one alone; empty: all that accept
+  std::vector<Tensor> rounded = {};  // by index: what `ref` reads instead, where kernels may round an input
 };
 
 struct CudaCheck {
@@ -27,6 +28,8 @@ struct CudaCheck {
 // Every kernel that accepts the node, with every tactic: compiled for sm_90 (and `archs`) when there is no GPU; on a GPU run twice with
 // poisoned outputs and workspace, guards behind both checked, and compared with `ref` on the same inputs in float32. The expected value of
 // outputs in a 16-bit type is not rounded first. A case that no kernel accepts fails the test.
+// With the environment variable TOKAMAK_TEST_KERNELS only kernels whose names begin so are made and run ("cuda.": none of libraries, which
+// a sanitizer takes minutes to instrument).
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
 
 // The types to test where their code is alike; compiling is slow, so without a GPU one stands for all.

@@ -106,6 +106,23 @@ TEST(CudaLinearLayers, LargeLayers) {
   check({64, 1032, 4096, "f16", "i8", 4096});
 }
 
+// Slices of the dequantized weights, the last one smaller; a pass behind for an epilogue that no library has.
+TEST(CudaLinearLayers, DequantizedSlices) {
+  constexpr const char* kResidual = "t0 = add(i0, i1); t1 = add(t0, i2); ret t1";
+  check({65, 600, 16384, "f16", "i4", 128, "f16", kResidual});
+  check({200, 584, 16384, "bf16", "i8", 16384, "f32", kFused});
+  check({70, 1025, 272, "f16", "f8e4m3fn", 16, "f32", kResidual});
+}
+
+TEST(CudaLinearLayers, DequantizationCompiles) {
+  cuda::CodeCache code;
+  for (const char* weight : {"int8_t", "i4", "f8e4m3"})
+    EXPECT_NO_THROW(code.get({weight,
+                              cuda::device_file("dequantize_rows.cu"),
+                              {fmt::format("WEIGHT={}", weight), "ELEMENT=bf16", "SCALE_ELEMENT=f16", "K_SIZE=4096", "GROUP=128"}},
+                             cuda::Target::named("sm_90")));
+}
+
 // Sizes at which the tiles of warpgroup products, their stages and the blocks that share k end unevenly.
 class CudaLinearWarpgroups : public ::testing::TestWithParam<const char*> {};
 

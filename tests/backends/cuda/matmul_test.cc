@@ -61,6 +61,11 @@ TEST(CudaMatmul, Epilogues) {
     check("%c: f32[2,1,136]", "%c", "t0 = sub(i1, i0); ret t0");
     check("%c: f32[]", "%c", "t0 = mul(i1, i0); t1 = tanh(t0); ret t1");
   }
+  // A 1x1 convolution on pixels, with its residual.
+  check_cuda_kernels(
+      sum_case("graph main(%a: f16[2,7,9,64], %w: f16[96,64], %c: f16[96], %d: f16[2,7,9,96]) { %y = matmul(%a, %w, %c, %d) {trans_b=1, "
+               "epilogue=\"t0 = add(i0, i1); t1 = add(t0, i2); t2 = relu(t1); ret t2\", epilogue_input=2} return %y }",
+               64));
   // Rows of 5: no vectors. A column: the output's last dimension is the rows of a.
   check_cuda_kernels(
       sum_case("graph main(%a: f16[9,16], %w: f16[16,5], %c: f16[5]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
@@ -70,6 +75,26 @@ TEST(CudaMatmul, Epilogues) {
       sum_case("graph main(%a: f32[9,16], %w: f32[16], %c: f32[9]) { %y = matmul(%a, %w, %c) {epilogue=\"t0 = add(i0, i1); ret t0\", "
                "epilogue_input=2} return %y }",
                16));
+}
+
+// Odd edges of every tile, and epilogues.
+TEST(CudaMatmul, ManyRows) {
+  for (const char* t : {"f16", "bf16"})
+    for (const auto& [m, n, k] : std::vector<std::array<int, 3>>{
+             {200, 136, 72}, {97, 64, 64}, {1000, 520, 264}, {6304, 768, 128}, {129, 2304, 768}, {300, 4096, 1000}}) {
+      check_cuda_kernels(sum_case(
+          fmt::format("graph main(%a: {0}[{1},{3}], %w: {0}[{3},{2}], %c: {0}[{2}], %d: {0}[{1},{2}]) {{ %y = matmul(%a, %w, %c, %d) "
+                      "{{epilogue=\"t0 = add(i0, i1); t1 = gelu(t0); t2 = add(t1, i2); ret t2\", epilogue_input=2}} return %y }}",
+                      t, m, n, k),
+          k));
+      if (m == 200)
+        check_cuda_kernels(
+            sum_case(fmt::format("graph main(%a: {0}[2,{1},{3}], %w: {0}[{2},{3}]) {{ %y = matmul(%a, %w) {{trans_b=1, alpha=0.5}} "
+                                 "return %y }}",
+                                 t, m, n, k),
+                     k));
+      if (!cuda::Device::is_available()) return;  // compiled: sizes are arguments
+    }
 }
 
 TEST(CudaMatmul, OtherTypes) {

@@ -81,7 +81,7 @@ TEST(CudaSampler, DrawsAsTheCpuDoes) {
   if (!Device::is_available()) GTEST_SKIP() << driver_problem();
   expect_same_draws({.temperature = 0}, 0);
   expect_same_draws({.temperature = 0, .repetition_penalty = 1.5f, .presence_penalty = 1, .logit_bias = {{1, 30.f}, {9, -50.f}}}, 0);
-  for (const float temperature : {0.3f, 1.f, 2.f})
+  for (const float temperature : {0.02f, 0.3f, 1.f, 2.f})
     for (const int top_k : {0, 1, 50, 4000})
       for (const float top_p : {1.f, 0.9f, 0.2f})
         for (const float min_p : {0.f, 0.05f})

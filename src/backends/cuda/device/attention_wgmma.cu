@@ -56,6 +56,7 @@ struct DenseWorks {
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     attention(const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const ELEMENT* __restrict__ q,
               ELEMENT* __restrict__ y, const __grid_constant__ AttentionArgs a, int heads_together, int batches) {
+  if (threadIdx.x == 0) prefetch_map(k), prefetch_map(v);
   wait_for_previous();
   allow_next();
   DenseBoxes p{a, k, v, q, y, 0, 0, 0, 0, 0, a.scale, 1.f};

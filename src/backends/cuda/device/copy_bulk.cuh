@@ -33,6 +33,8 @@ DEVICE void barrier_wait(uint32_t barrier, int parity) {
   }
 }
 
+// Ahead of the first copy: maps are read from memory too.
+DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 // The map's box at these coordinates, the innermost first. `to` is aligned to 128 bytes, to 1024 when the map swizzles.
 DEVICE void copy_box(uint32_t to, const TensorMap& map, int x, int y, uint32_t barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(to),

@@ -6,29 +6,36 @@
 // stage has WARPS_K * STEPS steps. w and x stream through STAGES buffers of shared memory; the first of w before the kernel that makes x
 // has finished. The WARPS_K warps of the same rows, then the SPLIT blocks of a cluster, which share k, add up in a fixed order.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP (0: no scales; else a multiple of a step, or K_SIZE)
-//   TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM), VECTOR
+//   XROWS: that many rows of x stay in shared memory as a whole (others are not read: their columns of the product are not either); 0: x
+//   streams with w. NORM (with XROWS): x is normalised there, by weights of NORM_ELEMENT. GATE: rows of w are eight of the gate, eight of
+//   up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a
+//   warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM), VECTOR
 #include "epilogue.cuh"
 #include "mma.cuh"
+#include "norm_rows.cuh"
 #include "weights_mma.cuh"
 
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kThreads = WARPS_N * WARPS_K * 32;
 constexpr int kStepK = 4 * UNIT * 8 / kBits, kStageK = WARPS_K * STEPS * kStepK;
 constexpr int kRows = WARPS_N * ROW_TILES * 16, kTokens = TILES * 8;          // of w and of x a block
 constexpr int kChunksW = WARPS_K * STEPS * UNIT / 4, kChunksX = kStageK / 8;  // of 16 bytes, a row and stage
-constexpr int kStageW = kRows * kChunksW * 16, kStage = kStageW + kTokens * kChunksX * 16;
+constexpr int kStageW = kRows * kChunksW * 16, kStage = kStageW + (XROWS > 0 ? 0 : kTokens * kChunksX * 16);
 constexpr int64_t kRowBytes = int64_t(K_SIZE) * kBits / 8;
 constexpr int kEights = UNIT / kBits;  // eights of elements in a unit
 constexpr int kSteps = (K_SIZE + kStageK - 1) / kStageK;
 constexpr int kGroups = GROUP == 0 ? 1 : (K_SIZE + GROUP - 1) / GROUP;
+constexpr int kPitchX = XROWS > 0 ? kSteps* kChunksX : kChunksX;  // chunks from a row of x to the next
+constexpr int kScaleBytes = kGroups > 1 ? kRows* kGroups* int(sizeof(SCALE_ELEMENT)) : 0;
 constexpr int kPitch = kRows + 4;  // floats a token of the staged sums: a warp's stores meet 32 banks
 static_assert(kChunksW % 8 == 0 && kChunksX % 8 == 0 && kRowBytes % 16 == 0 && kEights >= 1);
 static_assert(kGroups == 1 || GROUP % kStepK == 0);
+static_assert(!NORM || XROWS > 0);
 
 // Byte offsets in a stage. Chunks change places within a row so that eight lanes that read together (two rows of four) meet all banks.
 DEVICE int offset_w(int row, int chunk) { return (row * kChunksW + (chunk ^ ((row & 1) << 2 | (row >> 1 & 3)))) * 16; }
 DEVICE int offset_x(int row, int chunk) {
   const int swap = kEights == 1 ? (row & 1) << 2 : kEights == 2 ? row & 1 : (row & 1) | (chunk >> 3 & 1) << 1;
-  return (row * kChunksX + (chunk ^ swap)) * 16;
+  return (row * kPitchX + (chunk ^ swap)) * 16;
 }
 
 DEVICE void copy_weights(uint32_t to, const void* from, int bytes) {
@@ -79,7 +86,8 @@ DEVICE void multiply_step(uint32_t w, uint32_t x, int step, Sums& sums) {
       for (int h = 0; h < 2; ++h) Fragment<X_ELEMENT, W_ELEMENT>::convert(raw[r][h].word + j * kBits / 4, a[r][h]);
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
-      Raw<16> b = load_shared<16>(x + offset_x(i * 8 + g, step * (kStepK / 8) + t * kEights + j));
+      const int row = XROWS > 0 && XROWS < kTokens ? min(i * 8 + g, XROWS - 1) : i * 8 + g;
+      Raw<16> b = load_shared<16>(x + offset_x(row, step * (kStepK / 8) + t * kEights + j));
       order_like_weights<W_ELEMENT>(b.word);
 #pragma unroll
       for (int r = 0; r < ROW_TILES; ++r)
@@ -94,13 +102,19 @@ DEVICE void multiply_step(uint32_t w, uint32_t x, int step, Sums& sums) {
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     linear_mma(const X_ELEMENT* x, const char* __restrict__ w, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n, int m,
-               Extras extras) {
+               Extras extras
+#if NORM
+               ,
+               const NORM_ELEMENT* __restrict__ norm, float epsilon
+#endif
+    ) {
   extern __shared__ __align__(128) char shared[];
   const int tiles_m = (m + kTokens - 1) / kTokens;
   const int tile = blockIdx.x / SPLIT, rank = SPLIT == 1 ? 0 : blockIdx.x % SPLIT;
   const int first_token = tile % tiles_m * kTokens, first_row = tile / tiles_m * kRows;
   const int begin = kSteps * rank / SPLIT, end = kSteps * (rank + 1) / SPLIT;
   const uint32_t base = shared_address(shared), scales_at = base + STAGES * kStage;
+  [[maybe_unused]] const uint32_t x_at = scales_at + kScaleBytes;
 
   const auto copy_w = [&](uint32_t to, int step) {
 #pragma unroll
@@ -125,14 +139,50 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   };
 
   if constexpr (kGroups > 1) {  // all scales of the block's rows, as they lie in memory
-    constexpr int kBytes = kRows * kGroups * int(sizeof(SCALE_ELEMENT));
     const int64_t at = int64_t(first_row) * kGroups * sizeof(SCALE_ELEMENT), size = int64_t(n) * kGroups * sizeof(SCALE_ELEMENT);
-    for (int e = threadIdx.x * 16; e < kBytes; e += kThreads * 16) {
+    for (int e = threadIdx.x * 16; e < kScaleBytes; e += kThreads * 16) {
       const int64_t left = size - at - e;
       const int bytes = left >= 16 ? 16 : left > 0 ? int(left) : 0;
       copy_weights(scales_at + e, bytes > 0 ? reinterpret_cast<const char*>(scale) + at + e : w, bytes);
     }
   }
+#if XROWS > 0
+#pragma unroll
+  for (int s = 0; s < STAGES - 1; ++s) {
+    if (begin + s < end) copy_w(base + s * kStage, begin + s);
+    copy_async_commit();
+  }
+  // Row r, vector v of x: where multiply_step() looks for chunk v % kChunksX of stage v / kChunksX.
+  const auto place_x = [&](int r, int v) {
+    return reinterpret_cast<Vec<X_ELEMENT, 8>*>(shared + STAGES * kStage + kScaleBytes + v / kChunksX * (kChunksX * 16) +
+                                                offset_x(r, v % kChunksX));
+  };
+  constexpr int kVectorsX = K_SIZE / 8;
+#if NORM
+  NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, XROWS, kThreads, 8> rows;
+  rows.load_weights(norm);
+#endif
+  allow_next();  // its weights may come as soon as there is room
+  wait_for_previous();
+#if NORM
+  rows.run(x, norm, m, epsilon, reinterpret_cast<float*>(shared + STAGES * kStage + kScaleBytes + XROWS * kPitchX * 16), place_x);
+#else
+  for (int first = threadIdx.x; first < XROWS * kVectorsX; first += 4 * kThreads) {
+    Vec<X_ELEMENT, 8> raw[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int e = first + i * kThreads, r = e / kVectorsX;
+      raw[i] = e < XROWS * kVectorsX && r < m ? load_vector<X_ELEMENT, 8>(x + int64_t(e) * 8) : Vec<X_ELEMENT, 8>{};
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (const int e = first + i * kThreads; e < XROWS * kVectorsX) *place_x(e / kVectorsX, e % kVectorsX) = raw[i];
+  }
+#endif
+  // What is behind the last column meets zeros of w, but may not be NaN.
+  for (int e = threadIdx.x; e < XROWS * (kPitchX - kVectorsX); e += kThreads)
+    *place_x(e % XROWS, kVectorsX + e / XROWS) = Vec<X_ELEMENT, 8>{};
+#else
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s)
     if (begin + s < end) copy_w(base + s * kStage, begin + s);
@@ -143,6 +193,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     if (begin + s < end) copy_x(base + s * kStage + kStageW, begin + s);
     copy_async_commit();
   }
+#endif
 
   const int lane = threadIdx.x % 32, warp_n = threadIdx.x / 32 % WARPS_N, warp_k = threadIdx.x / 32 / WARPS_N;
   Sums sums;
@@ -153,19 +204,19 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     __syncthreads();  // the step's copies are there, and nobody reads the slot any more that is filled next
     if (step + STAGES - 1 < end) {
       copy_w(base + next_slot * kStage, step + STAGES - 1);
-      copy_x(base + next_slot * kStage + kStageW, step + STAGES - 1);
+      if constexpr (XROWS == 0) copy_x(base + next_slot * kStage + kStageW, step + STAGES - 1);
     }
     copy_async_commit();
-    const uint32_t stage = base + slot * kStage;
+    const uint32_t stage = base + slot * kStage, stage_x = XROWS > 0 ? x_at + step * (kChunksX * 16) : stage + kStageW;
 #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
       const int inner = warp_k * STEPS + s;
       if constexpr (kGroups == 1) {
-        multiply_step(stage, stage + kStageW, inner, sums);
+        multiply_step(stage, stage_x, inner, sums);
       } else {
         Sums part;
         clear(part);
-        multiply_step(stage, stage + kStageW, inner, part);
+        multiply_step(stage, stage_x, inner, part);
         const int group = min((step * kStageK + inner * kStepK) / GROUP, kGroups - 1);
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
@@ -221,9 +272,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     }
   cluster_barrier();
 #endif
-  for (int e = threadIdx.x + rank * kThreads; e < tokens * kVectors; e += kThreads * SPLIT) {
-    const int token = e / kVectors, row = e % kVectors * VECTOR, at = token * kPitch + row;
-    float value[VECTOR];
+  // VECTOR neighbouring rows' products, of all blocks.
+  const auto finish = [&](int token, int row, float(&value)[VECTOR]) {
+    const int at = token * kPitch + row;
 #if SPLIT > 1
 #pragma unroll
     for (int v = 0; v < VECTOR; ++v) value[v] = 0.f;
@@ -242,16 +293,31 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #else
     sum_of_warps(at, value);
 #endif
-    const int col = first_row + row;
-    if (col >= n) continue;
     if constexpr (GROUP != 0 && kGroups == 1) {
       float factor[VECTOR];
-      load_floats<VECTOR>(scale + col, factor);
+      load_floats<VECTOR>(scale + first_row + row, factor);
 #pragma unroll
       for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
     }
+  };
+  constexpr int kPerColumn = GATE ? 2 : 1, kColumnVectors = kVectors / kPerColumn;
+  const int columns = n / kPerColumn;
+  for (int e = threadIdx.x + rank * kThreads; e < tokens * kColumnVectors; e += kThreads * SPLIT) {
+    const int token = e / kColumnVectors, column = e % kColumnVectors * VECTOR, col = first_row / kPerColumn + column;
+    if (col >= columns) continue;
+    float value[VECTOR];
+#if GATE
+    float up[VECTOR];
+    const int row = column / 8 * 16 + column % 8;
+    finish(token, row, value);
+    finish(token, row + 8, up);
+#pragma unroll
+    for (int v = 0; v < VECTOR; ++v) value[v] = GATE_FUNCTION(value[v]) * up[v];
+#else
+    finish(token, column, value);
+#endif
     epilogue<VECTOR>(value, first_token + token, col, extras);
-    store_floats<VECTOR>(y + int64_t(first_token + token) * n + col, value);
+    store_floats<VECTOR>(y + int64_t(first_token + token) * columns + col, value);
   }
 #if SPLIT > 1
   cluster_barrier();  // a block's shared memory must outlive the others' reads

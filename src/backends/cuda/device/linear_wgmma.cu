@@ -10,6 +10,9 @@
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple of a step, or
 //   K_SIZE), SCALE_GROUPS: at most, of a block; TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES, SPLIT, BLOCKS (an SM),
 //   CONSUMER_REGISTERS (0: as launched), VECTOR
+//   NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of
+//   two with which no weight is above one; the rest is one factor a token, for which the producers add up squares on the way.
+//   GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "copy_bulk.cuh"
 #include "epilogue.cuh"
 #include "weights_mma.cuh"
@@ -26,34 +29,82 @@ constexpr int kFlushK = !kGrouped || GROUP % 128 == 0 ? 128 : GROUP % 64 == 0 ? 
 constexpr int kParts = kFlushK == 32 ? 2 : 1;                                             // of them in a plane
 constexpr int kPitch = ROWS + 4;  // floats a token of the staged sums: a warp's stores meet 32 banks
 constexpr int kArrivals = 1 + 128;
+constexpr int kEvery = 4 / kPlanes;  // tokens from one of a producer warp's to its next
+constexpr int kPerColumn = GATE ? 2 : 1;
 static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && kPlanes % 2 == 0);
 static_assert(!kGrouped || (GROUP % 32 == 0 && GROUP % kStepK == 0 && kFlushK >= kStepK));
-static_assert(TOKENS * kPitch * 4 <= STAGES * kStage);
+static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16));
 
-// Eight weights as pairs of neighbours.
+// Eight weights as pairs of neighbours. An instruction takes one constant in its code; the others are held in registers, which the compiler
+// does only for values that it does not know: those with `zero` added.
 template <class X, class W>
-struct Pairs : Fragment<X, W> {};
+struct Pairs {
+  DEVICE explicit Pairs(uint32_t) {}
+  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const { Fragment<X, W>::convert(words, out); }
+};
+DEVICE uint32_t and_xor(uint32_t a, uint32_t mask, uint32_t flip) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(y) : "r"(a), "r"(mask), "r"(flip));
+  return y;
+}
 // A byte in both halves: its low nibble counts ones, its high one sixteens; both with the sign bit turned over, under an exponent.
 template <>
 struct Pairs<f16, i4> {
-  static DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) {
+  uint32_t mask, factor;
+  DEVICE explicit Pairs(uint32_t zero) : mask(0x00f0000f + zero), factor(0x2c003c00 + zero) {}
+  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      out[i] = Halves<f16>::fma((__byte_perm(words[0], 0, i * 0x1111) & 0x00f0000f) ^ 0x64806408, 0x2c003c00, 0xd480e408);
+      out[i] = Halves<f16>::fma(and_xor(__byte_perm(words[0], 0, i * 0x1111), mask, 0x64806408), factor, 0xd480e408);
   }
 };
 template <>
 struct Pairs<bf16, i4> {
-  static DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) {
+  uint32_t mask, one;
+  DEVICE explicit Pairs(uint32_t zero) : mask(0x000f000f + zero), one(0x3f803f80 + zero) {}
+  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
     const uint32_t high = words[0] >> 4;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      out[i] = Halves<bf16>::fma((__byte_perm(words[0], high, i * 0x1111 + 0x4400) & 0x000f000f) ^ 0x43084308, 0x3f803f80, 0xc308c308);
+      out[i] = Halves<bf16>::fma(and_xor(__byte_perm(words[0], high, i * 0x1111 + 0x4400), mask, 0x43084308), one, 0xc308c308);
+  }
+};
+// As Fragment has them.
+template <>
+struct Pairs<f16, int8_t> {
+  uint32_t exponent;
+  DEVICE explicit Pairs(uint32_t zero) : exponent(0x64646464 + zero) {}
+  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t biased = words[i] ^ 0x80808080;
+      out[2 * i] = Halves<f16>::sub(__byte_perm(biased, exponent, 0x4140), 0x64806480);
+      out[2 * i + 1] = Halves<f16>::sub(__byte_perm(biased, exponent, 0x4342), 0x64806480);
+    }
+  }
+};
+template <>
+struct Pairs<bf16, int8_t> {
+  uint32_t exponent, minus_one;
+  DEVICE explicit Pairs(uint32_t zero) : exponent(0x43434343 + zero), minus_one(0xbf80bf80 + zero) {}
+  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t p = __byte_perm(words[i / 2], exponent, i % 2 == 0 ? 0x4140 : 0x4342);
+      out[i] = Halves<bf16>::fma(p & 0xff80ff80, minus_one, p & 0xff7fff7f);
+    }
   }
 };
 
-// Consumers' own barrier.
+template <int kCount>
+DEVICE void keep_all(float (&x)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) keep_in_place(x[i]);
+}
+
+// Consumers' own barrier, and that of consumers and producers.
 DEVICE void consumer_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
+DEVICE void block_barrier() { asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory"); }
 // The first `bytes` of 4, zeros behind them.
 DEVICE void copy_async_4(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -70,60 +121,133 @@ struct Ring {
   DEVICE uint32_t empty(int i) const { return barriers + (STAGES + i) * 8; }
 };
 
-// Stages [begin, end) of rows of w from first_row on and `tokens` rows of x.
-DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end) {
-  const int id = threadIdx.x - kConsumers, warp = id / 32, j = id % 4, u = id / 4 % 8;
+// What a producer thread copies of x: of each stage two neighbours in one plane, of every kEvery-th token.
+struct XPlace {
+  int warp, first, k;  // its first token; the two in a stage of k
+  uint32_t to;         // where they go in a slot
+  // A warp's lanes are (j, t, b).
+  DEVICE XPlace() {
+    const int id = threadIdx.x - kConsumers, j = id % 4, u = id / 4 % 8;
+    warp = id / 32;
+    const int plane = warp % kPlanes, t = kEights == 1 ? u % 4 : u / 2, b = kEights == 1 ? u / 4 : u % 2;
+    const int chunk = kEights == 4 ? plane / 2 * 16 + t * 4 + plane % 2 * 2 + b : plane * 8 + u;
+    first = warp / kPlanes, k = chunk * 8 + 2 * j;
+    to = kStageW + plane * kPlane + first * 128 + ((4 * b + j) ^ first) * 16 + 4 * t;
+  }
+  // Of token first + i * kEvery; the bits of `first`, those of multiples of kEvery and those above do not meet.
+  DEVICE uint32_t at(uint32_t slot, int i) const { return (slot + to + i * kEvery * 128) ^ (i * kEvery % 8 * 16); }
+};
+
+#if NORM
+constexpr int kMyTokens = TOKENS / kEvery, kBatch = kMyTokens > 8 ? 2 : 4;  // of a thread; stages whose x is under way at once
+
+DEVICE float2 widen_pair(f16, uint32_t pair) { return {to_float(f16{uint16_t(pair)}), to_float(f16{uint16_t(pair >> 16)})}; }
+DEVICE float2 widen_pair(bf16, uint32_t pair) { return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)}; }
+DEVICE uint32_t narrow_pair(f16, float low, float high) {
+  uint32_t y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+DEVICE uint32_t narrow_pair(bf16, float low, float high) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+#endif
+
+// Stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`: [token][4], the sums of x's squares in parts.
+DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end,
+                    const NORM_ELEMENT* norm, float norm_scale, float* squares) {
+  const bool is_leader = threadIdx.x == kConsumers;
   const auto copy_weights = [&](int step, int slot) {
     barrier_arrive_expecting(ring.full(slot), kStageW);
     copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
   };
-  if (id == 0)
+  if (is_leader)
     for (int i = 0; i < STAGES && begin + i < end; ++i) copy_weights(begin + i, i);
   wait_for_previous();
-  // A warp copies 64 elements of a token: lane (j, t, b) a pair. Its tokens are kEvery apart.
-  constexpr int kEvery = 4 / kPlanes;
-  const int plane = warp % kPlanes, t = kEights == 1 ? u % 4 : u / 2, b = kEights == 1 ? u / 4 : u % 2;
-  const int chunk = kEights == 4 ? plane / 2 * 16 + t * 4 + plane % 2 * 2 + b : plane * 8 + u;
-  const int first = warp / kPlanes;  // below kEvery: its bits and those of multiples of kEvery do not meet
-  const uint32_t to = kStageW + plane * kPlane + first * 128 + ((4 * b + j) ^ first) * 16 + 4 * t;
-  const X_ELEMENT* from = x + int64_t(first) * K_SIZE + begin * kStageK + chunk * 8 + 2 * j;
-  int k = begin * kStageK + chunk * 8 + 2 * j, slot = 0, parity = 1;
-  for (int step = begin; step < end; ++step) {
-    if (step - begin >= STAGES) {
-      barrier_wait(ring.empty(slot), parity);
-      if (id == 0) copy_weights(step, slot);
+  const XPlace place;
+  int slot = 0, parity = 1;
+  const auto wait_for_slot = [&](int step) {
+    if (step - begin < STAGES) return;
+    barrier_wait(ring.empty(slot), parity);
+    if (is_leader) copy_weights(step, slot);
+  };
+  const auto next_slot = [&] {
+    if (++slot == STAGES) slot = 0, parity ^= 1;
+  };
+#if NORM
+  float square[kMyTokens] = {};
+  for (int base = begin; base < end; base += kBatch) {
+    uint32_t raw[kBatch][kMyTokens];
+    Vec<NORM_ELEMENT, 2> weight[kBatch];
+#pragma unroll
+    for (int s = 0; s < kBatch; ++s) {
+      const int k = (base + s) * kStageK + place.k;
+      const bool valid = base + s < end && k < K_SIZE;
+      weight[s] = valid ? *reinterpret_cast<const Vec<NORM_ELEMENT, 2>*>(norm + k) : Vec<NORM_ELEMENT, 2>{};
+#pragma unroll
+      for (int i = 0; i < kMyTokens; ++i) {
+        const int token = place.first + i * kEvery;
+        raw[s][i] = valid && token < tokens ? *reinterpret_cast<const uint32_t*>(x + int64_t(token) * K_SIZE + k) : 0;
+      }
     }
+#pragma unroll
+    for (int s = 0; s < kBatch; ++s) {
+      if (base + s >= end) break;
+      wait_for_slot(base + s);
+      const float low = to_float(weight[s].at[0]) * norm_scale, high = to_float(weight[s].at[1]) * norm_scale;
+#pragma unroll
+      for (int i = 0; i < kMyTokens; ++i) {
+        const float2 v = widen_pair(X_ELEMENT{}, raw[s][i]);
+        square[i] += v.x * v.x + v.y * v.y;
+        if (place.first + i * kEvery < tokens)
+          asm volatile("st.shared.u32 [%0], %1;" ::"r"(place.at(ring.slot(slot), i)), "r"(narrow_pair(X_ELEMENT{}, v.x * low, v.y * high))
+                       : "memory");
+      }
+      barrier_arrive(ring.full(slot));
+      next_slot();
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kMyTokens; ++i) {
+    square[i] = warp_reduce<Sum>(square[i]);
+    // The warps of a plane each have tokens of their own.
+    if (threadIdx.x % 32 == 0)
+      for (int other = 0; other < kEvery; ++other) squares[(other + i * kEvery) * 4 + place.warp] = other == place.first ? square[i] : 0.f;
+  }
+#else
+  const X_ELEMENT* from = x + int64_t(place.first) * K_SIZE + begin * kStageK + place.k;
+  int k = begin * kStageK + place.k;
+  for (int step = begin; step < end; ++step) {
+    wait_for_slot(step);
     const int bytes = k < K_SIZE ? 4 : 0;
     const int64_t pitch = bytes == 0 ? 0 : K_SIZE * kEvery;
     const X_ELEMENT* row = bytes == 0 ? x : from;
-    uint32_t at = ring.slot(slot) + to;
+    uint32_t at = ring.slot(slot);
 #pragma unroll 1
-    for (int token = first; token < tokens; token += 8) {
+    for (int token = place.first; token < tokens; token += 8) {
 #pragma unroll
       for (int i = 0; i < 8 / kEvery; ++i) {
-        if (token + i * kEvery < tokens) copy_async_4((at + i * kEvery * 128) ^ (i * kEvery * 16), row, bytes);
+        if (token + i * kEvery < tokens) copy_async_4(place.at(at, i), row, bytes);
         row += pitch;
       }
       at += 1024;
     }
     barrier_arrive_after_copies(ring.full(slot));
     from += kStageK, k += kStageK;
-    if (++slot == STAGES) slot = 0, parity ^= 1;
+    next_slot();
   }
-}
-
-template <int kCount>
-DEVICE void keep_all(float (&x)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) keep_in_place(x[i]);
+#endif
 }
 
 // sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them. `row`: of the first of the
 // lane's two rows (8 apart) in the slot, with the exchange that the copy engine makes within 128 bytes.
-DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, float (&sum)[TOKENS / 2]) {
+DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, uint32_t zero, float (&sum)[TOKENS / 2]) {
   const int lane = threadIdx.x % 32, t = lane % 4;
   const int rows[2] = {min(row, ROWS - 8 + row % 8), min(row + 8, ROWS - 8 + row % 8)};  // what is behind the last row is not used
-  float part[kParts][TOKENS / 2];                                                        // of groups
+  const Pairs<X_ELEMENT, W_ELEMENT> pairs_of(zero);
+  float part[kParts][TOKENS / 2];  // of groups
   uint32_t a[2][4][4], raw[2][8];
 
   const auto load = [&](int slot) {
@@ -145,7 +269,7 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
     for (int b = 0; b < 2; ++b) {
       uint32_t pairs[2][4];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) Pairs<X_ELEMENT, W_ELEMENT>::convert(raw[h] + (2 * plane + b) * (kBits / 4), pairs[h]);
+      for (int h = 0; h < 2; ++h) pairs_of.convert(raw[h] + (2 * plane + b) * (kBits / 4), pairs[h]);
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -211,7 +335,7 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     linear_wgmma(const __grid_constant__ TensorMap w, const X_ELEMENT* x, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n,
-                 int m, Extras extras) {
+                 int m, Extras extras, const NORM_ELEMENT* __restrict__ norm, float epsilon, float norm_scale) {
   extern __shared__ __align__(1024) char shared[];
   const int tiles_m = (m + TOKENS - 1) / TOKENS;
   const int tile = blockIdx.x / SPLIT, rank = SPLIT == 1 ? 0 : blockIdx.x % SPLIT;
@@ -219,7 +343,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   const int begin = kSteps * rank / SPLIT, end = kSteps * (rank + 1) / SPLIT;
   const uint32_t start = shared_address(shared), base = (start + 1023) & ~1023u;
   char* const memory = shared + (base - start);
-  SCALE_ELEMENT* const scales = reinterpret_cast<SCALE_ELEMENT*>(memory + STAGES * kStage + 2 * STAGES * 8);
+  float* const squares = reinterpret_cast<float*>(memory + STAGES * (kStage + 16));
+  SCALE_ELEMENT* const scales = reinterpret_cast<SCALE_ELEMENT*>(squares + (NORM ? TOKENS * 4 : 0));
   const Ring ring{base, base + STAGES * kStage};
 
   if (threadIdx.x == 0) {
@@ -244,7 +369,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
 #endif
-    produce(ring, w, x + int64_t(first_token) * K_SIZE, first_row, tokens, begin, end);
+    produce(ring, w, x + int64_t(first_token) * K_SIZE, first_row, tokens, begin, end, norm, norm_scale, squares);
+#if NORM
+    block_barrier();
+#endif
 #if SPLIT > 1
     cluster_barrier();
     cluster_barrier();
@@ -253,20 +381,38 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
 #endif
-    if constexpr (kGrouped) {  // [group][row]
+    // Of groups: [group][row]; else of rows. Many loads at once: this is time in which nothing is multiplied.
+    if constexpr (kGrouped) {
       const int first_group = begin * kStageK / GROUP, groups = min((end * kStageK - 1) / GROUP + 1, kGroups) - first_group;
-      for (int e = threadIdx.x; e < groups * ROWS; e += kConsumers) {
-        const int row = e / groups, group = e % groups;
-        if (first_row + row < n) scales[group * ROWS + row] = scale[int64_t(first_row + row) * kGroups + first_group + group];
+      constexpr int kAtOnce = 16;
+      for (int base = 0; base < ROWS * SCALE_GROUPS; base += kAtOnce * kConsumers) {
+        SCALE_ELEMENT held[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int e = base + i * kConsumers + threadIdx.x, row = e / SCALE_GROUPS, group = e % SCALE_GROUPS;
+          const bool valid = row < ROWS && first_row + row < n && group < groups;
+          held[i] = scale[valid ? int64_t(first_row + row) * kGroups + first_group + group : 0];
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int e = base + i * kConsumers + threadIdx.x, row = e / SCALE_GROUPS, group = e % SCALE_GROUPS;
+          if (row < ROWS) scales[group * ROWS + row] = held[i];
+        }
       }
       consumer_barrier();
+    } else {
+      for (int row = threadIdx.x; row < ROWS; row += kConsumers) scales[row] = scale[min(first_row + row, n - 1)];
     }
     wait_for_previous();
     // A's rows g and g + 8 are the slot's rows in another order, so that lanes that load together meet all banks.
     const int lane = threadIdx.x % 32, g = lane / 4, row = threadIdx.x / 32 * 16 + g % 2 * 4 + g / 2;
     float sum[TOKENS / 2] = {};
-    consume(ring, scales, row, begin, end, sum);
+    consume(ring, scales, row, begin, end, uint32_t(n) >> 31, sum);
+#if NORM
+    block_barrier();
+#else
     consumer_barrier();
+#endif
 
     // Sums go through shared memory: [token][row].
     float* const staged = reinterpret_cast<float*>(memory);
@@ -279,10 +425,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #if SPLIT > 1
     cluster_barrier();
 #endif
-    constexpr int kVectors = ROWS / VECTOR;
-    for (int e = threadIdx.x + rank * kConsumers; e < tokens * kVectors; e += kConsumers * SPLIT) {
-      const int token = e / kVectors, at = e % kVectors * VECTOR, col = first_row + at;
-      float value[VECTOR];
+    // VECTOR neighbouring rows' products, of all blocks.
+    const auto finish = [&](int token, int at, float(&value)[VECTOR]) {
 #if SPLIT > 1
 #pragma unroll
       for (int v = 0; v < VECTOR; ++v) value[v] = 0.f;
@@ -301,15 +445,59 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #else
       load_floats<VECTOR>(staged + token * kPitch + at, value);
 #endif
-      if (col >= n) continue;
+      float factor[VECTOR];
       if constexpr (!kGrouped) {
-        float factor[VECTOR];
-        load_floats<VECTOR>(scale + col, factor);
+        load_floats<VECTOR>(scales + at, factor);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
       }
-      epilogue<VECTOR>(value, first_token + token, col, extras);
-      store_floats<VECTOR>(y + int64_t(first_token + token) * n + col, value);
+#if NORM
+      float total = 0.f;
+#pragma unroll
+      for (int b = 0; b < SPLIT; ++b) {
+        float four[4];
+#if SPLIT > 1
+        cluster_load(cluster_address(shared_address(squares + token * 4), b), four);
+#else
+        load_floats<4>(squares + token * 4, four);
+#endif
+        total += (four[0] + four[1]) + (four[2] + four[3]);
+      }
+      const float inverse = rsqrtf(total * (1.f / K_SIZE) + epsilon) / norm_scale;
+#pragma unroll
+      for (int v = 0; v < VECTOR; ++v) value[v] *= inverse;
+#endif
+    };
+    constexpr int kVectors = ROWS / kPerColumn / VECTOR;
+    const int columns = n / kPerColumn;
+    // Some at a time, so that what they load is under way together.
+    constexpr int kAtOnce = 4;
+    for (int base = rank * kConsumers; base < tokens * kVectors; base += kAtOnce * kConsumers * SPLIT) {
+      float value[kAtOnce][VECTOR];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int e = base + i * kConsumers * SPLIT + threadIdx.x;
+        const int token = e / kVectors, column = e % kVectors * VECTOR, col = first_row / kPerColumn + column;
+        if (token >= tokens || col >= columns) continue;
+#if GATE
+        float up[VECTOR];
+        const int at = column / 8 * 16 + column % 8;
+        finish(token, at, value[i]);
+        finish(token, at + 8, up);
+#pragma unroll
+        for (int v = 0; v < VECTOR; ++v) value[i][v] = GATE_FUNCTION(value[i][v]) * up[v];
+#else
+        finish(token, column, value[i]);
+#endif
+        epilogue<VECTOR>(value[i], first_token + token, col, extras);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int e = base + i * kConsumers * SPLIT + threadIdx.x;
+        const int token = e / kVectors, column = e % kVectors * VECTOR, col = first_row / kPerColumn + column;
+        if (token >= tokens || col >= columns) continue;
+        store_floats<VECTOR>(y + int64_t(first_token + token) * columns + col, value[i]);
+      }
     }
 #if SPLIT > 1
     cluster_barrier();  // a block's shared memory must outlive the others' reads

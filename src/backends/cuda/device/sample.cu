@@ -1,8 +1,8 @@
 // A token a row of logits, with the sampler's parameters (include/tokamak/llm.h) in their order: edits, temperature, min_p, top_k, top_p.
 // One block a row. Logits are compared as (value, lower id first), a total order that every filter cuts: what is kept is all from a border
 // up. The border is found from histograms of 256 bins, of counts for top_k and of weights for top_p: first by distance from the largest,
-// which spreads logits evenly, then within one bin eight bits of the key at a time. Weights are integers in units of 2^-40 of the largest,
-// so that sums do not depend on the order of adding. SIZE: of the vocabulary.
+// which spreads logits evenly, then within one bin by comparing all pairs or, of many, eight bits of the key at a time. Weights are
+// integers in units of 2^-40 of the largest, so that sums do not depend on the order of adding. SIZE: of the vocabulary.
 #include "logit_key.cuh"
 
 struct SampleRow {
@@ -39,48 +39,107 @@ DEVICE uint64_t warp_sum(uint64_t x) {
   return x;
 }
 
+constexpr int kFarBin = 1;  // of logits that are at least 254 bins from the largest: most of them, when the temperature is low
+
 struct Shared {
   uint64_t bins[256], warps[kWarps];
-  uint64_t rest;
-  int32_t token;
+  uint64_t keys[kThreads], measures[kThreads];  // candidates for a border
+  uint64_t rest, border;
+  int32_t token, count;
 };
 
+// The bin in which the sum over the bins from the highest down comes to `target`, and what of the target is left for it; the lowest with
+// anything in it, and all of that, when the sum does not come to it. By the first warp; eight bins a lane.
+DEVICE void pick_bin(uint64_t target, Shared& shared) {
+  if (threadIdx.x >= 32) return;
+  const int lane = threadIdx.x, first = 255 - 8 * lane;
+  uint64_t own[8], sum = 0;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) own[k] = shared.bins[first - k], sum += own[k];
+  uint64_t upto = sum;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const uint64_t other = __shfl_up_sync(~0u, upto, offset);
+    if (lane >= offset) upto += other;
+  }
+  const uint64_t all = __shfl_sync(~0u, upto, 31);
+  const unsigned lanes = __ballot_sync(~0u, sum > 0);
+  if (all >= target) {
+    uint64_t left = target - (upto - sum);  // of lanes past the one in question wraps around
+    if (upto - sum >= target || upto < target) return;
+    for (int k = 0; k < 8; ++k) {
+      if (own[k] >= left) {
+        shared.token = first - k, shared.rest = left;
+        return;
+      }
+      left -= own[k];
+    }
+  } else if (lane == 31 - __clz(lanes)) {
+    for (int k = 7; k >= 0; --k)
+      if (own[k] > 0) {
+        shared.token = first - k, shared.rest = own[k];
+        return;
+      }
+  }
+}
+
 // The greatest key such that the measures of all keys from it up come to `target` at least; the least key that has a measure when all
-// together do not. `of(key, x)` is an id's measure, 0: not there.
+// together do not. `of(key, x)` is an id's measure, 0: not there. The largest key has one.
 template <class Measure>
 DEVICE uint64_t find_border(const float* x, float largest, float scale, uint64_t target, const Measure& of, Shared& shared) {
   const auto bin_of = [&](float y) { return 255 - int(fminf((largest - y) * scale, 254.f)); };
+  for (int i = threadIdx.x; i < 256; i += kThreads) shared.bins[i] = 0;
+  if (threadIdx.x == 0) shared.count = 0;
+  __syncthreads();
+  uint64_t far = 0;
+  for (int i = threadIdx.x; i < SIZE; i += kThreads) {
+    const uint64_t measure = of(logit_key(x[i], i), x[i]);
+    const int bin = bin_of(x[i]);
+    if (bin == kFarBin) far += measure;
+    else if (measure != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&shared.bins[bin]), measure);
+  }
+  far = warp_sum(far);
+  if (threadIdx.x % 32 == 0 && far != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&shared.bins[kFarBin]), far);
+  __syncthreads();
+  pick_bin(target, shared);
+  __syncthreads();
+  const int first_bin = shared.token;
+  target = shared.rest;
+  // Few are left as a rule: then each is compared with each.
+  for (int i = threadIdx.x; i < SIZE; i += kThreads) {
+    if (bin_of(x[i]) != first_bin) continue;
+    const uint64_t key = logit_key(x[i], i), measure = of(key, x[i]);
+    if (measure == 0) continue;
+    const int at = atomicAdd(&shared.count, 1);
+    if (at < kThreads) shared.keys[at] = key, shared.measures[at] = measure;
+  }
+  __syncthreads();
+  const int count = shared.count;
+  if (count <= kThreads) {
+    if (threadIdx.x < count) {
+      const uint64_t key = shared.keys[threadIdx.x];
+      uint64_t above = 0;
+      for (int j = 0; j < count; ++j) above += shared.keys[j] > key ? shared.measures[j] : 0;
+      if (above < target && target <= above + shared.measures[threadIdx.x]) shared.border = key;
+    }
+    __syncthreads();
+    return shared.border;
+  }
   uint64_t border = 0, mask = 0;
-  int first_bin = -1;
-  for (int shift = 64; shift >= 0; shift -= 8) {
+  for (int shift = 56; shift >= 0; shift -= 8) {
     for (int i = threadIdx.x; i < 256; i += kThreads) shared.bins[i] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < SIZE; i += kThreads) {
       const uint64_t key = logit_key(x[i], i);
-      const int bin = bin_of(x[i]);
-      if ((key & mask) != border || (first_bin >= 0 && bin != first_bin)) continue;
+      if ((key & mask) != border || bin_of(x[i]) != first_bin) continue;
       const uint64_t measure = of(key, x[i]);
-      const int at = shift == 64 ? bin : int(key >> shift & 255);
-      if (measure != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&shared.bins[at]), measure);
+      if (measure != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&shared.bins[key >> shift & 255]), measure);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      int bin = 255, lowest = 255;
-      uint64_t left = target;
-      for (; bin >= 0; --bin) {
-        if (shared.bins[bin] == 0) continue;
-        lowest = bin;
-        if (shared.bins[bin] >= left) break;
-        left -= shared.bins[bin];
-      }
-      if (bin < 0) bin = lowest, left = shared.bins[lowest];
-      shared.token = bin;
-      shared.rest = left;
-    }
+    pick_bin(target, shared);
     __syncthreads();
+    border |= uint64_t(shared.token) << shift, mask |= uint64_t(255) << shift;
     target = shared.rest;
-    if (shift == 64) first_bin = shared.token;
-    else border |= uint64_t(shared.token) << shift, mask |= uint64_t(255) << shift;
     __syncthreads();
   }
   return border;

@@ -115,21 +115,18 @@ namespace {
 
 class Attention final : public Kernel {
  public:
-  Attention(Function function, const AttentionShape& s, const Launch& launch)
-      : function_(std::move(function)), args_(s.args), launch_(launch) {
-    for (int i = 0; i < 3; ++i) first_bytes_[i] = s.first[i] * bits_of(s.dtype) / 8;
+  Attention(Function function, const AttentionShape& s, const Launch& launch) : function_(std::move(function)), shape_(s), launch_(launch) {
     if (launch.shared_bytes > 0) function_.allow_shared_bytes(launch.shared_bytes);
   }
   void run(const RunArgs& args) const override {
     const void* const mask = args.inputs.size() > 3 && args.inputs[3].defined() ? args.inputs[3].raw() : nullptr;
-    const auto input = [&](int i) -> const void* { return static_cast<const char*>(args.inputs[i].raw()) + first_bytes_[i]; };
-    function_.launch(args.stream, launch_, input(0), input(1), input(2), mask, args.outputs[0].raw(), args_);
+    function_.launch(args.stream, launch_, shape_.input(args, 0), shape_.input(args, 1), shape_.input(args, 2), mask, args.outputs[0].raw(),
+                     shape_.args);
   }
 
  private:
   Function function_;
-  AttentionArgs args_;
-  int64_t first_bytes_[3];
+  AttentionShape shape_;
   Launch launch_;
 };
 

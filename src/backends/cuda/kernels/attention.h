@@ -21,12 +21,16 @@ struct AttentionShape {
   DType dtype;
   bool has_mask;
   DType mask;
-  int64_t first[3];  // where q, k and v begin within their tensors, in elements
+  int64_t first[3];  // where q, k and v begin within their tensors, in elements: packed projections
   AttentionArgs args;
 
   static AttentionShape of(const NodeView& node);
   // Why no kernel takes it, or yes.
   static Support check(const NodeView& node);
+  // q, k or v of a run.
+  const void* input(const RunArgs& args, int i) const {
+    return static_cast<const char*>(args.inputs[i].raw()) + first[i] * bits_of(dtype) / 8;
+  }
   std::vector<std::string> defines() const;  // ELEMENT, HEAD_DIM, VALUE_DIM, MASK, MASK_KIND
 };
 

@@ -17,13 +17,13 @@ class AttentionWgmma final : public Kernel {
     function_.allow_shared_bytes(launch_.shared_bytes);
   }
   void run(const RunArgs& args) const override {
-    function_.launch(args.stream, launch_, map_of(args.inputs[1], shape_.args.k), map_of(args.inputs[2], shape_.args.v),
-                     args.inputs[0].raw(), args.outputs[0].raw(), shape_.args, together_, static_cast<int>(shape_.batch));
+    function_.launch(args.stream, launch_, map_of(shape_.input(args, 1), shape_.args.k), map_of(shape_.input(args, 2), shape_.args.v),
+                     shape_.input(args, 0), args.outputs[0].raw(), shape_.args, together_, static_cast<int>(shape_.batch));
   }
 
  private:
-  CUtensorMap map_of(const Tensor& t, const HeadStrides& strides) const {
-    return box_map(shape_.dtype, t.raw(), {shape_.head_dim, shape_.k_length, shape_.kv_heads, shape_.batch},
+  CUtensorMap map_of(const void* data, const HeadStrides& strides) const {
+    return box_map(shape_.dtype, data, {shape_.head_dim, shape_.k_length, shape_.kv_heads, shape_.batch},
                    {strides.row * 2, strides.head * 2, strides.batch * 2}, keys_);
   }
 

@@ -2,69 +2,26 @@
 // one of the library's (bias, relu, gelu by tanh, a residual through beta C) run inside it, others in a pass behind it.
 // Row-major C = A B is column-major C^T = B^T A^T: the library's A is our b, its rows are our columns.
 
-#include <charconv>
-#include <cstring>
+#include <algorithm>
 #include <numeric>
 #include <optional>
 
-#include "backends/cuda/cublas_lt.h"
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue_pass.h"
+#include "backends/cuda/kernels/lt_algorithm.h"
 #include "backends/cuda/kernels/product.h"
 
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kMostAlgorithms = 10, kMostCalls = 32;
-constexpr uint64_t kMostWorkspace = uint64_t{32} << 20;
-constexpr int64_t kAlignment = 16;  // of operands, in bytes: tensors of the caller's are not aligned better
-constexpr int64_t kWorkspaceAlignment = 256;
+constexpr int kMostCalls = 32;
 
-// An epilogue that the library has.
-struct FusedEpilogue {
-  cublasLtEpilogue_t kind = CUBLASLT_EPILOGUE_DEFAULT;
-  int bias = -1, residual = -1;  // inputs of the node
-};
-
-// i0, plus at most one row vector and at most one tensor like the output, then perhaps an activation; nothing else.
-std::optional<FusedEpilogue> fused_epilogue(const NodeView& node) {
-  const Epilogue epilogue(node);
-  FusedEpilogue fused;
-  if (epilogue.empty()) return fused;
-  const ir::Expr& expr = epilogue.expr();
-  using Operand = ir::ExprOperand;
-  Operand current{Operand::Input, 0, 0};
-  bool relu = false, gelu = false;
-  for (size_t t = 0; t < expr.code.size(); ++t) {
-    const ir::ExprInstruction& instruction = expr.code[t];
-    if (relu || gelu) return {};
-    if (instruction.function == "add") {
-      const auto& [left, right] = std::tie(instruction.operands[0], instruction.operands[1]);
-      const Operand& other = left == current ? right : left;
-      if (!(left == current || right == current) || other.kind != Operand::Input || other.index == 0) return {};
-      const Epilogue::Input& input = epilogue.inputs()[static_cast<size_t>(other.index) - 1];
-      if (input.dtype != node.output_dtypes[0]) return {};
-      if (epilogue.is_row_vector(input) && fused.bias < 0) fused.bias = input.index;
-      else if (epilogue.is_full(input) && fused.residual < 0) fused.residual = input.index;
-      else return {};
-    } else if (instruction.operands[0] == current && instruction.function == "relu") {
-      relu = true;
-    } else if (instruction.operands[0] == current && instruction.function == "gelu_tanh") {
-      gelu = true;
-    } else {
-      return {};
-    }
-    current = {Operand::Temp, static_cast<int>(t), 0};
-  }
-  if (!(expr.results[0] == current)) return {};
-  const bool bias = fused.bias >= 0;
-  if (relu) fused.kind = bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
-  else if (gelu) fused.kind = bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-  else if (bias) fused.kind = CUBLASLT_EPILOGUE_BIAS;
-  return fused;
+// Algorithms to time. Up to some hundred rows the tiles do not fill the GPU evenly, and the heuristic's order says little.
+int most_algorithms(const NodeView& node) {
+  Product p(node);
+  p.flatten();
+  return p.m > 64 && p.m <= 512 ? 24 : 10;
 }
-
-cudaDataType_t data_type(DType dtype) { return dtype == DType::F16 ? CUDA_R_16F : dtype == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F; }
 
 // A product as the library is told it.
 struct Call {
@@ -80,7 +37,7 @@ struct Call {
     Product& p = product;
     p.flatten();
     const DType dtype = node.input_dtypes[0];
-    const cudaDataType_t type = data_type(dtype);
+    const cudaDataType_t type = lt_type(dtype);
     element_bytes = bits_of(dtype) / 8;
     const bool tf32 = dtype == DType::F32 && node.cuda->allow_tf32();
     check(lt.cublasLtMatmulDescInit_internal(&desc, sizeof(desc), tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
@@ -92,7 +49,7 @@ struct Call {
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (fused.kind != CUBLASLT_EPILOGUE_DEFAULT) set(CUBLASLT_MATMUL_DESC_EPILOGUE, fused.kind);
     // Until run() knows the bias, something as aligned as it will be, so that algorithms are judged with it.
-    if (fused.bias >= 0) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(kAlignment));
+    if (fused.bias >= 0) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(kLtAlignment));
     const auto layout = [&](cublasLtMatrixLayoutOpaque_t& out, int64_t rows, int64_t cols) {  // column-major, dense
       check(lt.cublasLtMatrixLayoutInit_internal(&out, sizeof(out), type, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), rows),
             "cublasLtMatrixLayoutInit");
@@ -126,75 +83,16 @@ struct Call {
 
   // Every call's operands are as aligned as this.
   uint32_t alignment(const std::vector<int64_t>& offsets) const {
-    int64_t bytes = kAlignment;
+    int64_t bytes = kLtAlignment;
     for (const int64_t offset : offsets) bytes = std::gcd(bytes, offset * element_bytes);
     return static_cast<uint32_t>(bytes);
   }
 
-  std::vector<cublasLtMatmulHeuristicResult_t> algorithms(const CublasLt& lt, cublasLtHandle_t handle, int most) {
-    cublasLtMatmulPreferenceOpaque_t preference;
-    check(lt.cublasLtMatmulPreferenceInit_internal(&preference, sizeof(preference)), "cublasLtMatmulPreferenceInit");
-    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
-      check(lt.cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)), "cublasLtMatmulPreferenceSetAttribute");
-    };
-    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
-    // Sums of a split k are added in float, not in the output's type.
-    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-        static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(a_offsets));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(b_offsets));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(c_offsets));
-    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(c_offsets));
-    std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(most));
-    int count = 0;
-    const cublasStatus_t status =
-        lt.cublasLtMatmulAlgoGetHeuristic(handle, &desc, &a, &b, &c, &c, &preference, most, results.data(), &count);
-    if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "cublasLtMatmulAlgoGetHeuristic");
-    results.resize(status == CUBLAS_STATUS_SUCCESS ? static_cast<size_t>(count) : 0);
-    std::erase_if(results, [](const auto& r) { return r.state != CUBLAS_STATUS_SUCCESS; });
-    return results;
+  std::vector<cublasLtMatmulHeuristicResult_t> algorithms(const CublasLt& lt, cublasLtHandle_t handle, int most) const {
+    const LtAlignment alignments{alignment(a_offsets), alignment(b_offsets), alignment(c_offsets)};
+    return lt_algorithms(lt, handle, desc, a, b, c, alignments, most);
   }
 };
-
-// "fused,130200,128,0123...": epilogue inside or behind, the library's version, the rows of a that it was chosen for, the algorithm as the
-// library serializes it.
-std::string tactic_of(bool fused, size_t version, int64_t m, const cublasLtMatmulAlgo_t& algo) {
-  std::string text = fmt::format("{},{},{},", fused ? "fused" : "plain", version, m);
-  for (const uint64_t word : algo.data) text += fmt::format("{:016x}", word);
-  return text;
-}
-
-struct ParsedTactic {
-  bool fused = false;
-  size_t version = 0;
-  int64_t m = 0;
-  cublasLtMatmulAlgo_t algo{};
-};
-
-ParsedTactic parse_tactic(const std::string& text) {
-  ParsedTactic parsed;
-  const char *at = text.data(), *end = at + text.size();
-  bool good = text.size() > 6 && (text.starts_with("fused,") || text.starts_with("plain,"));
-  parsed.fused = text.starts_with("fused,");
-  if (good) {
-    const char* stop = at + 6;
-    const auto number = [&](auto& value) {
-      const auto [next, status] = std::from_chars(stop, end, value);
-      good = good && status == std::errc() && next != end && *next == ',';
-      stop = good ? next + 1 : end;
-    };
-    number(parsed.version);
-    number(parsed.m);
-    good = good && end - stop == 16 * 8;
-    for (int i = 0; good && i < 8; ++i) {
-      const char* word = stop + i * 16;
-      const auto [word_end, word_status] = std::from_chars(word, word + 16, parsed.algo.data[i], 16);
-      good = word_status == std::errc() && word_end == word + 16;
-    }
-  }
-  if (!good) fail(ErrorCode::Corrupt, "cublaslt.matmul has no tactic \"{}\"; rebuild the engine", text);
-  return parsed;
-}
 
 class LtMatmul final : public Kernel {
  public:
@@ -209,7 +107,7 @@ class LtMatmul final : public Kernel {
         alpha_(static_cast<float>(node.attrs().get_float("alpha", 1))),
         pass_(fused ? EpiloguePass() : EpiloguePass(node, "cublaslt.matmul")) {}
 
-  int64_t workspace_bytes() const override { return workspace_bytes_ == 0 ? 0 : workspace_bytes_ + kWorkspaceAlignment; }
+  int64_t workspace_bytes() const override { return workspace_bytes_ == 0 ? 0 : workspace_bytes_ + kLtWorkspaceAlignment; }
   void run(const RunArgs& args) const override {
     device_->make_current();
     cublasLtMatmulDescOpaque_t desc = call_.desc;  // several threads may run this kernel, each with its bias
@@ -220,8 +118,7 @@ class LtMatmul final : public Kernel {
     const float beta = call_.fused.residual >= 0 ? 1 : 0;
     auto* const out = static_cast<char*>(args.outputs[0].raw());
     const char* const residual = beta != 0 ? static_cast<const char*>(args.inputs[static_cast<size_t>(call_.fused.residual)].raw()) : out;
-    const auto address = reinterpret_cast<uintptr_t>(args.workspace);
-    void* const workspace = reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
+    void* const workspace = lt_aligned(args.workspace);
     const auto at = [&](const void* base, int64_t elements) { return static_cast<const char*>(base) + elements * call_.element_bytes; };
     for (size_t i = 0; i < call_.c_offsets.size(); ++i)
       check(
@@ -270,14 +167,16 @@ class LtMatmulDef final : public CudaKernelDef {
     if (candidates(node, 1).empty()) return Support::no("cuBLASLt has no algorithm for it");
     return Support::yes();
   }
-  std::vector<std::string> tactics(const NodeView& node) const override { return candidates(node, kMostAlgorithms); }
+  std::vector<std::string> tactics(const NodeView& node) const override { return candidates(node, most_algorithms(node)); }
 
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
-    const ParsedTactic parsed = parse_tactic(tactic);
+    const LtTactic parsed = LtTactic::parse(tactic, name());
+    const bool inside = parsed.way == "fused";
+    if (!inside && parsed.way != "plain") fail(ErrorCode::Corrupt, "{} has no tactic \"{}\"; rebuild the engine", name(), tactic);
     if (node.cuda->device() == nullptr) fail(ErrorCode::Unsupported, "cublaslt.matmul needs the device");
     if (find_cublas_lt() == nullptr) fail(ErrorCode::Unsupported, "cublaslt.matmul: {}", cublas_lt_problem());
     const CublasLt& lt = *find_cublas_lt();
-    const std::optional<FusedEpilogue> fused = parsed.fused ? fused_epilogue(node) : FusedEpilogue();
+    const std::optional<FusedEpilogue> fused = inside ? fused_epilogue(node) : FusedEpilogue();
     if (!fused) fail(ErrorCode::Corrupt, "cublaslt.matmul: the epilogue is none of cuBLASLt's; rebuild the engine");
     const cublasLtHandle_t handle = cublas_lt_handle(node.cuda->device());
     node.cuda->device()->make_current();
@@ -286,7 +185,7 @@ class LtMatmulDef final : public CudaKernelDef {
     const bool taken = parsed.version == lt.cublasLtGetVersion() && is_near(parsed.m, call.product.m) &&
                        lt.cublasLtMatmulAlgoCheck(handle, &call.desc, &call.a, &call.b, &call.c, &call.c, &parsed.algo, &algorithm) ==
                            CUBLAS_STATUS_SUCCESS &&
-                       algorithm.workspaceSize <= kMostWorkspace;
+                       algorithm.workspaceSize <= kLtMostWorkspace;
     if (taken) {
       algorithm.algo = parsed.algo;
     } else {  // chosen by another version, or for another size than the plan's: the library's own first choice
@@ -294,7 +193,7 @@ class LtMatmulDef final : public CudaKernelDef {
       if (algorithms.empty()) fail(ErrorCode::Unsupported, "this version of cuBLASLt has no algorithm for the product; rebuild the engine");
       algorithm = algorithms.front();
     }
-    return std::make_unique<LtMatmul>(node, lt, handle, std::move(call), algorithm, parsed.fused);
+    return std::make_unique<LtMatmul>(node, lt, handle, std::move(call), algorithm, inside);
   }
 
  private:
@@ -307,7 +206,7 @@ class LtMatmulDef final : public CudaKernelDef {
     const auto append = [&](const FusedEpilogue& epilogue, bool fused, int count) {
       Call call(lt, node, epilogue);
       for (const auto& result : call.algorithms(lt, handle, count))
-        tactics.push_back(tactic_of(fused, lt.cublasLtGetVersion(), call.product.m, result.algo));
+        tactics.push_back(LtTactic{fused ? "fused" : "plain", lt.cublasLtGetVersion(), call.product.m, result.algo}.text());
     };
     if (const auto fused = fused_epilogue(node)) append(*fused, true, most);
     if (tactics.empty()) append({}, false, most);

@@ -18,13 +18,14 @@ std::string weight_type(DType dtype) {
 }  // namespace
 
 Support Linear::read(const NodeView& node, Linear& out) {
-  const bool quantized = node.node->is("quantized_matmul");
+  const bool is_linear = node.node->is("linear"), has_scale = node.num_inputs() > 2 && node.has_input(2);
+  const bool quantized = node.node->is("quantized_matmul") || (is_linear && has_scale);
   out.x = node.input_dtypes[0], out.w = node.input_dtypes[1], out.y = node.output_dtypes[0];
   if (!is_activation(out.x) || !is_activation(out.y))
     return Support::no(fmt::format("a is {}, the output {}; needs f32, f16 or bf16", to_string(out.x), to_string(out.y)));
   if (!quantized) {
     if (!is_activation(out.w)) return Support::no(fmt::format("b is {}, needs f32, f16 or bf16", to_string(out.w)));
-    if (node.attrs().get_bool("trans_a", false) || !node.attrs().get_bool("trans_b", false))
+    if (node.attrs().get_bool("trans_a", false) || (!is_linear && !node.attrs().get_bool("trans_b", false)))
       return Support::no("needs trans_b without trans_a");
     if (node.attrs().get_float("alpha", 1) != 1) return Support::no("alpha is not 1");
   }
@@ -42,12 +43,22 @@ Support Linear::read(const NodeView& node, Linear& out) {
     out.scale = node.input_dtypes[2];
     out.group = std::min(node.attrs().get_int("group_size"), out.k);
   }
+  out.has_norm = is_linear && node.num_inputs() > 3 && node.has_input(3);
+  if (out.has_norm) {
+    if (node.constants[3] == nullptr) return Support::no("the norm's weight is not a constant");
+    out.norm = node.input_dtypes[3];
+    if (!is_activation(out.norm)) return Support::no(fmt::format("the norm's weight is {}", to_string(out.norm)));
+    out.epsilon = static_cast<float>(node.attrs().get_float("epsilon", 1e-5));
+  }
+  if (is_linear) out.gate = node.attrs().get_string("gate", "");
   return Epilogue::supports(node);
 }
 
 std::vector<std::string> Linear::defines() const {
-  return {"X_ELEMENT=" + device_type(x), "W_ELEMENT=" + weight_type(w), "SCALE_ELEMENT=" + device_type(scale),
-          "Y_ELEMENT=" + device_type(y), fmt::format("K_SIZE={}", k),   fmt::format("GROUP={}", group)};
+  return {"X_ELEMENT=" + device_type(x),      "W_ELEMENT=" + weight_type(w),       "SCALE_ELEMENT=" + device_type(scale),
+          "Y_ELEMENT=" + device_type(y),      fmt::format("K_SIZE={}", k),         fmt::format("GROUP={}", group),
+          fmt::format("NORM={:d}", has_norm), "NORM_ELEMENT=" + device_type(norm), fmt::format("GATE={:d}", !gate.empty()),
+          "GATE_FUNCTION=fn::" + gate};
 }
 
 int tactic_number(std::string_view tactic, std::string_view key) {

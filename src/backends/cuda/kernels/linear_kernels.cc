@@ -12,13 +12,6 @@ namespace {
 constexpr int64_t kFewTokens = 2;    // up to here the tensor cores gain little
 constexpr int64_t kManyTokens = 64;  // beyond, 16-bit weights are a matmul like any other
 
-// Problems of a class share their tactics.
-int64_t class_of(int64_t m) {
-  for (const int64_t most : {1, 2, 4, 8, 16, 32, 64})
-    if (m <= most) return most;
-  return kManyTokens + 1;
-}
-
 // The kernel for matmul of two tensors, for many rows of 16-bit floats.
 const KernelDef* find_matmul(const NodeView& node) {
   for (const char* name : {"cublaslt.matmul", "cuda.matmul_mma", "cuda.matmul"})
@@ -36,52 +29,64 @@ class LinearDef final : public CudaKernelDef {
     Linear l;
     if (const Support support = Linear::read(node, l); !support) return support;
     std::string reason;
-    return ways(node, l, reason).empty() ? Support::no(reason) : Support::yes();
+    return linear_ways(node, l, reason).empty() ? Support::no(reason) : Support::yes();
   }
 
   std::vector<std::string> tactics(const NodeView& node) const override {
     Linear l;
     CHECK(Linear::read(node, l));
     std::string reason;
-    return ways(node, l, reason);
+    return linear_ways(node, l, reason);
   }
 
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
     Linear l;
     CHECK(Linear::read(node, l));
-    const int64_t timed = tactic_number(tactic, "m"), here = class_of(l.m);
+    const int64_t timed = tactic_number(tactic, "m"), here = linear_class(l.m);
     if (timed <= 4 * here && here <= 4 * timed)
-      if (auto kernel = make_way(node, l, tactic)) return kernel;
+      if (auto kernel = make_linear_way(node, l, tactic)) return kernel;
     std::string reason;
-    const std::vector<std::string> all = ways(node, l, reason);
-    auto kernel = all.empty() ? nullptr : make_way(node, l, all.front());
+    const std::vector<std::string> all = linear_ways(node, l, reason);
+    auto kernel = all.empty() ? nullptr : make_linear_way(node, l, all.front());
     if (kernel == nullptr) fail(ErrorCode::Unsupported, "{}: {}", name(), reason);
     return kernel;
   }
 
  private:
-  static std::vector<std::string> ways(const NodeView& node, const Linear& l, std::string& reason) {
-    const std::string prefix = fmt::format("m={},", class_of(l.m));
-    std::string mma_reason;
-    std::vector<std::string> mma = linear_mma_tactics(l, node.cuda->target(), prefix, mma_reason);
-    if (l.m > kManyTokens && !l.is_quantized() && find_matmul(node) != nullptr) return {fmt::format("matmul,m={}", class_of(l.m))};
-    if (l.m > kFewTokens && !mma.empty()) return mma;
-    const std::vector<std::string> gemv = gemv_tactics(l, prefix, reason);
-    mma.insert(mma.end(), gemv.begin(), gemv.end());
-    if (!mma_reason.empty()) reason += (reason.empty() ? "" : "; ") + mma_reason;
-    return mma;
-  }
-  static std::unique_ptr<Kernel> make_way(const NodeView& node, const Linear& l, const std::string& tactic) {
-    if (tactic.starts_with("gemv,")) return make_gemv(node, l, tactic);
-    if (tactic.starts_with("mma,")) return make_linear_mma(node, l, tactic);
-    if (tactic.starts_with("matmul,"))
-      if (const KernelDef* def = find_matmul(node)) return def->make(node, def->tactics(node).front());
-    return nullptr;
-  }
   bool quantized_;
 };
 
 }  // namespace
+
+int64_t linear_class(int64_t m) {
+  for (const int64_t most : {1, 2, 4, 8, 16, 32, 64})
+    if (m <= most) return most;
+  return kManyTokens + 1;
+}
+
+std::vector<std::string> linear_ways(const NodeView& node, const Linear& l, std::string& reason) {
+  const std::string prefix = fmt::format("m={},", linear_class(l.m));
+  std::string mma_reason;
+  std::vector<std::string> mma = linear_mma_tactics(l, node.cuda->target(), prefix, mma_reason);
+  if (l.m > kManyTokens && !l.is_quantized() && !node.node->is("linear") && find_matmul(node) != nullptr)
+    return {fmt::format("matmul,m={}", linear_class(l.m))};
+  const std::vector<std::string> tiles = gemv_mma_tactics(l, node.cuda->target(), prefix);
+  mma.insert(mma.end(), tiles.begin(), tiles.end());
+  if (l.m > kFewTokens && !mma.empty()) return mma;
+  const std::vector<std::string> gemv = gemv_tactics(l, prefix, reason);
+  mma.insert(mma.end(), gemv.begin(), gemv.end());
+  if (!mma_reason.empty()) reason += (reason.empty() ? "" : "; ") + mma_reason;
+  return mma;
+}
+
+std::unique_ptr<Kernel> make_linear_way(const NodeView& node, const Linear& l, const std::string& tactic) {
+  if (tactic.starts_with("gemv,")) return make_gemv(node, l, tactic);
+  if (tactic.starts_with("tile,")) return make_gemv_mma(node, l, tactic);
+  if (tactic.starts_with("mma,")) return make_linear_mma(node, l, tactic);
+  if (tactic.starts_with("matmul,"))
+    if (const KernelDef* def = find_matmul(node)) return def->make(node, def->tactics(node).front());
+  return nullptr;
+}
 
 std::vector<const KernelDef*> linear_kernels() {
   static const LinearDef linear(false), quantized(true);

@@ -2,6 +2,7 @@
 // Floor: one read of w over the memory's bandwidth up to about 150 tokens (4-bit weights), then 2 m n k operations.
 
 #include <algorithm>
+#include <cmath>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -10,9 +11,10 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kMostStages = 16, kMostTactics = 6;
+constexpr int kMostStages = 16, kMostTactics = 8;
 constexpr int64_t kBoxBytes = 128;  // of a row of w in a stage
 constexpr int kProducerRegisters = 40;
+constexpr int64_t kMostNormTokens = 16;
 
 // The geometry of device/linear_wgmma.cu.
 struct Tiling {
@@ -26,7 +28,7 @@ struct Tiling {
     const int64_t bits = bits_of(l.w);
     const bool grouped = l.groups() > 1;
     tokens = l.m <= 8 ? 8 : l.m <= 16 ? 16 : l.m <= 32 ? 32 : 64;
-    if (rows < 8 || rows > 256 || rows % 8 != 0 || blocks < 1 || blocks > 2) return false;
+    if (rows < 8 || rows > 256 || rows % row_unit(l) != 0 || blocks < 1 || blocks > 2) return false;
     if (split != 1 && split != 2 && split != 4 && split != 8) return false;
     warpgroups = static_cast<int>(ceil_div(rows, 64));
     unit = 16;
@@ -38,7 +40,7 @@ struct Tiling {
     if (ceil_div(l.k, stage_k) < split) return false;
     steps = ceil_div(ceil_div(l.k, stage_k), split);
     scale_groups = grouped ? std::min(l.groups(), ceil_div(steps * stage_k, l.group) + 1) : 0;
-    const int64_t scale_bytes = scale_groups * rows * bits_of(l.scale) / 8;
+    const int64_t scale_bytes = std::max<int64_t>(scale_groups, 1) * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t room = (limit - 1024 - scale_bytes) / (stage_bytes + 16);
     stages = static_cast<int>(std::min<int64_t>({kMostStages, room, std::max<int64_t>(steps, 2)}));
@@ -52,23 +54,33 @@ struct Tiling {
     consumer_registers = launched < needed ? most : 0;
     return std::max(launched, most) >= needed;
   }
+  static int row_unit(const Linear& l) { return l.gate.empty() ? 8 : 16; }
   unsigned threads() const { return static_cast<unsigned>(warpgroups + 1) * 128; }
   int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tokens) * split; }
 
-  // Clocks of an SM, roughly: what it loads at its share of the bandwidth, what it multiplies, or the latency of a warpgroup's steps,
-  // whichever is longest; then what is not overlapped.
+  // Clocks of an SM, roughly: what it loads at its share of the bandwidth of memory and L2, what it multiplies, or the latency of a
+  // warpgroup's planes of 64 k, whichever is longest; then what blocks one after the other do not overlap. Rates of an H100.
   double cost(const Linear& l, const Target& target) const {
-    const double waves = static_cast<double>(ceil_div(num_blocks(l), split >= 4 ? target.num_sms / split * split : target.num_sms));
+    const double places = split < 4 ? target.num_sms : (target.num_sms / split - target.num_sms / split / 11) * split;
+    const double waves = std::ceil(static_cast<double>(num_blocks(l)) / places), in_turn = std::ceil(waves / blocks);
     const double real_tokens = static_cast<double>(std::min<int64_t>(l.m, tokens));
-    const auto planes = static_cast<double>(steps * stage_k / 64);
+    const auto planes = static_cast<double>(steps * stage_k / 64), a_stage = static_cast<double>(stage_k / 64);
     const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
-    const double load = (weights + 0.35 * x) / 13;
-    const double multiply = planes * warpgroups * std::max(75.0, tokens * 2.4);
-    const double latency = planes * (150 + tokens * 3);
-    const double sums = split > 1 ? 900 + tokens * rows / 32.0 : tokens * rows / 64.0;
-    return waves * std::max({load, multiply, latency / std::min(waves, double(blocks))}) + sums + (blocks == 1 ? 1500 : 0);
+    const double load = std::max(weights / 13, (weights + x) / 20);
+    const double multiply = planes * warpgroups * std::max(90.0, tokens * 2.2);
+    const double latency = planes * (150 + tokens * 2 + 350 / a_stage);
+    return std::max({waves * load, waves * multiply, in_turn * latency}) + in_turn * (split > 1 ? 6000 : 5000) -
+           (blocks > waves ? 1500 : 0);
   }
 };
+
+// Clusters of `split` blocks, one an SM, that the GPU may hold: an SM's place in its cluster must be in the same part of the GPU (GPC), and
+// how many SMs those have differs from one to the next.
+std::vector<int64_t> places(const Target& target, int split) {
+  const int64_t all = target.num_sms / split;
+  if (split < 4) return {all};
+  return {all - all / 32, all - all / 8};
+}
 
 // The likeliest first.
 std::vector<Tiling> tilings(const Linear& l, const Target& target) {
@@ -87,15 +99,16 @@ std::vector<Tiling> tilings(const Linear& l, const Target& target) {
   const int64_t tiles_m = ceil_div(l.m, any.tokens);
   for (int split : {1, 2, 4, 8})
     for (int blocks : {1, 2})
-      for (int share = 1; share <= blocks; ++share) {  // blocks of this layer on an SM; the other half may be the next layer's
-        const int64_t places = target.num_sms / split * share;
-        for (int64_t waves = 1; waves <= 64; ++waves) {
-          const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(places * waves / tiles_m, 1)), 8) * 8;
-          if (rows > (any.tokens > 16 ? 192 : 256)) continue;
-          add(rows, split, blocks);
-          break;
+      for (int share = 1; share <= blocks; ++share)  // blocks of this layer on an SM; the other half may be the next layer's
+        for (int64_t clusters : places(target, split)) {
+          const int64_t most_rows = any.tokens > 16 ? 192 : 256, unit = Tiling::row_unit(l);
+          for (int64_t waves = 1; waves <= 64; ++waves) {
+            const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(clusters * share * waves / tiles_m, 1)), unit) * unit;
+            if (rows > most_rows) continue;
+            add(rows, split, blocks);
+            break;
+          }
         }
-      }
   if (found.empty()) found.push_back(any);
   std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
   if (found.size() > kMostTactics) found.resize(kMostTactics);
@@ -121,13 +134,16 @@ std::string product_code(int tokens, DType x) {
 
 class LinearWgmma final : public Kernel {
  public:
-  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue)
+  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue, float norm_scale)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
         n_(static_cast<int>(l.n)),
         m_(static_cast<int>(l.m)),
         row_bytes_(l.row_bits() / 8),
         rows_(t.rows),
+        has_norm_(l.has_norm),
+        epsilon_(l.epsilon),
+        norm_scale_(norm_scale),
         launch_{.grid = {static_cast<unsigned>(t.num_blocks(l))},
                 .block = {t.threads()},
                 .cluster = static_cast<unsigned>(t.split),
@@ -137,8 +153,9 @@ class LinearWgmma final : public Kernel {
   }
   void run(const RunArgs& args) const override {
     const CUtensorMap w = boxes(args.inputs[1].raw());
+    const void* const norm = has_norm_ ? args.inputs[3].raw() : nullptr;
     function_.launch(args.stream, launch_, w, args.inputs[0].raw(), args.inputs[2].raw(), args.outputs[0].raw(), n_, m_,
-                     epilogue_.pointers(args));
+                     epilogue_.pointers(args), norm, epsilon_, norm_scale_);
   }
 
  private:
@@ -160,18 +177,30 @@ class LinearWgmma final : public Kernel {
   int n_, m_;
   int64_t row_bytes_;
   int rows_;
+  bool has_norm_;
+  float epsilon_, norm_scale_;
   Launch launch_;
 };
 
+// The power of two with which no weight of the norm is above one.
+float scale_of_norm(const Tensor& norm) {
+  double most = 0;
+  for (int64_t i = 0; i < norm.count(); ++i) most = std::max(most, std::abs(norm.float_at(i)));
+  return most > 0 && std::isfinite(most) ? std::ldexp(1.F, -std::max(std::ilogb(most) + 1, -60)) : 1.F;
+}
+
 class LinearWgmmaDef final : public CudaKernelDef {
  public:
-  std::string_view name() const override { return "cuda.linear_wgmma"; }
-  std::string_view op() const override { return "quantized_matmul"; }
+  explicit LinearWgmmaDef(bool is_linear) : is_linear_(is_linear) {}
+  std::string_view name() const override { return is_linear_ ? "cuda.linear_wgmma" : "cuda.quantized_linear_wgmma"; }
+  std::string_view op() const override { return is_linear_ ? "linear" : "quantized_matmul"; }
 
   Support supports(const NodeView& node) const override {
     Linear l;
     if (const Support support = Linear::read(node, l); !support) return support;
     if (!node.cuda->target().has_wgmma()) return Support::no("the GPU has no warpgroup products");
+    if (!l.is_quantized()) return Support::no(fmt::format("b is {}", to_string(l.w)));
+    if (l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
     if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
     if (l.row_bits() % 128 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
     if (tilings(l, node.cuda->target()).empty())
@@ -206,22 +235,27 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("ROWS", t.rows);
     define("WARPGROUPS", t.warpgroups);
     define("UNIT", t.unit);
+    define("SCALE_GROUPS", std::max<int64_t>(t.scale_groups, 1));
     define("STAGES", t.stages);
     define("SPLIT", t.split);
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
-    define("VECTOR", l.n % 4 == 0 ? 4 : 1);
+    define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
     const Source source{"cuda.linear_wgmma", epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"),
                         std::move(defines)};
-    return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue));
+    return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue),
+                                         l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F);
   }
+
+ private:
+  bool is_linear_;
 };
 
 }  // namespace
 
 std::vector<const KernelDef*> linear_wgmma_kernels() {
-  static const LinearWgmmaDef def;
-  return {&def};
+  static const LinearWgmmaDef linear(true), quantized(false);
+  return {&linear, &quantized};
 }
 
 }  // namespace tokamak::cuda

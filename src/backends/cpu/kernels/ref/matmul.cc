@@ -1,7 +1,8 @@
-// matmul with every broadcast, transposes, scale and epilogue; matmul_integer; quantized_matmul.
+// matmul with every broadcast, transposes, scale and epilogue; matmul_integer; quantized_matmul and linear.
 
 #include "backends/cpu/kernels/ref/expr_ref.h"
 #include "backends/cpu/kernels/ref/ref.h"
+#include "backends/cpu/kernels/ref/scalar.h"
 
 namespace tokamak::cpu::ref {
 namespace {
@@ -145,35 +146,65 @@ RunFunction prepare_matmul_integer(const NodeView& node) {
   };
 }
 
-// a stays as it is: what kernels lose by rounding it is their error.
-RunFunction prepare_quantized_matmul(const NodeView& node) {
-  const int64_t n = node.input_shapes[1][0], k = node.input_shapes[1][1], group = node.attrs().get_int("group_size");
+// rms_norm of rows of k, rounded to x's dtype as the norm's own kernel does.
+std::vector<double> normalized(const Tensor& x, const Tensor& weight, double epsilon) {
+  const int64_t k = weight.count();
+  std::vector<double> out(x.count());
+  Tensor rounded = Tensor::empty(x.dtype(), {k});
+  std::vector<double> row(k);
+  for (int64_t at = 0; at < x.count(); at += k) {
+    double square = 0;
+    for (int64_t i = 0; i < k; ++i) row[i] = x.float_at(at + i), square += row[i] * row[i];
+    const double inverse = 1 / std::sqrt(square / static_cast<double>(k) + epsilon);
+    for (int64_t i = 0; i < k; ++i) row[i] *= inverse * weight.float_at(i);
+    from_doubles(row, rounded);
+    for (int64_t i = 0; i < k; ++i) out[at + i] = rounded.float_at(i);
+  }
+  return out;
+}
+
+// quantized_matmul and linear. a stays as it is: what kernels lose by rounding it is their error.
+RunFunction prepare_linear(const NodeView& node) {
+  const int64_t n = node.input_shapes[1][0], k = node.input_shapes[1][1], group = node.attrs().get_int("group_size", 0);
+  const bool has_scale = node.num_inputs() > 2 && node.has_input(2);
+  const bool is_linear = node.node->is("linear"), has_norm = is_linear && node.num_inputs() > 3 && node.has_input(3);
+  const double epsilon = node.attrs().get_float("epsilon", 1e-5);
+  const std::string gate = node.attrs().get_string("gate", "");
+  const Scalar* const function = gate.empty() ? nullptr : find_scalar(gate);
   const Epilogue epilogue(node);
   return [=](const RunArgs& args) {
-    const Tensor& b = args.inputs[1];
-    const int64_t groups = args.inputs[2].dim(1);
-    const Tensor& left = args.inputs[0];
-    std::vector<double> a(left.count()), row(k);
-    for (int64_t i = 0; i < left.count(); ++i) a[i] = left.float_at(i);
-    std::vector<float> all(args.outputs[0].count());
+    const Tensor &left = args.inputs[0], &b = args.inputs[1];
+    const int64_t rows = left.count() / std::max<int64_t>(k, 1), groups = has_scale ? args.inputs[2].dim(1) : 0;
+    std::vector<double> row(k);
+    const std::vector<double> a = has_norm ? normalized(left, args.inputs[3], epsilon) : to_doubles(left);
+    std::vector<double> products(rows * n);
     for (int64_t j = 0; j < n; ++j) {
-      for (int64_t i = 0; i < k; ++i) row[i] = b.float_at(j * k + i) * args.inputs[2].float_at(j * groups + i / group);
-      for (int64_t r = 0; r * n < static_cast<int64_t>(all.size()); ++r) {
+      for (int64_t i = 0; i < k; ++i) row[i] = b.float_at(j * k + i) * (has_scale ? args.inputs[2].float_at(j * groups + i / group) : 1);
+      for (int64_t r = 0; r < rows; ++r) {
         double sum = 0;
         for (int64_t i = 0; i < k; ++i) sum += a[r * k + i] * row[i];
-        all[r * n + j] = static_cast<float>(sum);
+        products[r * n + j] = sum;
       }
     }
+    std::vector<float> all(args.outputs[0].count());
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (function == nullptr) {
+        all[i] = static_cast<float>(products[i]);
+        continue;
+      }
+      const size_t at = i / 8 * 16 + i % 8;  // rows of both are whole eights
+      all[i] = static_cast<float>(function->function(&products[at]) * products[at + 8]);
+    }
     if (epilogue) epilogue.apply(all, args);
-    store_all("quantized_matmul", all, args.outputs[0]);
+    store_all("linear", all, args.outputs[0]);
   };
 }
 
 }  // namespace
 
 KernelList matmul_kernels() {
-  return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer),
-          define("quantized_matmul", prepare_quantized_matmul)};
+  return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer), define("quantized_matmul", prepare_linear),
+          define("linear", prepare_linear)};
 }
 
 }  // namespace tokamak::cpu::ref

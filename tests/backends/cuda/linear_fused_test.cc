@@ -1,0 +1,134 @@
+#ifdef TOKAMAK_CUDA
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "base/half.h"
+#include "tests/backends/cuda/check_kernels.h"
+
+namespace tokamak::test {
+namespace {
+
+struct LayerCase {
+  int64_t m, rows, k;  // w is [rows, k]
+  const char* x = "f16";
+  const char* w = "f16";
+  int64_t group = 0;
+  const char* norm = "";  // the type of its weights
+  const char* gate = "";
+  bool residual = false;
+  const char* scale = "f32";
+  const char* out = "";
+};
+
+bool is(const char* a, const char* b) { return std::string(a) == b; }
+
+// Weights whose products with numbers of ordinary size are of ordinary size, so that activations are not all in one of their ends.
+Tensor small(DType dtype, const Shape& shape, double size) {
+  std::mt19937 random(std::random_device{}());
+  std::normal_distribution<float> normal(0, static_cast<float>(size));
+  Tensor f = Tensor::empty(DType::F32, shape);
+  for (int64_t i = 0; i < f.count(); ++i) f.data<float>()[i] = normal(random);
+  if (dtype == DType::F32) return f;
+  Tensor t = Tensor::empty(dtype, shape);
+  for (int64_t i = 0; i < f.count(); ++i)
+    t.data<uint16_t>()[i] = dtype == DType::F16 ? float_to_half(f.data<float>()[i]) : float_to_bfloat16(f.data<float>()[i]);
+  return t;
+}
+
+Tensor random_f8(const Shape& shape) {
+  Tensor t = Tensor::empty(DType::F8E4M3FN, shape);
+  std::mt19937 random(std::random_device{}());
+  for (int64_t i = 0; i < t.count(); ++i) {
+    const auto bits = static_cast<uint8_t>(random());
+    t.data<uint8_t>()[i] = (bits & 0x7f) == 0x7f ? 0 : bits;
+  }
+  return t;
+}
+
+DType dtype_of(const char* name) { return is(name, "f32") ? DType::F32 : is(name, "f16") ? DType::F16 : DType::BF16; }
+
+void check(const LayerCase& c, const std::vector<std::string>& archs = {}) {
+  const char* y = *c.out ? c.out : c.x;
+  const int64_t columns = *c.gate ? c.rows / 2 : c.rows, groups = c.group ? (c.k - 1) / c.group + 1 : 0;
+  std::string inputs = fmt::format("%x: {}[{},{}], %w: {}[{},{}]", c.x, c.m, c.k, c.w, c.rows, c.k), args = "%x, %w", attrs;
+  const auto attr = [&](const std::string& text) { attrs += (attrs.empty() ? "" : ", ") + text; };
+  if (c.group)
+    inputs += fmt::format(", %ws: {}[{},{}]", c.scale, c.rows, groups), args += ", %ws", attr(fmt::format("group_size={}", c.group));
+  else args += ", _";
+  if (*c.norm) inputs += fmt::format(", %wn: {}[{}]", c.norm, c.k), args += ", %wn", attr("epsilon=1e-5");
+  else args += ", _";
+  if (*c.gate) attr(fmt::format("gate=\"{}\"", c.gate));
+  if (*c.out) attr(fmt::format("out_dtype={}", c.out));
+  if (c.residual) {
+    inputs += fmt::format(", %r: {}[{},{}]", y, c.m, columns), args += ", %r";
+    attr("epilogue=\"t0 = add(i0, i1); ret t0\", epilogue_input=4");
+  }
+  CudaCase test;
+  test.text = fmt::format("graph main({}) {{ %y = linear({}) {{{}}} return %y }}", inputs, args, attrs);
+  // Products are of order 1: quantized weights have the spread of their integers, which the scales take away.
+  const bool is_f8 = is(c.w, "f8e4m3fn"), is_float = c.group == 0;
+  const double weight = is_f8 ? 110 : is(c.w, "i8") ? 74 : 4.6, wanted = 1 / std::sqrt(static_cast<double>(c.k));
+  test.inputs = {Tensor(), is_float ? small(dtype_of(c.w), {c.rows, c.k}, wanted) : is_f8 ? random_f8({c.rows, c.k}) : Tensor()};
+  if (c.group) test.inputs.push_back(small(dtype_of(c.scale), {c.rows, groups}, wanted / weight));
+  // x' is rounded, and so is what a gate reads when it has a kernel of its own.
+  const double rounding = is(c.x, "f32") ? 1e-5 : is(c.x, "f16") ? 1e-3 : 8e-3;
+  test.rtol = 2 * rounding, test.atol = 6 * rounding;
+  check_cuda_kernels(test, archs);
+}
+
+class CudaLinearFused : public ::testing::TestWithParam<std::tuple<const char*, int64_t>> {};
+
+TEST_P(CudaLinearFused, NormAndGate) {
+  const auto& [w, m] = GetParam();
+  const bool is_float = is(w, "f16") || is(w, "bf16") || is(w, "f32");
+  const char* x = is_float ? w : m % 2 ? "bf16" : "f16";
+  check({m, 96, 512, x, w, is_float ? 0 : 128, x, "silu"});
+}
+INSTANTIATE_TEST_SUITE_P(Formats, CudaLinearFused,
+                         ::testing::Combine(::testing::Values("f32", "f16", "bf16", "i8", "i4", "f8e4m3fn"),
+                                            ::testing::Values(1, 2, 3, 5, 8, 11, 16, 17, 64, 65, 300)),
+                         [](const auto& info) { return fmt::format("{}_{}", std::get<0>(info.param), std::get<1>(info.param)); });
+
+TEST(CudaLinearFusedLayers, NormAlone) {
+  check({1, 97, 328, "f16", "f16", 0, "f16", "", true});
+  check({1, 97, 328, "bf16", "bf16", 0, "f32", "", true});
+  check({7, 98, 640, "bf16", "bf16", 0, "f32", "", true, "f32", "f32"});
+  check({1, 5, 77, "f16", "f16", 0, "f32"});
+  check({3, 33, 129, "f32", "f16", 0, "f32", "", true});
+  check({2, 100, 640, "f16", "i8", 640, "f16"});
+  check({16, 40, 352, "bf16", "i4", 32, "bf16", "", true, "f16"});
+  check({40, 48, 256, "f16", "f8e4m3fn", 256, "f16"});
+}
+
+TEST(CudaLinearFusedLayers, GateAlone) {
+  for (const char* gate : {"silu", "gelu", "gelu_tanh"}) check({5, 48, 256, "f16", "f16", 0, "", gate});
+  check({1, 48, 256, "bf16", "i8", 256, "", "silu", true});
+  check({33, 144, 256, "f16", "i4", 64, "", "gelu_tanh", true, "f16"});
+  check({70, 144, 256, "bf16", "bf16", 0, "", "silu", true});
+  check({1, 32, 40, "f32", "f32", 0, "", "gelu"});
+}
+
+TEST(CudaLinearFusedLayers, NothingButTheProduct) {
+  check({1, 100, 256, "f16", "f16", 0, "", "", true});
+  check({1, 100, 256, "bf16", "i4", 128, "", "", true});
+  check({9, 100, 256, "f16", "i8", 256, "", "", true});
+  check({100, 100, 256, "f16", "f16", 0, "", "", true});
+}
+
+// Whole layers of a model: many blocks, rows of x that a thread holds in part, sizes that do not divide.
+TEST(CudaLinearFusedLayers, LargeLayers) {
+  check({1, 2752, 4096, "f16", "f16", 0, "f16", "silu"});
+  check({1, 1376, 11008, "bf16", "i4", 128, "bf16", "", true, "f16"});
+  check({8, 1376, 4096, "f16", "i8", 4096, "f32", "gelu_tanh"});
+  check({16, 272, 14336, "bf16", "bf16", 0, "bf16"});
+}
+
+TEST(CudaLinearFusedLayers, CompilesForEveryArchitecture) {
+  for (const char* arch : {"sm_80", "sm_89", "sm_90", "sm_100", "sm_120"}) check({1, 96, 512, "bf16", "i4", 128, "bf16", "silu"}, {arch});
+}
+
+}  // namespace
+}  // namespace tokamak::test
+#endif
