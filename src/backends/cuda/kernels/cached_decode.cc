@@ -28,16 +28,20 @@ struct DecodeTile {
     t.blocks = std::max<int64_t>(1, room / t.warps);
     return t;
   }
-  int64_t room(const PagedShape& s) const { return head_tiles == 1 && s.head_dim <= 128 ? 16 : 8; }  // warps on an SM
-  // "" is the choice of of(), whatever the sizes; else "cluster=4,warps=8", for benchmarks.
+  // Warps on an SM: 96 registers a thread, 128, or all.
+  int64_t room(const PagedShape& s) const {
+    if (head_tiles > 1 || s.head_dim > 128) return 8;
+    return unroll == 1 && s.head_dim * bytes_of(s.cache, 1) <= 128 ? 20 : 16;
+  }
+  // "" is the choice of of(), whatever the sizes; else "cluster=4,warps=8,unroll=1", for benchmarks.
   static DecodeTile of(const PagedShape& s, const Target& target, const std::string& tactic) {
     DecodeTile t = of(s, target);
     if (tactic.empty()) return t;
-    t.cluster = tactic_number(tactic, "cluster"), t.warps = tactic_number(tactic, "warps");
+    t.cluster = tactic_number(tactic, "cluster"), t.warps = tactic_number(tactic, "warps"), t.unroll = tactic_number(tactic, "unroll");
     t.blocks = std::max<int64_t>(1, t.room(s) / t.warps);
     return t;
   }
-  std::string tactic() const { return fmt::format("cluster={},warps={}", cluster, warps); }
+  std::string tactic() const { return fmt::format("cluster={},warps={},unroll={}", cluster, warps, unroll); }
   bool fits(const PagedShape& s, const Target& target) const { return shared_bytes(s) + (16 << 10) <= target.shared_bytes_per_block; }
   // Sums and states of the warps, and of the cluster's blocks.
   int64_t shared_bytes(const PagedShape& s) const {
@@ -102,6 +106,11 @@ class CachedDecodeDef final : public CudaKernelDef {
       t.warps = static_cast<int64_t>(static_cast<double>(t.warps) * warps);
       const int64_t most = target.arch == 90 ? 2 * kMostCluster : target.arch > 90 ? kMostCluster : 1;
       if (t.cluster >= 1 && t.cluster <= most && t.warps <= t.room(s) && t.fits(s, target)) out.push_back(t.tactic());
+    }
+    DecodeTile small = DecodeTile::of(s, target);
+    if (small.unroll > 1) {
+      small.unroll = 1;
+      out.push_back(small.tactic());
     }
     return out;
   }
