@@ -163,11 +163,12 @@ std::vector<double> normalized(const Tensor& x, const Tensor& weight, double eps
   return out;
 }
 
-// quantized_matmul and linear. a stays as it is: what kernels lose by rounding it is their error.
+// quantized_matmul and linear (kIsLinear). a stays as it is: what kernels lose by rounding it is their error.
+template <bool kIsLinear>
 RunFunction prepare_linear(const NodeView& node) {
   const int64_t n = node.input_shapes[1][0], k = node.input_shapes[1][1], group = node.attrs().get_int("group_size", 0);
   const bool has_scale = node.num_inputs() > 2 && node.has_input(2);
-  const bool is_linear = node.node->is("linear"), has_norm = is_linear && node.num_inputs() > 3 && node.has_input(3);
+  const bool has_norm = kIsLinear && node.num_inputs() > 3 && node.has_input(3);
   const double epsilon = node.attrs().get_float("epsilon", 1e-5);
   const std::string gate = node.attrs().get_string("gate", "");
   const Scalar* const function = gate.empty() ? nullptr : find_scalar(gate);
@@ -204,8 +205,8 @@ RunFunction prepare_linear(const NodeView& node) {
 }  // namespace
 
 KernelList matmul_kernels() {
-  return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer), define("quantized_matmul", prepare_linear),
-          define("linear", prepare_linear)};
+  return {define("matmul", prepare_matmul), define("matmul_integer", prepare_matmul_integer),
+          define("quantized_matmul", prepare_linear<false>), define("linear", prepare_linear<true>)};
 }
 
 }  // namespace tokamak::cpu::ref
