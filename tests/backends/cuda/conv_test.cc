@@ -19,6 +19,8 @@ TEST(CudaConv, ChannelsLast) {
     check(t, "1,7,7,256", "128,256,1,1", "layout=\"NHWC\"", 256);
     check(t, "3,8,8,64", "72,64,1,1", "strides=[2,2], layout=\"NHWC\"", 64);
     check(t, "1,17,19,3", "40,3,7,7", "strides=[2,2], pads=[3,3,3,3], layout=\"NHWC\"", 147);
+    check(t, "1,15,17,12", "40,12,4,4", "pads=[2,2,1,1], layout=\"NHWC\"", 192);
+    check(t, "2,9,10,4", "16,4,3,5", "strides=[2,1], pads=[1,2,1,2], layout=\"NHWC\"", 60);
     check(t, "2,13,10,8", "16,8,3,2", "strides=[2,3], pads=[0,1,2,1], dilations=[2,1], layout=\"NHWC\"", 48);
     check(t, "1,10,10,5", "7,5,3,3", "pads=[1,1,1,1], layout=\"NHWC\"", 45);
     check(t, "2,10,6,32", "32,8,3,3", "group=4, pads=[1,1,1,1], layout=\"NHWC\"", 72);

@@ -52,6 +52,16 @@ extern "C" __global__ void __launch_bounds__(kThreads)
         const bool valid = k < kSize && inside(i, tap);
         copy_async_16(buffer + swizzled<8>(threadIdx.x / 8 + i * kRowStep, chunk), valid ? x + (origin[i] + tap.offset) : x, valid);
       }
+    } else if constexpr (kGroupC % 4 == 0) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Tap tap(k + half * 4);
+#pragma unroll
+        for (int i = 0; i < kRowsPerThread; ++i) {
+          const bool valid = k + half * 4 < kSize && inside(i, tap);
+          copy_async_8(buffer + swizzled<8>(threadIdx.x / 8 + i * kRowStep, chunk) + half * 8, valid ? x + (origin[i] + tap.offset) : x, valid);
+        }
+      }
     } else {  // a chunk has several taps: element by element
       uint32_t words[kRowsPerThread][4];
 #pragma unroll
