@@ -192,6 +192,8 @@ class LlmEngine {
   // Queues a request. Throws InvalidArgument (a parameter or a token id out of range), OutOfRange (the prompt fills the context),
   // ResourceExhausted (more KV cache than there is, more answers than max_num_seqs, or max_waiting reached); each says what the limit is.
   RequestId submit(Request request);
+  // The same of several, which arrive at the same moment: the next step may compute all of them. None is queued when one is refused.
+  std::vector<RequestId> submit(std::vector<Request> requests);
   // The request ends with Abort within one step and its blocks are free. False when it is unknown or has ended.
   bool cancel(RequestId id);
 

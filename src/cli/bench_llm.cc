@@ -95,7 +95,7 @@ LlmRun run_batch(llm::LlmEngine& engine, int batch, int prompt_tokens, int new_t
     };
   }
   const auto start = Clock::now();
-  for (llm::Request& r : requests) engine.submit(std::move(r));
+  engine.submit(std::move(requests));
   done.wait();
   if (!problem.empty()) fail(ErrorCode::Internal, "{}", problem);
   LlmRun run = figures(times, start, prompt_tokens);

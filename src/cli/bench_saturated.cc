@@ -51,13 +51,14 @@ class Load {
   Load(const LlmBenchOptions& options, int vocab_size) : options_(options), vocab_size_(vocab_size), random_(options.seed) {}
 
   SaturatedRun run(llm::LlmEngine& engine) {
-    start_ = Clock::now();
     const int first = options_.concurrency > 0 ? std::min(options_.concurrency, options_.requests) : options_.requests;
     // Prompts are made before the clock starts.
     for (int i = 0; i < options_.requests; ++i) prompts_.push_back(make_prompt());
     run_ = {};
+    std::vector<llm::Request> requests;
+    for (int i = 0; i < first; ++i) requests.push_back(next_request(engine));
     start_ = Clock::now();
-    for (int i = 0; i < first; ++i) submit(engine);
+    engine.submit(std::move(requests));
     std::unique_lock lock(mutex_);
     done_.wait(lock, [&] { return num_done_ == options_.requests; });
     if (!problem_.empty()) fail(ErrorCode::Internal, "{}", problem_);
@@ -80,7 +81,7 @@ class Load {
     return prompt;
   }
 
-  void submit(llm::LlmEngine& engine) {
+  llm::Request next_request(llm::LlmEngine& engine) {
     llm::Request r;
     r.prompt_ids = std::move(prompts_[num_submitted_++]);
     r.sampling.temperature = 0;
@@ -90,14 +91,14 @@ class Load {
       run_.output_tokens += std::ssize(event.token_ids);
       if (!event.is_last) return;
       run_.ttft_ms.push_back(event.usage.ttft_ms);
-      if (options_.concurrency > 0 && num_submitted_ < options_.requests) submit(engine);
+      if (options_.concurrency > 0 && num_submitted_ < options_.requests) engine.submit(next_request(engine));
       const std::lock_guard lock(mutex_);
       if (event.finish_reason != llm::FinishReason::Length)
         problem_ = event.error.empty() ? fmt::format("a request ended early: {}", llm::to_string(event.finish_reason)) : event.error;
       end_ = Clock::now();
       if (++num_done_ == options_.requests) done_.notify_one();
     };
-    engine.submit(std::move(r));
+    return r;
   }
 
   const LlmBenchOptions& options_;

@@ -184,20 +184,31 @@ LlmEngine::LlmEngine(std::shared_ptr<const Engine> engine, LlmOptions options) {
 LlmEngine::~LlmEngine() { shutdown(false); }
 
 RequestId LlmEngine::submit(Request request) {
+  std::vector<Request> one;
+  one.push_back(std::move(request));
+  return submit(std::move(one)).front();
+}
+
+std::vector<RequestId> LlmEngine::submit(std::vector<Request> requests) {
   Impl& impl = *impl_;
-  impl.core.validate(request);
+  for (const Request& request : requests) impl.core.validate(request);
+  std::vector<RequestId> ids;
   const std::lock_guard lock(impl.mutex);
   if (impl.is_stopping) fail(ErrorCode::InvalidArgument, "the engine is shutting down and takes no new requests");
   const int num_waiting = impl.snapshot.num_waiting + impl.num_taken + static_cast<int>(impl.inbox.size());
-  if (impl.options.max_waiting > 0 && num_waiting >= impl.options.max_waiting)
+  const auto count = static_cast<int>(requests.size());
+  if (impl.options.max_waiting > 0 && num_waiting + count > impl.options.max_waiting)
     fail(ErrorCode::ResourceExhausted, "{} requests wait already, the limit (max_waiting) is {}; try again later", num_waiting,
          impl.options.max_waiting);
-  const RequestId id = ++impl.last_id;
-  if (!request.on_event) impl.mailboxes.emplace(id, std::make_shared<Mailbox>());
-  impl.live.insert(id);
-  impl.inbox.emplace_back(id, std::move(request));
+  for (Request& request : requests) {
+    const RequestId id = ++impl.last_id;
+    if (!request.on_event) impl.mailboxes.emplace(id, std::make_shared<Mailbox>());
+    impl.live.insert(id);
+    impl.inbox.emplace_back(id, std::move(request));
+    ids.push_back(id);
+  }
   impl.has_work.notify_one();
-  return id;
+  return ids;
 }
 
 bool LlmEngine::cancel(RequestId id) {

@@ -32,12 +32,13 @@ StepSizes padded_sizes(int tokens, int rows, int seqs, int max_seqs) {
   }
   const auto first_of = [](int n, std::initializer_list<int> choices, int otherwise) {
     for (const int choice : choices)
-      if (n <= choice) return choice;
+      if (n <= choice) return std::min(choice, otherwise);
     return otherwise;
   };
   sizes.tokens = mixed_bucket(tokens);
-  sizes.rows = std::min(sizes.tokens, first_of(rows, {0, 1, 16, 64, 128, 256, 512, 1024}, mixed_bucket(rows)));
-  sizes.seqs = std::min(first_of(seqs, {1, 17, 129}, padded_seqs(max_seqs)), padded_seqs(max_seqs));
+  // One row a sequence, but where proposals are verified or every token is scored.
+  sizes.rows = std::min(sizes.tokens, first_of(rows, {0, 1, 16, 128}, rows <= max_seqs ? decode_bucket(max_seqs) : mixed_bucket(rows)));
+  sizes.seqs = first_of(seqs, {1, 17}, padded_seqs(max_seqs));
   if (sizes.seqs == sizes.tokens) ++sizes.tokens;
   return sizes;
 }
@@ -51,6 +52,9 @@ std::vector<StepSizes> usual_sizes(int max_tokens, int max_seqs) {
     for (int rows = max_seqs; rows >= 0; rows = rows > 1 ? rows / 2 : rows - 1)
       for (const int prompts : {16, 1, 0})  // that are not computed to their end
         if (const int seqs = std::min(rows + prompts, max_seqs); seqs > 0) add(padded_sizes(max_tokens, rows, seqs, max_seqs));
+  // Steps that the cache or the arriving requests leave part of the budget to.
+  for (int tokens = max_tokens; tokens > std::max(max_seqs, max_tokens / 4); --tokens)
+    add(padded_sizes(tokens, max_seqs, max_seqs, max_seqs));
   for (int seqs = max_seqs; seqs >= 1; --seqs) add(padded_sizes(seqs, seqs, seqs, max_seqs));
   return out;
 }

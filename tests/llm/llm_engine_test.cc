@@ -53,6 +53,23 @@ TEST(LlmEngine, PollingGivesTheAnswer) {
   EXPECT_GT(s.step_s, 0);
 }
 
+TEST(LlmEngine, SeveralRequestsArriveTogetherOrNotAtAll) {
+  auto model = std::make_unique<FakeModel>(FakeModelOptions{.num_blocks = 1024});
+  const FakeModel& fake_model = *model;
+  LlmEngine engine(std::move(model), {.max_num_seqs = 16, .max_waiting = 10});
+  const Request r = request({5, 6, 7}, 20);
+  const auto ids = engine.submit(std::vector<Request>(10, r));
+  ASSERT_EQ(ids.size(), 10u);
+  for (const RequestId id : ids) EXPECT_EQ(fetch(engine, id).tokens, alone(r)[0].tokens);
+  EXPECT_EQ(fake_model.max_seqs, 10);
+  EXPECT_EQ(engine.statistics().num_steps, std::ssize(alone(r)[0].tokens));
+  EXPECT_THROW(engine.submit(std::vector<Request>(11, r)), Error);
+  auto with_bad = std::vector<Request>(2, r);
+  with_bad[1].prompt_ids.clear();
+  EXPECT_THROW(engine.submit(with_bad), Error);
+  EXPECT_EQ(engine.statistics().requests_submitted, 10);
+}
+
 TEST(LlmEngine, CallbacksGiveTheAnswerAndMaySubmit) {
   std::mutex mutex;
   std::condition_variable done;
