@@ -76,6 +76,8 @@ Tensor random_tensor(DType dtype, const Shape& shape) {
 double flops_of(const NodeView& view) {
   const std::string_view op = view.node->op().name;
   const double out = static_cast<double>(num_elements(view.output_shapes[0]));
+  if (op == "linear")
+    return 2 * out / static_cast<double>(view.output_shapes[0].back()) * static_cast<double>(num_elements(view.input_shapes[1]));
   if (op == "matmul" || op == "quantized_matmul") return 2 * out * static_cast<double>(view.input_shapes[0].back());
   if (op == "conv") return 2 * out * static_cast<double>(num_elements(view.input_shapes[1]) / view.input_shapes[1][0]);
   return 0;

@@ -168,7 +168,8 @@ Json run_load(const LanguageModel& model, const LlmBenchOptions& options, FILE* 
   const auto warm_start = Clock::now();
   step_model->warm_up();
   const double warm_up_s = seconds(Clock::now() - warm_start);
-  const llm::StepMemory memory = step_model->memory();
+  const llm::StepModel& running = *step_model;  // lives as long as the engine
+  llm::StepMemory memory;
   const int num_blocks = step_model->num_blocks(), block_size = step_model->config().block_size;
   Load load(options, step_model->config().vocab_size);
   llm::LlmOptions llm;
@@ -184,6 +185,7 @@ Json run_load(const LanguageModel& model, const LlmBenchOptions& options, FILE* 
   {
     llm::LlmEngine engine(std::move(step_model), llm);
     run = load.run(engine);
+    memory = running.memory();
     engine.shutdown(true);
     statistics = engine.statistics();
   }

@@ -75,6 +75,7 @@ std::optional<Gate> gate_of(const Node* gate) {
   for (int i = 1; i < up->num_inputs(); ++i)
     if (up->input(i)->type != gate->input(i)->type) return std::nullopt;
   if (up->attrs.get_int("group_size", 0) != gate->attrs.get_int("group_size", 0)) return std::nullopt;
+  if (up->attrs.get_string("activation", "") != gate->attrs.get_string("activation", "")) return std::nullopt;
   const Tensor& w = up->input(1)->constant;
   if (w.dim(0) % kRun != 0 || w.dim(1) * bits_of(w.dtype()) % 8 != 0) return std::nullopt;
   return Gate{up, act.function};
@@ -102,10 +103,9 @@ void make_linear(Node* layer, Node* norm, const std::optional<Gate>& gate) {
   if (norm) nodes.push_back(norm);
   nodes.push_back(layer);
   Attrs attrs;
-  for (const char* name : {"group_size", "out_dtype"})
+  for (const char* name : {"group_size", "activation", "out_dtype"})
     if (const auto* value = layer->attrs.find(name)) attrs.set(name, *value);
   if (norm) attrs.set("epsilon", norm->attrs.get_float("epsilon", 1e-5));
-  if (layer->input(1)->type.dtype == DType::F8E4M3FN) attrs.set("activation", std::string("f8e4m3fn"));
   if (gate) {
     attrs.set("gate", gate->function);
     nodes.push_back(gate->up);

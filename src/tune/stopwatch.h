@@ -24,7 +24,8 @@ Budget budget_of(int opt_level);
 class Stopwatch {
  public:
   virtual ~Stopwatch() = default;
-  // Microseconds of the fastest of several runs; gives up early on a candidate that is well behind `best`.
+  // Microseconds of one run: on the host the fastest of several, on a GPU the median of replays of many; gives up early on a candidate that
+  // is well behind `best`.
   virtual double measure(const Candidate& candidate, Budget budget, double best) = 0;
 };
 

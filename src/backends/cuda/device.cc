@@ -39,6 +39,12 @@ void Function::allow_shared_bytes(int bytes) const {
         fmt::format("{} bytes of shared memory for {}", bytes, name_).c_str());
 }
 
+void Function::allow_large_clusters() const {
+  if (function_ == nullptr) return;
+  check(driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
+        fmt::format("large clusters for {}", name_).c_str());
+}
+
 int Function::blocks_per_sm(int threads_per_block, int shared_bytes) const {
   int n = 0;
   check(driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(&n, function_, threads_per_block, static_cast<size_t>(shared_bytes)),

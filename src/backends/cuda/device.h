@@ -45,6 +45,8 @@ class Function {
 
   // More than 48 KiB of dynamic shared memory must be asked for once, before the first launch.
   void allow_shared_bytes(int bytes) const;
+  // More than 8 blocks in a cluster, which not every GPU has.
+  void allow_large_clusters() const;
   int blocks_per_sm(int threads_per_block, int shared_bytes) const;  // occupancy
 
  private:

@@ -87,10 +87,15 @@ double rounding_of(const Fp8Case& c) {
   return 2e-3 + (y == "bf16" ? 8e-3 : 1e-3) + 6 * 0.3 / 8192 * std::sqrt(static_cast<double>(c.k));
 }
 
-// Against weight-only arithmetic, where both are the same but for the sums. Every kernel that accepts the node.
+// The library's algorithms, and so the kernels, are only known on a GPU.
+#define NEEDS_SM_90() \
+  if (!Device::is_available() || Device::get()->target().arch != 90) GTEST_SKIP() << "needs a GPU of sm_90"
+
+// Against weight-only arithmetic, where both are the same but for the sums.
 void check_exact(const Fp8Case& c) {
   CudaCase test;
   test.text = text_of(c);
+  test.kernel = "cublaslt.fp8_matmul";
   test.inputs = {narrowed(exact_rows(c.m, c.k), {c.m, c.k}, c.x), weights(c.n, c.k), scales(c.n)};
   // Rows of x have a spread of 100 times up to 2^-5.
   test.rtol = rounding_of(c), test.atol = rounding_of(c) * 100.0 / 32 * 2 * std::sqrt(static_cast<double>(c.k));
@@ -133,33 +138,75 @@ constexpr const char* kOther = "t0 = add(i0, i1); t1 = silu(t0); t2 = mul(t1, i2
 class CudaFp8Matmul : public ::testing::TestWithParam<int64_t> {};
 
 TEST_P(CudaFp8Matmul, RowsThatRoundingKeeps) {
+  NEEDS_SM_90();
   const int64_t m = GetParam();
   check_exact({m, 256, 512, m % 2 ? "f16" : "bf16"});
 }
 INSTANTIATE_TEST_SUITE_P(Rows, CudaFp8Matmul, ::testing::Values(17, 65, 127, 128, 200, 513));
 
 TEST(CudaFp8MatmulLayers, OddSizes) {
+  NEEDS_SM_90();
   check_exact({65, 16, 16, "f16"});
   check_exact({77, 48, 1040, "bf16"});
   check_exact({130, 4112, 256, "f16"});
   check_exact({33, 96, 11008, "f16"});
   check_exact({100, 64, 128, "f32"});
   check_exact({100, 128, 256, "f16", "f32"});
-  check_exact({70, 40, 128, "f16"});  // n is no multiple of 16: other kernels
 }
 
 TEST(CudaFp8MatmulLayers, Epilogues) {
+  NEEDS_SM_90();
   for (const char* epilogue : {kResidual, kBiasResidual, kOther})
     for (const char* dtype : {"f16", "bf16"}) check_exact({129, 128, 256, dtype, "", epilogue});
   check_exact({129, 128, 256, "bf16", "f32", kBiasResidual});
 }
 
 TEST(CudaFp8MatmulLayers, RoundsRowsToE4m3) {
-  if (!Device::is_available()) GTEST_SKIP() << "the kernel picks its algorithm on a GPU";
-  if (Device::get()->target().arch != 90) GTEST_SKIP() << "tested on sm_90";
+  NEEDS_SM_90();
   check_rounded({65, 256, 512, "f16"});
   check_rounded({127, 4096, 4096, "bf16"});
   check_rounded({513, 144, 1040, "f16", "", kResidual});
+}
+
+// `linear` of rows that the norm makes plus or minus its weights, which rounding keeps: x has one magnitude, the weights are e4m3 codes.
+void check_linear(int64_t m, int64_t n, int64_t k, const char* dtype, bool norm, const char* gate, const char* epilogue = "") {
+  const int64_t cols = *gate ? n / 2 : n;
+  std::string inputs = fmt::format("%x: {}[{},{}], %w: f8e4m3fn[{},{}], %ws: f32[{},1], %wn: {}[{}]", dtype, m, k, n, k, n, dtype, k);
+  std::string args = norm ? "%x, %w, %ws, %wn" : "%x, %w, %ws, _";
+  std::string attrs = fmt::format("group_size={}, activation=\"f8e4m3fn\"", k);
+  if (*gate) attrs += fmt::format(", gate=\"{}\"", gate);
+  if (norm) attrs += ", epsilon=1e-12";
+  if (*epilogue) {
+    inputs += fmt::format(", %bias: {0}[{2}], %residual: {0}[{1},{2}]", dtype, m, cols);
+    args += ", %bias, %residual";
+    attrs += fmt::format(", epilogue=\"{}\", epilogue_input=4", epilogue);
+  }
+  std::vector<float> x(static_cast<size_t>(m * k)), weight(static_cast<size_t>(k));
+  std::normal_distribution<float> normal(0, 100);
+  for (int64_t i = 0; i < k; ++i) weight[i] = std::ldexp(e4m3_value(quant::to_e4m3(i == 1 ? -448.f : normal(random_engine()))), -7);
+  for (int64_t row = 0; row < m; ++row)
+    for (int64_t i = 0; i < k; ++i) {
+      const float value = random_engine()() % 2 ? 1.f : -1.f;
+      x[row * k + i] = row == 3 ? 0 : norm ? std::ldexp(value, static_cast<int>(row % 3)) : value * weight[i];
+    }
+  CudaCase test;
+  test.kernel = "cublaslt.fp8_linear";
+  test.text = fmt::format("graph main({}) {{ %y = linear({}) {{{}}} return %y }}", inputs, args, attrs);
+  test.inputs = {narrowed(x, {m, k}, dtype), weights(n, k), scales(n), narrowed(weight, {k}, dtype)};
+  // The products' spread, with scales of up to 2; a gate multiplies two, each about three times as large at most where the other is not.
+  const double spread = 100.0 / 128 * 2 * std::sqrt(static_cast<double>(k)), rounding = rounding_of({m, n, k, dtype});
+  test.rtol = 2 * rounding, test.atol = *gate ? 6 * rounding * spread * spread : rounding * spread;
+  check_cuda_kernels(test);
+}
+
+TEST(CudaFp8Linear, NormAndGate) {
+  NEEDS_SM_90();
+  check_linear(65, 96, 256, "f16", true, "");
+  check_linear(127, 256, 512, "bf16", true, "silu");
+  check_linear(200, 96, 1040, "f16", false, "gelu_tanh");
+  check_linear(513, 64, 128, "bf16", true, "gelu", kBiasResidual);
+  check_linear(33, 4096, 256, "f16", true, "silu", kResidual);
+  check_linear(70, 128, 256, "f16", true, "", kBiasResidual);
 }
 
 // What runs around the library's product compiles where there is no GPU.

@@ -1,18 +1,18 @@
 // cached_attention with tensor cores for a new token a sequence: norm and rope of its q and k heads, k and v into the cache, attention over
 // the cached tokens and the new one. A cluster of CLUSTER blocks takes up to HEAD_TILES * 8 query heads of one kv head of one row; units of
 // UNROLL tiles of 16 tokens go round its warps, the blocks first, so that however short a sequence is its tokens are asked for at once, and
-// blocks and warps that get none have nothing to do. The parts add up in a fixed order: a block's warps through its shared memory, the
-// blocks through the cluster's.
+// blocks and warps that get none have nothing to do. The parts add up in a fixed order: a block's warps in its shared memory, the blocks in
+// the first one's.
 //
 // Keys and values go from memory to registers in 16-byte loads that are already operands of mma; layout: paged_decode.cu. The new token's
 // key and value are put into the registers of the lanes that would have loaded them, from shared memory: they are never read back from the
 // cache.
 //
-// With EARLY, before wait_for_previous() it reads what no kernel of its step writes: the step's integers, and the keys and values of earlier
-// steps. That those are complete: a graph's first kernel starts after everything before the graph. Without a graph, what brings the integers
-// stands between the steps: a copy, which nothing passes, or a kernel that never calls allow_next(), so that the kernels behind it start
-// when it has ended, and with it the step before. Of the cache, a step's kernels write slots of its new tokens only, each in the one node of
-// its layer, and this kernel does not load the slot it writes.
+// With EARLY, before wait_for_previous() it reads what no kernel of its step writes: the step's integers, and the keys and values of
+// earlier steps. That those are complete: a graph's first kernel starts after everything before the graph. Without a graph, what brings the
+// integers stands between the steps: a copy, which nothing passes, or a kernel that never calls allow_next(), so that the kernels behind it
+// start when it has ended, and with it the step before. Of the cache, a step's kernels write slots of its new tokens only, each in the one
+// node of its layer, and this kernel does not load the slot it writes.
 //
 // ACTIVATION (qkv and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3), ANGLE (cos, sin), NORM. HEADS, KV_HEADS,
 // HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM, HAS_SOFTCAP; VECTOR: elements of a head
@@ -36,12 +36,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                      const NORM* __restrict__ k_norm, ACTIVATION* __restrict__ y, int blocks_per_seq, int num_blocks, float epsilon,
                      Score score, int window, float k_inverse, float v_inverse, float v_scale) {
   extern __shared__ float4 memory[];
-  float* const merged = reinterpret_cast<float*>(memory);                                  // [WARPS][kBlockHeads][kSumPitch]
-  float* const part = merged + WARPS * kBlockHeads * kSumPitch;                            // [kBlockHeads][kSumPitch]: the block's sums
-  float2* const merged_state = reinterpret_cast<float2*>(part + kBlockHeads * kSumPitch);  // [WARPS][kBlockHeads]
-  __shared__ __align__(16) float2 part_state[kBlockHeads];
+  float* const merged = reinterpret_cast<float*>(memory);         // [WARPS][kBlockHeads][kSumPitch]
+  float* const parts = merged + WARPS * kBlockHeads * kSumPitch;  // of the first block: [CLUSTER][kBlockHeads][kSumPitch]
+  constexpr int kParts = CLUSTER > 1 ? CLUSTER : 0;
+  float2* const merged_state = reinterpret_cast<float2*>(parts + kParts * kBlockHeads * kSumPitch);  // [WARPS][kBlockHeads]
+  float2* const part_states = merged_state + WARPS * kBlockHeads;                                    // [CLUSTER][kBlockHeads]
   __shared__ __align__(16) ELEMENT queries[kBlockHeads * kQueryPitch];
   __shared__ __align__(16) CACHE fresh[2][HEAD_DIM];  // the new token's key and value
+#if CLUSTER > 1
+  cluster_arrive();
+#endif
   allow_next();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   const int row = blockIdx.x / CLUSTER, rank = blockIdx.x % CLUSTER;
@@ -133,15 +137,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     }
   }
   __syncthreads();
-  if (rank == 0 && blockIdx.y % kGroups == 0 && slot >= 0 && slot < int64_t(num_blocks) * BLOCK_SIZE) {
-    using Piece = Vec<uint32_t, 2>;
-    constexpr int kPieces = HEAD_DIM * sizeof(CACHE) / sizeof(Piece);
-    for (int i = threadIdx.x; i < 2 * kPieces; i += WARPS * 32) {
-      const int which = i / kPieces;
-      const int64_t at = ((int64_t(slot / BLOCK_SIZE) * 2 + which) * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE;
-      reinterpret_cast<Piece*>(cache + at * HEAD_DIM)[i % kPieces] = reinterpret_cast<const Piece*>(fresh[which])[i % kPieces];
-    }
-  }
   // Eight elements of head n * 8 + g, from 32 j + 8 c, as words: in shared memory, since registers are short.
   const uint32_t lane_query = shared_address(queries + g * kQueryPitch + 8 * c);
   const auto load_query = [&](int n, int j, Vec<uint32_t, 4>& x) {
@@ -288,36 +283,46 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                                  from_float<ACTIVATION>(s.z * scale), from_float<ACTIVATION>(s.w * scale)};
     reinterpret_cast<Vec<ACTIVATION, 4>*>(y + (int64_t(row) * HEADS + first_head + h) * HEAD_DIM)[v] = out;
   };
+  // The last warps, which have least to do, take the new token to the cache.
+  if (rank == CLUSTER - 1 && blockIdx.y % kGroups == 0 && slot >= 0 && slot < int64_t(num_blocks) * BLOCK_SIZE) {
+    using Piece = Vec<uint32_t, 2>;
+    constexpr int kPieces = HEAD_DIM * sizeof(CACHE) / sizeof(Piece);
+    for (int i = WARPS * 32 - 1 - threadIdx.x; i < 2 * kPieces; i += WARPS * 32) {
+      const int which = i / kPieces;
+      const int64_t at = ((int64_t(slot / BLOCK_SIZE) * 2 + which) * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE;
+      reinterpret_cast<Piece*>(cache + at * HEAD_DIM)[i % kPieces] = reinterpret_cast<const Piece*>(fresh[which])[i % kPieces];
+    }
+  }
   const int active = active_warps(rank);
-  for (int e = threadIdx.x; e < heads * kVectors; e += WARPS * 32) {
+#if CLUSTER > 1
+  cluster_wait();  // the first block is there
+#endif
+  for (int e = threadIdx.x; e < heads * kVectors && (CLUSTER == 1 || active > 0); e += WARPS * 32) {
     const int h = e / kVectors, v = e % kVectors;
     float2 all;
     const float4 s = merge_parts<WARPS>(
         active, [&](int w) { return merged_state[w * kBlockHeads + h]; },
         [&](int w) { return reinterpret_cast<const float4*>(merged + (w * kBlockHeads + h) * kSumPitch)[v]; }, all);
-    if (CLUSTER == 1) {
-      finish(h, v, s, all);
-    } else {
-      reinterpret_cast<float4*>(part + h * kSumPitch)[v] = s;
-      if (v == 0) part_state[h] = all;
-    }
+#if CLUSTER == 1
+    finish(h, v, s, all);
+#else
+    const int at = rank * kBlockHeads + h;
+    cluster_store(cluster_address(shared_address(parts + at * kSumPitch + v * 4), 0), s);
+    if (v == 0) cluster_store(cluster_address(shared_address(part_states + at), 0), all);
+#endif
   }
 #if CLUSTER > 1
-  cluster_barrier();
-  const uint32_t states = shared_address(part_state), sums = shared_address(part);
-  for (int e = rank * WARPS * 32 + threadIdx.x; e < heads * kVectors; e += CLUSTER * WARPS * 32) {
+  // What was stored before is seen behind the first block's wait. The others leave: nobody reads their shared memory.
+  cluster_arrive();
+  if (rank != 0) return;
+  cluster_wait();
+  for (int e = threadIdx.x; e < heads * kVectors; e += WARPS * 32) {
     const int h = e / kVectors, v = e % kVectors;
     float2 all;
     const float4 s = merge_parts<CLUSTER>(
-        min(units, CLUSTER), [&](int r) { return cluster_load_pair(cluster_address(states + h * 8, r)); },
-        [&](int r) {
-          float x[4];
-          cluster_load(cluster_address(sums + (h * kSumPitch + v * 4) * 4, r), x);
-          return float4{x[0], x[1], x[2], x[3]};
-        },
-        all);
+        min(units, CLUSTER), [&](int r) { return part_states[r * kBlockHeads + h]; },
+        [&](int r) { return reinterpret_cast<const float4*>(parts + (r * kBlockHeads + h) * kSumPitch)[v]; }, all);
     finish(h, v, s, all);
   }
-  cluster_barrier();  // a block's shared memory must outlive the others' reads
 #endif
 }

@@ -29,6 +29,9 @@ constexpr int kFlushK = !kGrouped || GROUP % 128 == 0 ? 128 : GROUP % 64 == 0 ? 
 constexpr int kParts = kFlushK == 32 ? 2 : 1;                                             // of them in a plane
 constexpr int kPitch = ROWS + 4;  // floats a token of the staged sums: a warp's stores meet 32 banks
 constexpr int kArrivals = 1 + 128;
+// Slots that a producer fills before it waits for its copies into one. Consumers hold one slot while they wait for the next, so two of the
+// ring's at least must be full or being filled behind those.
+constexpr int kLag = STAGES >= 4 ? 2 : STAGES - 2;
 constexpr int kEvery = 4 / kPlanes;  // tokens from one of a producer warp's to its next
 constexpr int kPerColumn = GATE ? 2 : 1;
 static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && kPlanes % 2 == 0);
@@ -109,11 +112,6 @@ DEVICE void block_barrier() { asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "
 DEVICE void copy_async_4(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
-// Arrives when this thread's copies so far are done.
-DEVICE void barrier_arrive_after_copies(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
 struct Ring {
   uint32_t slots, barriers;
   DEVICE uint32_t slot(int i) const { return slots + i * kStage; }
@@ -155,23 +153,23 @@ DEVICE uint32_t narrow_pair(bf16, float low, float high) {
 }
 #endif
 
-// Stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`: [token][4], the sums of x's squares in parts.
+DEVICE void copy_weights(const Ring& ring, const TensorMap& w, int first_row, int step, int slot) {
+  barrier_arrive_expecting(ring.full(slot), kStageW);
+  copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
+}
+
+// After the first STAGES copies of weights: stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`:
+// [token][4], the sums of x's squares in parts.
 DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end,
                     const NORM_ELEMENT* norm, float norm_scale, float* squares) {
   const bool is_leader = threadIdx.x == kConsumers;
-  const auto copy_weights = [&](int step, int slot) {
-    barrier_arrive_expecting(ring.full(slot), kStageW);
-    copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
-  };
-  if (is_leader)
-    for (int i = 0; i < STAGES && begin + i < end; ++i) copy_weights(begin + i, i);
   wait_for_previous();
   const XPlace place;
   int slot = 0, parity = 1;
   const auto wait_for_slot = [&](int step) {
     if (step - begin < STAGES) return;
     barrier_wait(ring.empty(slot), parity);
-    if (is_leader) copy_weights(step, slot);
+    if (is_leader) copy_weights(ring, w, first_row, step, slot);
   };
   const auto next_slot = [&] {
     if (++slot == STAGES) slot = 0, parity ^= 1;
@@ -205,6 +203,7 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, in
           asm volatile("st.shared.u32 [%0], %1;" ::"r"(place.at(ring.slot(slot), i)), "r"(narrow_pair(X_ELEMENT{}, v.x * low, v.y * high))
                        : "memory");
       }
+      fence_shared_for_products();
       barrier_arrive(ring.full(slot));
       next_slot();
     }
@@ -218,7 +217,16 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, in
   }
 #else
   const X_ELEMENT* from = x + int64_t(place.first) * K_SIZE + begin * kStageK + place.k;
-  int k = begin * kStageK + place.k;
+  int k = begin * kStageK + place.k, done = 0;
+  // The next `count` slots are full: this thread's copies but the latest kPending are there, and products see them.
+  const auto copied = [&]<int kPending>(int count) {
+    copy_async_wait<kPending>();
+    fence_shared_for_products();
+    for (int i = 0; i < count; ++i) {
+      barrier_arrive(ring.full(done));
+      if (++done == STAGES) done = 0;
+    }
+  };
   for (int step = begin; step < end; ++step) {
     wait_for_slot(step);
     const int bytes = k < K_SIZE ? 4 : 0;
@@ -234,10 +242,12 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, in
       }
       at += 1024;
     }
-    barrier_arrive_after_copies(ring.full(slot));
+    copy_async_commit();
     from += kStageK, k += kStageK;
     next_slot();
+    if (step - begin >= kLag) copied.template operator()<kLag>(1);
   }
+  copied.template operator()<0>(min(kLag, end - begin));
 #endif
 }
 
@@ -283,7 +293,6 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
   };
 
   barrier_wait(ring.full(0), 0);
-  fence_shared_for_products();
   load(0);
   convert(0, a[0]);
   int slot = 0, parity = 0;
@@ -301,15 +310,13 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
         else product(sum, a[plane % 2][k], b, true);
       }
       products_commit();
-      // Meanwhile the next registers.
-      if (plane + 1 < kPlanes) {
-        convert(plane + 1, a[(plane + 1) % 2]);
-      } else if (step + 1 < end) {
+      // Meanwhile the next registers; the next slot is looked at early, so that its loads are there in time.
+      if (plane + 1 < kPlanes) convert(plane + 1, a[(plane + 1) % 2]);
+      else if (step + 1 < end) convert(0, a[0]);
+      if (plane == kPlanes - 2 && step + 1 < end) {
         if (++slot == STAGES) slot = 0, parity ^= 1;
         barrier_wait(ring.full(slot), parity);
-        fence_shared_for_products();
         load(slot);
-        convert(0, a[0]);
       }
       products_wait<0>();
       if constexpr (kGrouped) {
@@ -347,12 +354,15 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   SCALE_ELEMENT* const scales = reinterpret_cast<SCALE_ELEMENT*>(squares + (NORM ? TOKENS * 4 : 0));
   const Ring ring{base, base + STAGES * kStage};
 
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(w);
     for (int i = 0; i < STAGES; ++i) {
       barrier_init(ring.full(i), kArrivals);
       barrier_init(ring.empty(i), WARPGROUPS * 4);
     }
     barrier_init_done();
+    fence_shared_for_products();
+    for (int i = 0; i < STAGES && begin + i < end; ++i) copy_weights(ring, w, first_row, begin + i, i);
   }
   // Tokens that are not there are zeros once for all.
   if (tokens < TOKENS)

@@ -50,6 +50,15 @@ DEVICE void mma_16x8x16(bf16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0
 DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// The barrier's halves: what was written before a thread arrives is seen by those that have waited. A thread waits between two arrivals.
+DEVICE void cluster_arrive() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+DEVICE void cluster_wait() {
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 // `address` of this block's shared memory, in block `rank` of the cluster.
 DEVICE uint32_t cluster_address(uint32_t address, uint32_t rank) {
   uint32_t mapped;
@@ -67,9 +76,10 @@ DEVICE void cluster_load(uint32_t address, float (&x)[4]) {
                : "r"(address)
                : "memory");
 }
-DEVICE float2 cluster_load_pair(uint32_t address) {
-  float2 x;
-  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
-  return x;
+DEVICE void cluster_store(uint32_t address, float4 x) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
+}
+DEVICE void cluster_store(uint32_t address, float2 x) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x.x), "f"(x.y) : "memory");
 }
 #endif

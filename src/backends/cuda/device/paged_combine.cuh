@@ -24,7 +24,7 @@ DEVICE void write_part(ACTIVATION* y, float* partial, int rows, int row, int hea
   if (splits == 1) {
     y[at * HEAD_DIM + d] = from_float<ACTIVATION>(state.y == 0.f ? 0.f : sum / state.y * v_scale);
   } else {
-    partial[(at * splits + split) * HEAD_DIM + d] = sum;
+    if (state.y != 0.f) partial[(at * splits + split) * HEAD_DIM + d] = sum;  // else it is not read
     if (d == 0) {
       float* const states = partial + int64_t(rows) * HEADS * splits * HEAD_DIM;
       reinterpret_cast<float2*>(states)[at * splits + split] = state;

@@ -6,7 +6,7 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int64_t kMostCluster = 8;  // that every GPU with clusters takes
+constexpr int64_t kMostCluster = 8;  // that every GPU with clusters takes; some take 16
 
 // How a step's heads become blocks.
 struct DecodeTile {
@@ -18,28 +18,36 @@ struct DecodeTile {
     t.head_tiles = s.group() > 8 && s.head_dim <= 128 ? 2 : 1;
     t.heads = std::min(s.group(), 8 * t.head_tiles), t.groups = s.kv_heads * ceil_div(s.group(), t.heads);
     t.unroll = s.head_dim * bytes_of(s.cache, 1) <= 128 ? 2 : 1;
-    // Warps that an SM's registers hold. The whole chip's work on what there is: clusters until every SM has a block (the sequences'
-    // lengths are not known here, so splitting must cost little where they are short), then warps.
-    const int64_t room = t.head_tiles == 1 && s.head_dim <= 128 ? 16 : 8, all = s.rows * t.groups;
+    // Clusters until every SM has a block (the sequences' lengths are not known here, so splitting must cost little where they are short),
+    // then warps, up to half of what an SM's registers hold: kernels before and behind find room beside.
+    const int64_t room = t.room(s), all = s.rows * t.groups;
     if (target.arch >= 90)
       while (t.cluster < kMostCluster && all * t.cluster * 2 <= target.num_sms * 5 / 4) t.cluster *= 2;
-    t.warps = room;
-    while (t.warps > 4 && (all * t.cluster * t.warps > target.num_sms * room || t.shared_bytes(s) > 96 << 10)) t.warps /= 2;
+    t.warps = room / 2;
+    while (t.warps > 4 && all * t.cluster * t.warps > target.num_sms * room) t.warps /= 2;
     t.blocks = std::max<int64_t>(1, room / t.warps);
     return t;
   }
-  // "" is the choice of of(), whatever the sizes; else "cluster=4,warps=8", for benchmarks.
+  // Warps on an SM: 96 registers a thread, 128, or all.
+  int64_t room(const PagedShape& s) const {
+    if (head_tiles > 1 || s.head_dim > 128) return 8;
+    return unroll == 1 && s.head_dim * bytes_of(s.cache, 1) <= 128 ? 20 : 16;
+  }
+  // "" is the choice of of(), whatever the sizes; else "cluster=4,warps=8,unroll=1", for benchmarks.
   static DecodeTile of(const PagedShape& s, const Target& target, const std::string& tactic) {
     DecodeTile t = of(s, target);
     if (tactic.empty()) return t;
-    const int64_t room = t.blocks * t.warps;
-    t.cluster = tactic_number(tactic, "cluster"), t.warps = tactic_number(tactic, "warps");
-    t.blocks = std::max<int64_t>(1, room / t.warps);
+    t.cluster = tactic_number(tactic, "cluster"), t.warps = tactic_number(tactic, "warps"), t.unroll = tactic_number(tactic, "unroll");
+    t.blocks = std::max<int64_t>(1, t.room(s) / t.warps);
     return t;
   }
-  std::string tactic() const { return fmt::format("cluster={},warps={}", cluster, warps); }
-  // Sums and states of the warps, sums of the block.
-  int64_t shared_bytes(const PagedShape& s) const { return (warps + 1) * heads * (s.head_dim + 4) * 4 + warps * heads * 8; }
+  std::string tactic() const { return fmt::format("cluster={},warps={},unroll={}", cluster, warps, unroll); }
+  bool fits(const PagedShape& s, const Target& target) const { return shared_bytes(s) + (16 << 10) <= target.shared_bytes_per_block; }
+  // Sums and states of the warps, and of the cluster's blocks.
+  int64_t shared_bytes(const PagedShape& s) const {
+    const int64_t parts = warps + (cluster > 1 ? cluster : 0);
+    return parts * heads * ((s.head_dim + 4) * 4 + 8);
+  }
 };
 
 // Whether no kernel of the graph writes the step's integers, nor another one the cache.
@@ -85,18 +93,24 @@ class CachedDecodeDef final : public CudaKernelDef {
       return Support::no("more rows, heads or blocks than a launch numbers");
     if (target.arch < 90 && s.rows * t.groups < target.num_sms)
       return Support::no("few rows: without clusters, most of the GPU would idle");
-    if (t.shared_bytes(s) + (16 << 10) > target.shared_bytes_per_block) return Support::no("sums of a block that exceed its shared memory");
+    if (!t.fits(s, target)) return Support::no("sums of a block that exceed its shared memory");
     return Support::yes();
   }
   std::vector<std::string> tactics(const NodeView& node) const override {
     const PagedShape s = PagedShape::of(node);
     const Target& target = node.cuda->target();
     std::vector<std::string> out{""};
-    for (const auto& [clusters, warps] : {std::pair{2.0, 0.5}, {0.5, 1.0}, {1.0, 0.5}}) {
+    for (const auto& [clusters, warps] : {std::pair{1.0, 2.0}, {2.0, 1.0}, {2.0, 0.5}, {0.5, 1.0}}) {
       DecodeTile t = DecodeTile::of(s, target);
       t.cluster = static_cast<int64_t>(static_cast<double>(t.cluster) * clusters);
       t.warps = static_cast<int64_t>(static_cast<double>(t.warps) * warps);
-      if (t.cluster >= 1 && t.cluster <= (target.arch >= 90 ? kMostCluster : 1) && t.warps >= 2) out.push_back(t.tactic());
+      const int64_t most = target.arch == 90 ? 2 * kMostCluster : target.arch > 90 ? kMostCluster : 1;
+      if (t.cluster >= 1 && t.cluster <= most && t.warps <= t.room(s) && t.fits(s, target)) out.push_back(t.tactic());
+    }
+    DecodeTile small = DecodeTile::of(s, target);
+    if (small.unroll > 1) {
+      small.unroll = 1;
+      out.push_back(small.tactic());
     }
     return out;
   }
@@ -125,6 +139,7 @@ class CachedDecodeDef final : public CudaKernelDef {
     const Function function =
         node.cuda->function(device_source(std::string(name()), "cached_decode.cu", std::move(defines)), "cached_attention");
     function.allow_shared_bytes(launch.shared_bytes);
+    if (t.cluster > kMostCluster) function.allow_large_clusters();
     return std::make_unique<CachedDecode>(s, function, launch, static_cast<float>(node.attrs().get_float("epsilon", 1e-6)),
                                           static_cast<float>(1 / node.attrs().get_float("k_scale", 1)),
                                           static_cast<float>(1 / node.attrs().get_float("v_scale", 1)));

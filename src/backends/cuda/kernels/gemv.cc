@@ -56,10 +56,10 @@ std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const s
   define("LOAD_BYTES", load_bytes(l));
   define("TOKENS", tokens);
   define("WARPS", kWarps);
+  if (l.has_norm) define("NORM_VECTOR", norm_vector(l));
   define("ROWS", rows);
   define("PREFETCH", kLoadsInFlight / rows);
   const Source source{"cuda.gemv", epilogue.code() + device_file("gemv.cu"), std::move(defines)};
-  if (l.has_norm) define("NORM_VECTOR", norm_vector(l));
   const Launch launch{.grid = {static_cast<unsigned>(ceil_div(l.n, kWarps * rows)), static_cast<unsigned>(ceil_div(l.m, tokens))},
                       .block = {kWarps * 32},
                       .shared_bytes = static_cast<int>(norm_bytes),

@@ -14,9 +14,10 @@ namespace tokamak::cuda {
 namespace {
 
 constexpr std::string_view kName = "cuda.linear_fused";
-constexpr int64_t kManyTokens = 64;    // beyond, 16-bit weights are a matmul like any other
-constexpr int64_t kFewTokens = 16;     // up to here the norm may be in the product's kernel
-constexpr size_t kMostBehindNorm = 4;  // tactics of the device code of linear.h that are tried there
+constexpr int64_t kManyTokens = 64;  // beyond, 16-bit weights are a matmul like any other
+constexpr int64_t kFewTokens = 16;   // up to here the norm may be in the product's kernel
+// Tactics to time where something else is likelier to be best: compiling them all takes longer than it saves.
+constexpr size_t kMostOwn = 3, kMostOthers = 2;
 
 // The product's node alone in `chain`: with the epilogue, or, where a gate follows, without it and in x's type.
 ir::Node* add_product(Chain& chain, const NodeView& node, const Linear& l) {
@@ -62,12 +63,14 @@ NodeView ungated(const NodeView& node, const Linear& l) {
 
 // Kernels of the nodes that add_product() and add_linear() make; calls f(kernel, its tactics).
 template <class F>
-void for_each_kernel(const NodeView& view, const F& f) {
+void for_each_kernel(const NodeView& view, const Linear& l, const F& f) {
   for (const KernelDef* def : kernels_for(view.node->op().name)) {
     const std::string_view name = def->name();
     if (name == kName || name == "cuda.linear" || name == "cuda.quantized_linear") continue;  // theirs are "mma" and "gemv"
     if (def->is_fallback() || !def->supports(view)) continue;
-    f(name, def->tactics(view));
+    std::vector<std::string> tactics = def->tactics(view);
+    if (l.m <= kFewTokens && tactics.size() > kMostOthers) tactics.resize(kMostOthers);
+    f(name, tactics);
   }
 }
 
@@ -144,6 +147,7 @@ class LinearFusedDef final : public CudaKernelDef {
       const std::vector<std::string> products = products_of(node, l, found.empty());
       const bool first = l.m > kManyTokens && !l.is_quantized();
       if (first && !products.empty()) return products;
+      if (l.m > kFewTokens && !products.empty() && found.size() > kMostOwn) found.resize(kMostOwn);
       found.insert(found.end(), products.begin(), products.end());
       return found;
     }
@@ -155,10 +159,10 @@ class LinearFusedDef final : public CudaKernelDef {
     std::vector<std::string> inner;
     size_t own = 0;
     for (const std::string& tactic : ways(behind, rest, reason))
-      if (tactic.starts_with("product,") || found.empty() || ++own <= kMostBehindNorm) inner.push_back(tactic);
+      if (tactic.starts_with("product,") || found.empty() || ++own <= kMostOwn) inner.push_back(tactic);
     const bool own_first = l.m <= kManyTokens || !l.is_quantized();
     std::vector<std::string> others;
-    for_each_kernel(behind, [&](std::string_view kernel, const std::vector<std::string>& tactics) {
+    for_each_kernel(behind, l, [&](std::string_view kernel, const std::vector<std::string>& tactics) {
       for (const std::string& t : tactics) others.push_back(fmt::format("other,m={}|{}|{}", linear_class(l.m), kernel, t));
     });
     inner.insert(own_first ? inner.end() : inner.begin(), others.begin(), others.end());
@@ -173,7 +177,7 @@ class LinearFusedDef final : public CudaKernelDef {
     Chain chain(outer);
     const NodeView product = chain.view(*add_product(chain, node, l));
     std::vector<std::string> found;
-    for_each_kernel(product, [&](std::string_view kernel, const std::vector<std::string>& tactics) {
+    for_each_kernel(product, l, [&](std::string_view kernel, const std::vector<std::string>& tactics) {
       for (const std::string& t : tactics) found.push_back(fmt::format("product,m={}|{}|{}", linear_class(l.m), kernel, t));
     });
     return found;
