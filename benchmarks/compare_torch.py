@@ -17,6 +17,7 @@ import gc
 import glob
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -116,6 +117,18 @@ def run_export(options):
     return 0
 
 
+def run(command, limit):
+    """The finished process; after `limit` seconds it and what it started are ended."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        out, err = process.communicate(timeout=limit)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def last_line(result):
     lines = (result.stderr or result.stdout).strip().splitlines()
     return lines[-1] if lines else f"exit status {result.returncode}"
@@ -126,13 +139,13 @@ def ours_row(options, folder, scratch):
     common = ["--device", "cuda", "--fp16", "--timing-cache", os.path.join(scratch, "timings.txt")]
     start = time.monotonic()
     bench = [options.tokamak, "bench", os.path.join(folder, "model.onnx"), *common, "--no-cache", "--duration", "2", "--json", "-"]
-    out = subprocess.run(bench, capture_output=True, text=True, timeout=options.limit)
+    out = run(bench, options.limit)
     if out.returncode != 0:
         raise RuntimeError(last_line(out))
     result = json.loads(out.stdout)
     row = {"ours_ms": result["device_ms"], "ours_latency_ms": result["latency_ms"]["median"], "kernels": result["kernels"], "build_s": result["build_s"]}
     left = max(10, options.limit - (time.monotonic() - start))
-    out = subprocess.run([options.tokamak, "verify", folder, *common, "--quiet"], capture_output=True, text=True, timeout=left)
+    out = run([options.tokamak, "verify", folder, *common, "--quiet"], left)
     return row | {"right": out.returncode == 0} | ({} if out.returncode == 0 else {"difference": (out.stdout + out.stderr)[-600:]})
 
 
@@ -163,7 +176,7 @@ def run_peer(options):
 
 def peer_row(options, name, batch):
     command = [sys.executable, os.path.abspath(__file__), "peer", "--only", f"{name}:{batch}"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
+    out = run(command, options.limit)
     if out.returncode != 0:
         raise RuntimeError(last_line(out))
     return json.loads(out.stdout.strip().splitlines()[-1])

@@ -76,7 +76,8 @@ const std::vector<Step>& pipeline() {
       // rope before attention, which moves the head transposes through it. It can settle a length that was open before, so shapes again.
       {{kFuseRope, kSimplifyShapes, kCanonicalize, kFoldConstants, kEliminateCommon, kRemoveDead}, 6},
       {{kFuseAttention, kCanonicalize, kEliminateCommon, kSimplifyShapes, kRemoveDead}},
-      // After attention, whose reshapes tell how q, k and v are used; before epilogues take the biases.
+      // After attention, whose reshapes tell how q, k and v are used; before epilogues take the biases. Packed projections first: attention
+      // reads them in place, where the parts of merged matmuls are copied.
       {{kPackProjections, kMergeMatmuls}},
       // Layout after every fold that reads NCHW channel constants, before epilogues, which need channels in the last axis.
       {{kChooseLayout}},
@@ -85,6 +86,7 @@ const std::vector<Step>& pipeline() {
       // Equal slices meet before the value that they are of can be narrowed.
       {{kHoistSlices, kCanonicalize, kEliminateCommon, kRemoveDead}, 8},
       // Into the producer first (no extra pass over memory), then the norms, then whatever is left among itself.
+      // What a convolution is must be settled then.
       {{kPixelMatmuls, kFuseEpilogues}},
       {{kFuseAddNorm, kRemoveDead}},
       {{kFuseRegions, kFoldConstants, kEliminateCommon, kRemoveDead}},

@@ -77,22 +77,22 @@ TEST(CudaMatmul, Epilogues) {
                16));
 }
 
-// Odd edges of every tile, and epilogues.
+// Odd edges of every tile, fewer steps than buffers and more, more tiles than the GPU holds at once, and epilogues. The rows of the third
+// case let every tile in; it takes most of the time.
 TEST(CudaMatmul, ManyRows) {
   for (const char* t : {"f16", "bf16"})
-    for (const auto& [m, n, k] : std::vector<std::array<int, 3>>{
-             {200, 136, 72}, {97, 64, 64}, {1000, 520, 264}, {6304, 768, 128}, {129, 2304, 768}, {300, 4096, 1000}}) {
+    for (const auto& [m, n, k] : std::vector<std::array<int, 3>>{{200, 136, 72}, {97, 64, 712}, {3000, 776, 328}}) {
+      if (m == 3000 && std::string(t) == "bf16") continue;
       check_cuda_kernels(sum_case(
           fmt::format("graph main(%a: {0}[{1},{3}], %w: {0}[{3},{2}], %c: {0}[{2}], %d: {0}[{1},{2}]) {{ %y = matmul(%a, %w, %c, %d) "
                       "{{epilogue=\"t0 = add(i0, i1); t1 = gelu(t0); t2 = add(t1, i2); ret t2\", epilogue_input=2}} return %y }}",
                       t, m, n, k),
           k));
       if (m == 200)
-        check_cuda_kernels(
-            sum_case(fmt::format("graph main(%a: {0}[2,{1},{3}], %w: {0}[{2},{3}]) {{ %y = matmul(%a, %w) {{trans_b=1, alpha=0.5}} "
-                                 "return %y }}",
-                                 t, m, n, k),
-                     k));
+        check_cuda_kernels(sum_case(fmt::format("graph main(%a: {0}[2,{1},{3}], %w: {0}[{2},{3}]) {{ %y = matmul(%a, %w) "
+                                                "{{trans_b=1, alpha=0.5}} return %y }}",
+                                                t, m, n, k),
+                                    k));
       if (!cuda::Device::is_available()) return;  // compiled: sizes are arguments
     }
 }

@@ -24,7 +24,8 @@ constexpr int kMostConfigs = 16, kMostKnobs = 32;
 // Plans take up to a second each, one after the other. Where a kernel of our own takes the convolution too, few of the library's first
 // choices are tried, and none once the process has spent this long on plans.
 constexpr int kMostTactics = 4, kMostTacticsBesideOurs = 2;
-constexpr double kMostPlanningSeconds = 8;
+constexpr double kMostPlanningSeconds = 6;
+constexpr double kFewestOperations = 1e9;  // below, one choice: filling the chip decides, and conv_igemm splits sums and overlaps launches
 constexpr int64_t kMostWorkspace = int64_t{256} << 20, kAlignment = 16, kWorkspaceAlignment = 256;
 constexpr std::string_view kLayout = "cudnn.krsc";  // [M, taps, C / group] (transposed: [C, taps, M / group])
 
@@ -485,12 +486,14 @@ class CudnnConvDef final : public CudaKernelDef {
     if (const auto found = known().choices.find(key); found != known().choices.end()) return found->second;
     const bool is_float32 = needs_float32(node), beside_ours = has_kernel_of_ours(node, s);
     if (beside_ours && known().seconds > kMostPlanningSeconds) return {};
+    const double operations = 2.0 * static_cast<double>(s.n * s.out_area() * s.m) * static_cast<double>(s.group_c() * s.taps());
+    const int most = !beside_ours ? kMostTactics : operations < kFewestOperations ? 1 : kMostTacticsBesideOurs;
     const auto start = std::chrono::steady_clock::now();
     std::vector<PlannedChoice> list;
     const auto append = [&](const std::vector<PointwiseStep>& chain, bool fused) {
       try {
         const auto graph = std::make_shared<const OperationGraph>(handle.handle, node, s, chain, s.channels_last);
-        list = choices(handle, graph, fused, is_float32, beside_ours ? kMostTacticsBesideOurs : kMostTactics);
+        list = choices(handle, graph, fused, is_float32, most);
       } catch (const Error&) {  // a graph that cuDNN does not take
         list.clear();
       }
