@@ -315,6 +315,7 @@ step_llm() {
   done
   [ -z "$peers" ] || python3 "$root/benchmarks/compare_torch.py" llm --batches "$batches" --json "$output/llm-torch.json" || rc=1
   python3 "$root/benchmarks/compare_torch.py" llm-table "$output" >"$output/llm.md" || rc=1
+  memory_table "$output"/llm-*.json >>"$output/llm.md" || rc=1
   return $rc
 }
 
@@ -337,9 +338,35 @@ PY
   return $rc
 }
 
+# memory_table FILE...: what language models planned to take of the GPU's memory before allocating, and by how much free memory shrank.
+memory_table() {
+  python3 - "$@" <<'PY'
+import json, sys
+print("\n| GPU memory, GiB | weights | KV cache | activations | planned | used |\n| --- | --- | --- | --- | --- | --- |")
+for path in sys.argv[1:]:
+    result = json.load(open(path))
+    for run in result.get("runs", []) + [result]:
+        if memory := run.get("device_memory"):
+            load = f", {run['prompt_tokens']} + {run['new_tokens']}" if run is not result else ""
+            figures = [f"{memory[key + '_bytes'] / 2**30:.2f}" for key in ("weights", "kv_cache", "arena", "planned", "used")]
+            print(f"| {result['model']} {result['precision']}{load} | " + " | ".join(figures) + " |")
+PY
+}
+
 # 1,000 requests through the engine as fast as it takes them; the program prints its tables.
 step_saturated() {
-  model=llama-3.1-8b llm_bench fp8 "$output/saturated.json" --kv-dtype fp8 --requests "${requests:-1000}" --loads "$loads" --profile-layers
+  local rc=0
+  model=llama-3.1-8b llm_bench fp8 "$output/saturated.json" --kv-dtype fp8 --requests 1000 --loads 128/128,2048/128,1000/1000 --profile-layers || rc=1
+  python3 - "$output/saturated.json" >"$output/saturated.md" <<'PY' || rc=1
+import json, sys
+result = json.load(open(sys.argv[1]))
+print("| Llama-3.1-8B shape, saturated | requests | prompt + new | output tokens/s | all tokens/s | seconds | steps decoding, mixed | between steps |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+for r in result["runs"]:
+    steps = ", ".join(str(int(r["steps"][kind]["steps"])) for kind in ("decode", "mixed"))
+    print(f"| {result['precision']} | {r['requests']} | {r['prompt_tokens']} + {r['new_tokens']} | {r['output_tokens_per_s']:.0f} | {r['total_tokens_per_s']:.0f} | {r['wall_s']:.1f} | {steps} | {100 * r['gap_ms'] / 1e3 / r['wall_s']:.1f} % |")
+PY
+  memory_table "$output/saturated.json" >>"$output/saturated.md" || rc=1
+  return $rc
 }
 
 # What part of a decode step no kernel runs, from records of every kernel (gpu_gaps.py).

@@ -207,6 +207,8 @@ std::unique_ptr<ir::Graph> import_model(const std::string& path, const BuildOpti
     checkpoint.kv_dtype = kv_dtype_of(options);
     checkpoint.max_context = options.max_context;
     checkpoint.rope_dtype = options.rope_dtype;
+    checkpoint.rank = options.rank;
+    checkpoint.world_size = options.world_size;
     const bool is_fp32 = options.precision == Precision::F32 || options.precision == Precision::TF32;
     checkpoint.keep_quantized = !is_fp32 && options.precision != Precision::BF16 && options.precision != Precision::F16;
     checkpoint.dequantized = is_fp32 ? DType::F32 : DType::F16;

@@ -54,6 +54,7 @@ struct BuildOptions {
   std::optional<DType> kv_dtype;  // of the KV cache: F32, BF16, on a GPU F16 or F8E4M3FN; default: F32 in an fp32 build, else 16 bits
   int64_t max_context = 0;        // tokens of a sequence; 0: what the checkpoint says
   DType rope_dtype = DType::F32;  // checkpoints: what rotary frequencies are rounded to (import/hf/hf.h)
+  int rank = 0, world_size = 1;   // checkpoints: one part of a model split over several devices (import/hf/hf.h)
 };
 
 struct PassReport {

@@ -109,6 +109,7 @@ void CacheKey::add(const BuildOptions& options) {
   add("kv_dtype", options.kv_dtype ? to_string(*options.kv_dtype) : "default");
   add("int4_calibration", fmt::format("{}", options.int4_calibration_gflop));
   add("rope_dtype", to_string(options.rope_dtype));
+  add("rank", fmt::format("{}/{}", options.rank, options.world_size));
   add("context", std::to_string(options.max_context));
   add("workspace", std::to_string(options.workspace_limit_bytes));
   for (const OptimizationProfile& profile : options.profiles) {

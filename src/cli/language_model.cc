@@ -23,6 +23,8 @@ std::unique_ptr<ir::Graph> synthetic_model(const std::string& name, const BuildO
   shape.kv_dtype = kv_dtype_of(options);
   shape.max_context = options.max_context;
   shape.rope_dtype = options.rope_dtype;
+  shape.rank = options.rank;
+  shape.world_size = options.world_size;
   shape.notes = &report.notes;
   auto graph = hf::synthetic(name, shape);
   graph->metadata["model_name"] = name;

@@ -31,8 +31,9 @@ std::shared_ptr<cuda::Device> current_device() {
   return device;
 }
 
-ContextOptions context_options() {
+ContextOptions context_options(const StepModelOptions& options) {
   ContextOptions out;
+  out.communicator = options.communicator;
   out.max_plans = kMaxPlans;
   out.output_place = Place::Device;
   out.capture_first_run = true;
@@ -43,7 +44,7 @@ ContextOptions context_options() {
 
 struct CudaStepModel::Impl {
   Impl(std::shared_ptr<const Engine> e, const StepModelOptions& o)
-      : config(step_config(*e)), options(o), device(current_device()), context(e, context_options()) {
+      : config(step_config(*e)), options(o), device(current_device()), context(e, context_options(o)) {
     if (o.max_num_seqs < 1 || o.max_num_batched_tokens < 1 || o.max_context_length < 0 || o.kv_cache_bytes < 0)
       fail(ErrorCode::InvalidArgument,
            "max_num_seqs ({}) and max_num_batched_tokens ({}) must be positive, max_context_length ({}) and kv_cache_bytes ({}) not "

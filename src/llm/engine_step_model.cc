@@ -66,6 +66,7 @@ struct EngineStepModel::Impl {
   static ContextOptions context_options(const StepModelOptions& options) {
     ContextOptions out;
     out.max_plans = kMaxPlans;
+    out.communicator = options.communicator;
     if (options.num_threads > 0) out.pool = std::make_shared<ThreadPool>(options.num_threads);
     return out;
   }

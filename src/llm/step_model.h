@@ -9,6 +9,7 @@
 #include "llm/model_config.h"
 
 namespace tokamak {
+class Communicator;
 class Engine;
 class Profiler;
 }  // namespace tokamak
@@ -52,7 +53,8 @@ struct StepModelOptions {
   int max_context_length = 0;        // tokens of one sequence; 0: the model's context_length
   // 0: what max_num_seqs full sequences need, but at most a quarter of the machine's memory, or of a GPU what the rest leaves (cache_budget.h)
   int64_t kv_cache_bytes = 0;
-  int num_threads = 0;  // 0: the engine's own width
+  int num_threads = 0;                         // 0: the engine's own width
+  std::shared_ptr<Communicator> communicator;  // of an engine that is one rank of a split model; all ranks run the same batches
 };
 
 // In bytes, on the device that the model runs on.

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "backends/cpu/thread_pool.h"
+#include "runtime/communicator.h"
 #include "runtime/device_executor.h"
 #include "runtime/interpreter.h"
 #include "runtime/plan.h"
@@ -35,6 +36,19 @@ struct Arena {
     size_bytes = bytes;
   }
 };
+
+void check_communicator(const ir::Graph& graph, const Communicator* communicator) {
+  for (const auto& node : graph.nodes()) {
+    if (!node->is("all_reduce")) continue;
+    const int64_t rank = node->attrs.get_int("rank"), world_size = node->attrs.get_int("world_size");
+    if (communicator == nullptr)
+      fail(ErrorCode::InvalidArgument, "this engine is rank {} of {} of a split model; its context needs a communicator to the others",
+           rank, world_size);
+    if (communicator->rank() != rank || communicator->world_size() != world_size)
+      fail(ErrorCode::InvalidArgument, "this engine is rank {} of {} of a split model, the communicator given is of rank {} of {}", rank,
+           world_size, communicator->rank(), communicator->world_size());
+  }
+}
 
 }  // namespace
 
@@ -152,6 +166,7 @@ ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, Context
     fail(ErrorCode::OutOfRange, "optimization profile {} does not exist; the engine has {} (0 to {})", options.profile, num_profiles,
          num_profiles - 1);
   if (options.max_plans < 1) fail(ErrorCode::InvalidArgument, "max_plans is {}, expected 1 or more", options.max_plans);
+  check_communicator(engine->graph(), options.communicator.get());
   impl_->pool = options.pool ? options.pool : shared_pool(std::clamp(engine->info().num_threads, 1, available_threads()));
   impl_->inputs.resize(engine->inputs().size());
   impl_->input_places.resize(engine->inputs().size(), Place::Host);
@@ -207,6 +222,7 @@ void ExecutionContext::run() {
 }
 
 void ExecutionContext::run_async() {
+  const CommunicatorScope scope(impl_->options.communicator.get());
   impl_->prepare();
   if (impl_->is_dynamic) {
     impl_->run_dynamic();

@@ -9,6 +9,7 @@
 
 namespace tokamak {
 
+class Communicator;
 class ThreadPool;
 
 // Receives one call per executed node. Times are steady-clock nanoseconds; those of a GPU are measured there, and reported by run() or
@@ -28,6 +29,8 @@ struct ContextOptions {
   int profile = 0;                   // optimization profile
   int64_t memory_limit_bytes = 0;    // arena and workspace together; 0: the engine's own limit
   int max_plans = 32;                // shape sets kept, at least 1; the least recently used goes first
+  // Of an engine that is one rank of a split model (its graph has all_reduce): to the others. Must be of its rank and world_size.
+  std::shared_ptr<Communicator> communicator;
   // Of engines for a GPU:
   int device = 0;                    // which GPU, as CUDA counts
   Place output_place = Place::Host;  // where outputs are left; on the host they are copied back within run()

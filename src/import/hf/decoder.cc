@@ -1,5 +1,8 @@
 #include "import/hf/decoder.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "base/error.h"
 #include "base/half.h"
 
@@ -19,11 +22,29 @@ Decoder::Decoder(Checkpoint& checkpoint, ModelConfig config, const HfOptions& op
     fail(ErrorCode::InvalidArgument, "the KV cache's block size is {}; expected a multiple of 16 tokens up to 4096", options.block_size);
   if (options.max_context < 0 || options.max_context > (1 << 28))
     fail(ErrorCode::InvalidArgument, "the context length is {}; expected 1 to 2^28 tokens, or 0 for the checkpoint's", options.max_context);
+  split_over_ranks();
   context_ = options.max_context > 0 ? options.max_context : config_.max_positions;
   rotaries_.resize(config_.ropes.size());
   find_prefix();
   add_inputs();
   add_metadata();
+}
+
+void Decoder::split_over_ranks() {
+  const int64_t rank = options_.rank, world_size = options_.world_size;
+  if (world_size < 1 || rank < 0 || rank >= world_size)
+    fail(ErrorCode::InvalidArgument, "rank {} of a model split over {} devices; expected 0 to {}", rank, world_size,
+         std::max<int64_t>(world_size, 1) - 1);
+  const int64_t most = std::gcd(std::gcd(config_.num_heads, config_.num_kv_heads), config_.intermediate_size);
+  for (const auto& [what, size] : {std::pair{"query heads", &config_.num_heads},
+                                   {"key and value heads", &config_.num_kv_heads},
+                                   {"channels inside its MLP", &config_.intermediate_size}}) {
+    if (*size % world_size != 0)
+      fail(ErrorCode::Unsupported,
+           "the model has {} {}, which {} ranks do not divide; it can be split over numbers of ranks that divide {}", *size, what,
+           world_size, most);
+    *size /= world_size;
+  }
 }
 
 void Decoder::add_inputs() {
@@ -58,6 +79,10 @@ void Decoder::add_metadata() {
   for (int64_t id : config_.eos_token_ids) eos += (eos.empty() ? "" : ",") + std::to_string(id);
   m["llm.eos_token_ids"] = eos;
   m["llm.bos_token_id"] = config_.bos_token_id < 0 ? "" : std::to_string(config_.bos_token_id);
+  if (options_.world_size > 1) {  // the numbers of heads above are then this rank's
+    m["llm.rank"] = std::to_string(options_.rank);
+    m["llm.world_size"] = std::to_string(options_.world_size);
+  }
   for (const auto& [name, text] : checkpoint_.texts()) m[name] = text;
 }
 
@@ -112,8 +137,32 @@ Value* Decoder::linear(Value* x, const Weight& weight, Value* bias) {
   return bias == nullptr ? y : add(y, bias);
 }
 
-Value* Decoder::projection(Value* x, const std::string& name, int64_t rows, int64_t columns, bool bias) {
-  return linear(x, take(name + ".weight", {rows, columns}), bias ? vector(name + ".bias", rows, false) : nullptr);
+Weight Decoder::take_rows(const std::string& name, Shape shape_here, const std::vector<int64_t>& parts_here) {
+  shape_here[0] *= options_.world_size;
+  const Weight all = take(name, shape_here);
+  if (options_.world_size == 1) return all;
+  std::vector<Weight> parts;
+  int64_t begin = 0;
+  for (const int64_t rows : parts_here) {
+    parts.push_back(slice_rows(all, begin + options_.rank * rows, begin + (options_.rank + 1) * rows, name));
+    begin += rows * options_.world_size;
+  }
+  return parts.size() == 1 ? parts[0] : concat_rows(parts, options_.dequantized, name, checkpoint_.pool());
+}
+
+Value* Decoder::column_parallel(Value* x, const std::string& name, int64_t rows, int64_t columns, bool bias) {
+  Value* b = nullptr;
+  if (bias) b = graph_->add_constant(Tensor::of<float>({rows}, to_floats(take_rows(name + ".bias", {rows}, {rows}))), name + ".bias");
+  return linear(x, take_rows(name + ".weight", {rows, columns}, {rows}), b);
+}
+
+Value* Decoder::row_parallel(Value* x, const std::string& name, int64_t rows, int64_t columns, bool bias) {
+  const int64_t rank = options_.rank, world_size = options_.world_size;
+  Weight weight = take(name + ".weight", {rows, columns * world_size});
+  if (world_size > 1) weight = slice_columns(weight, rank * columns, (rank + 1) * columns);
+  Value* y = linear(x, weight, nullptr);
+  if (world_size > 1) y = graph_->build("all_reduce", {y}, {{"rank", rank}, {"world_size", world_size}}, nullptr, name + ".all_reduce");
+  return bias ? add(y, vector(name + ".bias", rows, false)) : y;
 }
 
 // Several projections of one input as one, side by side.
@@ -122,9 +171,9 @@ Value* Decoder::merged(Value* x, const std::string& module, const std::vector<st
   std::vector<Weight> weights;
   std::vector<float> biases;
   for (const auto& [name, rows] : parts) {
-    weights.push_back(take(name + ".weight", {rows, columns}));
+    weights.push_back(take_rows(name + ".weight", {rows, columns}, {rows}));
     if (!bias) continue;
-    const std::vector<float> part = to_floats(take(name + ".bias", {rows}));
+    const std::vector<float> part = to_floats(take_rows(name + ".bias", {rows}, {rows}));
     biases.insert(biases.end(), part.begin(), part.end());
   }
   const Weight all = concat_rows(weights, options_.dequantized, module + ".weight", checkpoint_.pool());
@@ -154,10 +203,18 @@ Value* Decoder::attention(int64_t layer, Value* x) {
   const ModelConfig& c = config_;
   const std::string module = layer_prefix(layer) + "self_attn.";
   const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  Value* qkv = c.fused_projections
-                   ? projection(x, module + "qkv_proj", q + 2 * kv, c.hidden_size, c.qkv_bias)
-                   : merged(x, module + "qkv_proj", {{module + "q_proj", q}, {module + "k_proj", kv}, {module + "v_proj", kv}},
-                            c.hidden_size, c.qkv_bias);
+  Value* qkv = nullptr;
+  if (c.fused_projections) {  // rows of q, of k, of v
+    const std::string name = module + "qkv_proj";
+    Value* b = nullptr;
+    if (c.qkv_bias)
+      b = graph_->add_constant(Tensor::of<float>({q + 2 * kv}, to_floats(take_rows(name + ".bias", {q + 2 * kv}, {q, kv, kv}))),
+                               name + ".bias");
+    qkv = linear(x, take_rows(name + ".weight", {q + 2 * kv, c.hidden_size}, {q, kv, kv}), b);
+  } else {
+    qkv = merged(x, module + "qkv_proj", {{module + "q_proj", q}, {module + "k_proj", kv}, {module + "v_proj", kv}}, c.hidden_size,
+                 c.qkv_bias);
+  }
   const Rotary& r = rotary(c.layers[layer].rope);
   std::vector<Value*> inputs{qkv, caches_[layer], slot_mapping_, r.cos, r.sin};
   if (c.qk_norm)
@@ -171,7 +228,7 @@ Value* Decoder::attention(int64_t layer, Value* x) {
   Value* queries = graph_->build("kv_cache_write", inputs, write, nullptr, module + "kv_cache_write");
   Value* y = graph_->build("paged_attention", {queries, caches_[layer], block_tables_, seq_lens_, query_starts_}, read, nullptr,
                            module + "attention");
-  return projection(y, module + "o_proj", c.hidden_size, q, c.output_bias);
+  return row_parallel(y, module + "o_proj", c.hidden_size, q, c.output_bias);
 }
 
 Value* Decoder::activate(Value* x) {
@@ -188,15 +245,16 @@ Value* Decoder::gated_mlp(int64_t layer, Value* x) {
   const std::string module = layer_prefix(layer) + "mlp.";
   Value *gate = nullptr, *up = nullptr;
   if (c.fused_projections) {  // the gate's rows, then up's
-    const Weight both = take(module + "gate_up_proj.weight", {2 * c.intermediate_size, c.hidden_size});
+    const Weight both =
+        take_rows(module + "gate_up_proj.weight", {2 * c.intermediate_size, c.hidden_size}, {c.intermediate_size, c.intermediate_size});
     gate = linear(x, slice_rows(both, 0, c.intermediate_size, module + "gate_proj.weight"), nullptr);
     up = linear(x, slice_rows(both, c.intermediate_size, 2 * c.intermediate_size, module + "up_proj.weight"), nullptr);
   } else {
-    gate = projection(x, module + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
-    up = projection(x, module + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
+    gate = column_parallel(x, module + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
+    up = column_parallel(x, module + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
   }
   Value* y = graph_->build("mul", {activate(gate), up});
-  return projection(y, module + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias);
+  return row_parallel(y, module + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias);
 }
 
 Value* Decoder::pre_norm_blocks(Value* x) {

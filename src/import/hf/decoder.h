@@ -47,18 +47,24 @@ class Decoder {
   void add_metadata();
   void find_prefix();
   std::string layer_prefix(int64_t layer) const { return fmt::format("{}layers.{}.", prefix_, layer); }
+  void split_over_ranks();
   Weight take(const std::string& name, Shape shape) { return checkpoint_.take(name, shape); }
+  // This rank's rows of a matrix or vector; of a matrix that is `num_parts` matrices one behind the other, of each part.
+  Weight take_rows(const std::string& name, Shape shape_here, const std::vector<int64_t>& parts_here);
   Value* vector(const std::string& name, int64_t size, bool plus_one);
   Value* rms_norm(Value* x, Value* scale, const std::string& name);
   Value* linear(Value* x, const Weight& weight, Value* bias);
-  Value* projection(Value* x, const std::string& name, int64_t rows, int64_t columns, bool bias);
+  // x times this rank's rows of a matrix: `rows` of them here.
+  Value* column_parallel(Value* x, const std::string& name, int64_t rows, int64_t columns, bool bias);
+  // This rank's columns of x and of the matrix (`columns` here), then the sum over the ranks.
+  Value* row_parallel(Value* x, const std::string& name, int64_t rows, int64_t columns, bool bias);
   Value* merged(Value* x, const std::string& module, const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns, bool bias);
   Value* activate(Value* x);
   Value* scaled(Value* x, double factor);
   const Rotary& rotary(int rope);
 
   Checkpoint& checkpoint_;
-  ModelConfig config_;
+  ModelConfig config_;  // heads and intermediate size: this rank's
   HfOptions options_;
   std::unique_ptr<ir::Graph> graph_;
   std::string prefix_;  // "model."

@@ -107,6 +107,20 @@ Tensor view_rows(const Tensor& t, int64_t begin, int64_t end) {
   return Tensor::view(t.dtype(), shape, t.data<std::byte>() + begin * row_bytes(t), std::move(owner));
 }
 
+// Whether columns [begin, end) are whole bytes.
+bool are_whole_bytes(const Tensor& t, int64_t begin, int64_t end) {
+  const int64_t bits = bits_of(t.dtype());
+  return begin * bits % 8 == 0 && end * bits % 8 == 0 && t.dim(1) * bits % 8 == 0;
+}
+
+Tensor copy_columns(const Tensor& t, int64_t begin, int64_t end) {
+  const int64_t bits = bits_of(t.dtype()), from_bytes = t.dim(1) * bits / 8, to_bytes = (end - begin) * bits / 8;
+  Tensor out = Tensor::empty(t.dtype(), {t.dim(0), end - begin});
+  for (int64_t i = 0; i < t.dim(0); ++i)
+    std::memcpy(out.data<std::byte>() + i * to_bytes, t.data<std::byte>() + i * from_bytes + begin * bits / 8, to_bytes);
+  return out;
+}
+
 }  // namespace
 
 void check_finite(const Weight& weight, ThreadPool& pool) {
@@ -146,6 +160,24 @@ std::vector<float> to_floats(const Weight& weight) {
 Weight slice_rows(const Weight& weight, int64_t begin, int64_t end, std::string name) {
   Weight out{std::move(name), view_rows(weight.data, begin, end), {}, weight.group_size};
   if (weight.is_quantized()) out.scale = view_rows(weight.scale, begin, end);
+  return out;
+}
+
+Weight slice_columns(const Weight& weight, int64_t begin, int64_t end) {
+  Weight out{weight.name, {}, {}, weight.group_size};
+  const int64_t group = weight.group_size;
+  const bool is_one_group = weight.is_quantized() && group == weight.data.dim(1);
+  if (!are_whole_bytes(weight.data, begin, end) || (weight.is_quantized() && !is_one_group && (begin % group != 0 || end % group != 0)))
+    fail(ErrorCode::Unsupported,
+         "tensor \"{}\": columns {} to {} of {} cut its groups of {} elements or its bytes; split the model over fewer ranks", weight.name,
+         begin, end, weight.data.dim(1), group);
+  out.data = copy_columns(weight.data, begin, end);
+  if (is_one_group) {
+    out.scale = weight.scale;
+    out.group_size = end - begin;
+  } else if (weight.is_quantized()) {
+    out.scale = copy_columns(weight.scale, begin / group, end / group);
+  }
   return out;
 }
 

@@ -29,6 +29,8 @@ std::vector<float> to_floats(const Weight& weight);
 
 // Rows [begin, end): a view.
 Weight slice_rows(const Weight& weight, int64_t begin, int64_t end, std::string name);
+// Columns [begin, end), copied. Throws Unsupported naming the weight when that cuts a group or a byte of a quantized one.
+Weight slice_columns(const Weight& weight, int64_t begin, int64_t end);
 // All rows of all parts, which have equal K. Parts that are stored in different ways become dense, in `dense_dtype` unless all are floats
 // of one dtype.
 Weight concat_rows(const std::vector<Weight>& parts, DType dense_dtype, std::string name, ThreadPool& pool);

@@ -13,7 +13,8 @@ namespace tokamak::testing {
 
 class StepRunner {
  public:
-  explicit StepRunner(std::shared_ptr<const Engine> engine, int64_t max_tokens = 256) : context_(engine) {
+  explicit StepRunner(std::shared_ptr<const Engine> engine, int64_t max_tokens = 256, ContextOptions options = {})
+      : context_(engine, std::move(options)) {
     for (const TensorInfo& input : engine->inputs()) {
       if (!input.name.starts_with("kv_cache.")) continue;
       block_size_ = input.type.dims[3].value();

@@ -221,6 +221,8 @@ const Case kLinear[] = {
     {"%1 = avg_pool(%u) {kernel=[2,2]}", "f32[?,?,?,?]"},
     {"%1 = lp_pool(%img) {kernel=[2,2], p=1}", "f32[b,3,h-1,w-1]"},
     {"%1 = attention(%q, %kv, %kv) {is_causal=1}", "f32[b,12,s,64]"},
+    {"%1 = all_reduce(%img) {rank=1, world_size=2}", "f32[b,3,h,w]"},
+    {"%1 = all_reduce(%img) {rank=2, world_size=2}", "error: rank 2 of world_size 2"},
     {"%1 = attention(%q, %kv, %kv) {out_layout=\"BSHD\"}", "f32[b,s,12,64]"},
     {"%1 = attention(%q, %kv, %kv) {q_layout=\"HBSD\"}", "error: must be BHSD or BSHD"},
     {"%1 = attention(%kv, %q, %q)", "error: 4 query heads are not a multiple of 12"},
