@@ -1,19 +1,18 @@
 // y = epilogue(x (w * scale)^T) with Hopper's warpgroup products (sm_90a), for weights of 8 and 4 bits: a consumer warpgroup turns 64 rows
 // of w into 16-bit floats in registers and multiplies them with TOKENS rows of x from shared memory. A producer warpgroup fills a ring of
 // STAGES slots: boxes of ROWS rows and 128 bytes of w by the copy engine (the first of them before the kernel that makes x has finished),
-// x by 4-byte asynchronous copies. SPLIT blocks of a cluster share k and add up in a fixed order. SHARE neighbours in a cluster have the
-// same x: each copies its part of the planes and sends them on to the other, which spares L2.
+// x by 4-byte asynchronous copies. The SPLIT blocks of a cluster share k and add up in a fixed order.
 //
 // Any order of k gives the same product as long as both operands share it, so w stays dense: of a step of 4 * UNIT bytes of a row, lane t
 // of four takes UNIT neighbours, eights of elements in turn, each four pairs j of neighbours. Eight w's pair j of lane t is what A's
 // registers want at k = 2t + 8 (j % 2) of product 2w + j / 2, and x's pair is put there: into 16-byte chunk 4b + j at 4t, b being the
 // eight's number in its plane of 64 k. Planes are rows of 128 bytes as operand_descriptor() has them.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple of a step, or
-//   K_SIZE), SCALE_GROUPS: at most, of a block; TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES, SPLIT, SHARE (1 or 2),
-//   BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT. The products
-//   are those of x times a weight times norm_scale, a power of two with which no weight is above one; the rest is one factor a token, for
-//   which the producers add up squares on the way. GATE: rows of w are eight of the gate, eight of up, and so on; y =
-//   epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   K_SIZE), SCALE_GROUPS: at most, of a block; TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES, SPLIT, BLOCKS (an SM),
+//   CONSUMER_REGISTERS (0: as launched), VECTOR
+//   NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of
+//   two with which no weight is above one; the rest is one factor a token, for which the producers add up squares on the way.
+//   GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "copy_bulk.cuh"
 #include "epilogue.cuh"
 #include "weights_mma.cuh"
@@ -33,13 +32,11 @@ constexpr int kArrivals = 1 + 128;
 // Slots that a producer fills before it waits for its copies into one. Consumers hold one slot while they wait for the next, so two of the
 // ring's at least must be full or being filled behind those.
 constexpr int kLag = STAGES >= 4 ? 2 : STAGES - 2;
-constexpr int kMyPlanes = kPlanes / SHARE, kEvery = 4 / kMyPlanes;  // that a block copies; tokens from one of a warp's to its next
-constexpr int kFromPeer = (kPlanes - kMyPlanes) * kPlane;           // bytes of a stage
-constexpr int kCluster = SPLIT * SHARE;
+constexpr int kEvery = 4 / kPlanes;  // tokens from one of a producer warp's to its next
 constexpr int kPerColumn = GATE ? 2 : 1;
 static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && kPlanes % 2 == 0);
 static_assert(!kGrouped || (GROUP % 32 == 0 && GROUP % kStepK == 0 && kFlushK >= kStepK));
-static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16) && (!NORM || SHARE == 1));
+static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16));
 
 // Eight weights as pairs of neighbours. An instruction takes one constant in its code; the others are held in registers, which the compiler
 // does only for values that it does not know: those with `zero` added.
@@ -111,7 +108,6 @@ DEVICE void keep_all(float (&x)[kCount]) {
 // Consumers' own barrier, and that of consumers and producers.
 DEVICE void consumer_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
 DEVICE void block_barrier() { asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory"); }
-DEVICE void producer_barrier() { asm volatile("bar.sync 3, 128;" ::: "memory"); }
 // The first `bytes` of 4, zeros behind them.
 DEVICE void copy_async_4(uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -128,12 +124,12 @@ struct XPlace {
   int warp, first, k;  // its first token; the two in a stage of k
   uint32_t to;         // where they go in a slot
   // A warp's lanes are (j, t, b).
-  DEVICE explicit XPlace(int part) {
+  DEVICE XPlace() {
     const int id = threadIdx.x - kConsumers, j = id % 4, u = id / 4 % 8;
     warp = id / 32;
-    const int plane = warp % kMyPlanes * SHARE + part, t = kEights == 1 ? u % 4 : u / 2, b = kEights == 1 ? u / 4 : u % 2;
+    const int plane = warp % kPlanes, t = kEights == 1 ? u % 4 : u / 2, b = kEights == 1 ? u / 4 : u % 2;
     const int chunk = kEights == 4 ? plane / 2 * 16 + t * 4 + plane % 2 * 2 + b : plane * 8 + u;
-    first = warp / kMyPlanes, k = chunk * 8 + 2 * j;
+    first = warp / kPlanes, k = chunk * 8 + 2 * j;
     to = kStageW + plane * kPlane + first * 128 + ((4 * b + j) ^ first) * 16 + 4 * t;
   }
   // Of token first + i * kEvery; the bits of `first`, those of multiples of kEvery and those above do not meet.
@@ -157,30 +153,18 @@ DEVICE uint32_t narrow_pair(bf16, float low, float high) {
 }
 #endif
 
-#if SHARE > 1
-// A barrier of another block of the cluster, by its mapped address.
-DEVICE void barrier_arrive_at(uint32_t mapped) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapped) : "memory");
-}
-DEVICE void send(uint32_t to_mapped, uint32_t from, int bytes, uint32_t barrier_mapped) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to_mapped), "r"(from),
-               "r"(bytes), "r"(barrier_mapped)
-               : "memory");
-}
-#endif
-
 DEVICE void copy_weights(const Ring& ring, const TensorMap& w, int first_row, int step, int slot) {
-  barrier_arrive_expecting(ring.full(slot), kStageW + kFromPeer);
+  barrier_arrive_expecting(ring.full(slot), kStageW);
   copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
 }
 
 // After the first STAGES copies of weights: stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`:
 // [token][4], the sums of x's squares in parts.
-DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end, uint32_t rank,
+DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end,
                     const NORM_ELEMENT* norm, float norm_scale, float* squares) {
   const bool is_leader = threadIdx.x == kConsumers;
   wait_for_previous();
-  const XPlace place(rank % SHARE);
+  const XPlace place;
   int slot = 0, parity = 1;
   const auto wait_for_slot = [&](int step) {
     if (step - begin < STAGES) return;
@@ -238,19 +222,8 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, in
   const auto copied = [&]<int kPending>(int count) {
     copy_async_wait<kPending>();
     fence_shared_for_products();
-#if SHARE > 1
-    producer_barrier();
-#endif
     for (int i = 0; i < count; ++i) {
       barrier_arrive(ring.full(done));
-#if SHARE > 1
-      if (is_leader)
-#pragma unroll
-        for (int plane = 0; plane < kMyPlanes; ++plane) {
-          const uint32_t at = ring.slot(done) + kStageW + (plane * SHARE + rank % SHARE) * kPlane;
-          send(cluster_address(at, rank ^ 1), at, kPlane, cluster_address(ring.full(done), rank ^ 1));
-        }
-#endif
       if (++done == STAGES) done = 0;
     }
   };
@@ -280,8 +253,7 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, in
 
 // sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them. `row`: of the first of the
 // lane's two rows (8 apart) in the slot, with the exchange that the copy engine makes within 128 bytes.
-DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, uint32_t rank, uint32_t zero,
-                    float (&sum)[TOKENS / 2]) {
+DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, uint32_t zero, float (&sum)[TOKENS / 2]) {
   const int lane = threadIdx.x % 32, t = lane % 4;
   const int rows[2] = {min(row, ROWS - 8 + row % 8), min(row + 8, ROWS - 8 + row % 8)};  // what is behind the last row is not used
   const Pairs<X_ELEMENT, W_ELEMENT> pairs_of(zero);
@@ -364,12 +336,7 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
         keep_all(sum);
       }
     }
-    if (lane == 0) {
-#if SHARE > 1
-      barrier_arrive_at(cluster_address(ring.empty(this_slot), rank ^ 1));
-#endif
-      barrier_arrive(ring.empty(this_slot));
-    }
+    if (lane == 0) barrier_arrive(ring.empty(this_slot));
   }
 }
 
@@ -378,9 +345,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
                  int m, Extras extras, const NORM_ELEMENT* __restrict__ norm, float epsilon, float norm_scale) {
   extern __shared__ __align__(1024) char shared[];
   const int tiles_m = (m + TOKENS - 1) / TOKENS;
-  const int tile = blockIdx.x / kCluster, in_cluster = blockIdx.x % kCluster, rank = in_cluster / SHARE;  // of those that share k
-  const int first_token = tile % tiles_m * TOKENS, first_row = (tile / tiles_m * SHARE + in_cluster % SHARE) * ROWS,
-            tokens = min(TOKENS, m - first_token);
+  const int tile = blockIdx.x / SPLIT, rank = SPLIT == 1 ? 0 : blockIdx.x % SPLIT;
+  const int first_token = tile % tiles_m * TOKENS, first_row = tile / tiles_m * ROWS, tokens = min(TOKENS, m - first_token);
   const int begin = kSteps * rank / SPLIT, end = kSteps * (rank + 1) / SPLIT;
   const uint32_t start = shared_address(shared), base = (start + 1023) & ~1023u;
   char* const memory = shared + (base - start);
@@ -392,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     prefetch_map(w);
     for (int i = 0; i < STAGES; ++i) {
       barrier_init(ring.full(i), kArrivals);
-      barrier_init(ring.empty(i), WARPGROUPS * 4 * SHARE);
+      barrier_init(ring.empty(i), WARPGROUPS * 4);
     }
     barrier_init_done();
     fence_shared_for_products();
@@ -406,23 +372,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
     }
   fence_shared_for_products();
-#if SHARE > 1
-  cluster_barrier();  // the other's barriers are there
-#else
   __syncthreads();
-#endif
   allow_next();  // its weights may come as soon as there is room
 
   if (threadIdx.x >= kConsumers) {
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
 #endif
-    produce(ring, w, x + int64_t(first_token) * K_SIZE, first_row, tokens, begin, end, in_cluster, norm, norm_scale, squares);
+    produce(ring, w, x + int64_t(first_token) * K_SIZE, first_row, tokens, begin, end, norm, norm_scale, squares);
 #if NORM
     block_barrier();
-#endif
-#if SHARE > 1
-    cluster_barrier();
 #endif
 #if SPLIT > 1
     cluster_barrier();
@@ -458,11 +417,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     // A's rows g and g + 8 are the slot's rows in another order, so that lanes that load together meet all banks.
     const int lane = threadIdx.x % 32, g = lane / 4, row = threadIdx.x / 32 * 16 + g % 2 * 4 + g / 2;
     float sum[TOKENS / 2] = {};
-    consume(ring, scales, row, begin, end, in_cluster, uint32_t(n) >> 31, sum);
+    consume(ring, scales, row, begin, end, uint32_t(n) >> 31, sum);
 #if NORM
     block_barrier();
-#elif SHARE > 1
-    cluster_barrier();  // what this block sends from the ring is there, too
 #else
     consumer_barrier();
 #endif
@@ -485,7 +442,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       for (int v = 0; v < VECTOR; ++v) value[v] = 0.f;
 #pragma unroll
       for (int b = 0; b < SPLIT; ++b) {
-        const uint32_t from = cluster_address(base + (token * kPitch + at) * 4, b * SHARE + in_cluster % SHARE);
+        const uint32_t from = cluster_address(base + (token * kPitch + at) * 4, b);
         if constexpr (VECTOR == 4) {
           float more[4];
           cluster_load(from, more);

@@ -18,19 +18,18 @@ constexpr int64_t kMostNormTokens = 16;
 
 // The geometry of device/linear_wgmma.cu.
 struct Tiling {
-  int rows = 0, split = 1, share = 1, blocks = 1;  // of w a block; blocks that share k; that share x; blocks an SM there is room for
+  int rows = 0, split = 1, blocks = 1;  // of w a block; blocks that share k; blocks an SM there is room for
   int tokens = 8, warpgroups = 1, unit = 16, stages = 2;
   int consumer_registers = 0;  // 0: those of the launch
   int64_t stage_k = 0, stage_bytes = 0, scale_groups = 0, shared_bytes = 0, steps = 0;
 
-  // Fills in what follows from the first four. False when it does not fit the GPU or the problem.
+  // Fills in what follows from the first three. False when it does not fit the GPU or the problem.
   bool complete(const Linear& l, const Target& target) {
     const int64_t bits = bits_of(l.w);
     const bool grouped = l.groups() > 1;
     tokens = l.m <= 8 ? 8 : l.m <= 16 ? 16 : l.m <= 32 ? 32 : 64;
     if (rows < 8 || rows > 256 || rows % row_unit(l) != 0 || blocks < 1 || blocks > 2) return false;
     if (split != 1 && split != 2 && split != 4 && split != 8) return false;
-    if (share != 1 && (share != 2 || split == 8 || tokens < 32 || l.has_norm)) return false;
     warpgroups = static_cast<int>(ceil_div(rows, 64));
     unit = 16;
     if (grouped)
@@ -57,19 +56,17 @@ struct Tiling {
   }
   static int row_unit(const Linear& l) { return l.gate.empty() ? 8 : 16; }
   unsigned threads() const { return static_cast<unsigned>(warpgroups + 1) * 128; }
-  int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows * share) * ceil_div(l.m, tokens) * cluster(); }
-  int cluster() const { return split * share; }
+  int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tokens) * split; }
 
   // Clocks of an SM, roughly: what it loads at its share of the bandwidth of memory and L2, what it multiplies, or the latency of a
   // warpgroup's planes of 64 k, whichever is longest; then what blocks one after the other do not overlap. Rates of an H100.
   double cost(const Linear& l, const Target& target) const {
-    const int clusters = target.num_sms / cluster();
-    const double places = cluster() * (cluster() < 4 ? clusters : clusters - clusters / 11);
+    const double places = split < 4 ? target.num_sms : (target.num_sms / split - target.num_sms / split / 11) * split;
     const double waves = std::ceil(static_cast<double>(num_blocks(l)) / places), in_turn = std::ceil(waves / blocks);
     const double real_tokens = static_cast<double>(std::min<int64_t>(l.m, tokens));
     const auto planes = static_cast<double>(steps * stage_k / 64), a_stage = static_cast<double>(stage_k / 64);
     const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
-    const double load = std::max(weights / 13, (weights + x / share) / 20);
+    const double load = std::max(weights / 13, (weights + x) / 20);
     const double multiply = planes * warpgroups * std::max(90.0, tokens * 2.2);
     const double latency = planes * (150 + tokens * 2 + 350 / a_stage);
     return std::max({waves * load, waves * multiply, in_turn * latency}) + in_turn * (split > 1 ? 6000 : 5000) -
@@ -77,41 +74,41 @@ struct Tiling {
   }
 };
 
-// Clusters of blocks, one an SM, that the GPU may hold: an SM's place in its cluster must be in the same part of the GPU (GPC), and how
-// many SMs those have differs from one to the next.
-std::vector<int64_t> cluster_counts(const Target& target, int size) {
-  const int64_t all = target.num_sms / size;
-  if (size < 4) return {all};
+// Clusters of `split` blocks, one an SM, that the GPU may hold: an SM's place in its cluster must be in the same part of the GPU (GPC), and
+// how many SMs those have differs from one to the next.
+std::vector<int64_t> places(const Target& target, int split) {
+  const int64_t all = target.num_sms / split;
+  if (split < 4) return {all};
   return {all - all / 32, all - all / 8};
 }
 
 // The likeliest first.
 std::vector<Tiling> tilings(const Linear& l, const Target& target) {
   std::vector<Tiling> found;
-  const auto add = [&](int64_t rows, int split, int share, int blocks) {
+  const auto add = [&](int64_t rows, int split, int blocks) {
     Tiling t;
-    t.rows = static_cast<int>(std::max<int64_t>(rows, 16)), t.split = split, t.share = share, t.blocks = blocks;
+    t.rows = static_cast<int>(std::max<int64_t>(rows, 16)), t.split = split, t.blocks = blocks;
     if (!t.complete(l, target) || t.num_blocks(l) > INT32_MAX) return;
     for (const Tiling& other : found)
-      if (other.rows == t.rows && other.split == t.split && other.share == t.share && other.blocks == t.blocks) return;
+      if (other.rows == t.rows && other.split == t.split && other.blocks == t.blocks) return;
     found.push_back(t);
   };
   Tiling any;
   any.rows = 64;
   if (!any.complete(l, target)) return {};
   const int64_t tiles_m = ceil_div(l.m, any.tokens);
-  const auto try_rows = [&](int split, int share, int blocks, int64_t places) {
-    const int64_t most_rows = any.tokens > 16 ? 192 : 256, unit = Tiling::row_unit(l);
-    for (int64_t waves = 1; waves <= 64; ++waves) {
-      const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(places * waves / tiles_m, 1)), unit) * unit;
-      if (rows <= most_rows) return add(rows, split, share, blocks);
-    }
-  };
   for (int split : {1, 2, 4, 8})
-    for (int share : {1, 2})
-      for (int blocks : {1, 2})
-        for (int together = 1; together <= blocks; ++together)  // of this layer on an SM; the other half may be the next layer's
-          for (int64_t clusters : cluster_counts(target, split * share)) try_rows(split, share, blocks, clusters * share * together);
+    for (int blocks : {1, 2})
+      for (int share = 1; share <= blocks; ++share)  // blocks of this layer on an SM; the other half may be the next layer's
+        for (int64_t clusters : places(target, split)) {
+          const int64_t most_rows = any.tokens > 16 ? 192 : 256, unit = Tiling::row_unit(l);
+          for (int64_t waves = 1; waves <= 64; ++waves) {
+            const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(clusters * share * waves / tiles_m, 1)), unit) * unit;
+            if (rows > most_rows) continue;
+            add(rows, split, blocks);
+            break;
+          }
+        }
   if (found.empty()) found.push_back(any);
   std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
   if (found.size() > kMostTactics) found.resize(kMostTactics);
@@ -149,7 +146,7 @@ class LinearWgmma final : public Kernel {
         norm_scale_(norm_scale),
         launch_{.grid = {static_cast<unsigned>(t.num_blocks(l))},
                 .block = {t.threads()},
-                .cluster = static_cast<unsigned>(t.cluster()),
+                .cluster = static_cast<unsigned>(t.split),
                 .shared_bytes = static_cast<int>(t.shared_bytes),
                 .overlap = true} {
     function_.allow_shared_bytes(launch_.shared_bytes);
@@ -216,8 +213,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     CHECK(Linear::read(node, l));
     std::vector<std::string> names;
     for (const Tiling& t : tilings(l, node.cuda->target()))
-      names.push_back(
-          fmt::format("wgmma,m={},rows={},split={},share={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.share, t.blocks));
+      names.push_back(fmt::format("wgmma,m={},rows={},split={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.blocks));
     return names;
   }
 
@@ -226,8 +222,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     CHECK(Linear::read(node, l));
     const Target& target = node.cuda->target();
     Tiling t;
-    t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split");
-    t.share = tactic_number(tactic, "share"), t.blocks = tactic_number(tactic, "blocks");
+    t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.blocks = tactic_number(tactic, "blocks");
     if (!is_near(tactic_number(tactic, "m"), l.m) || !t.complete(l, target)) {
       const std::vector<Tiling> all = tilings(l, target);
       if (all.empty()) fail(ErrorCode::Unsupported, "{}: groups of {} do not fit", name(), l.group);
@@ -243,7 +238,6 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("SCALE_GROUPS", std::max<int64_t>(t.scale_groups, 1));
     define("STAGES", t.stages);
     define("SPLIT", t.split);
-    define("SHARE", t.share);
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
     define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
