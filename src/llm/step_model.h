@@ -51,7 +51,8 @@ struct StepModelOptions {
   int max_num_seqs = 64;             // most sequences in a batch
   int max_num_batched_tokens = 512;  // tokens a step usually has at most; longer batches work, each with a plan of its own
   int max_context_length = 0;        // tokens of one sequence; 0: the model's context_length
-  // 0: what max_num_seqs full sequences need, but at most a quarter of the machine's memory, or of a GPU what the rest leaves (cache_budget.h)
+  // 0: what max_num_seqs full sequences need, but at most a quarter of the machine's memory, or of a GPU what the rest leaves
+  // (cache_budget.h)
   int64_t kv_cache_bytes = 0;
   int num_threads = 0;                         // 0: the engine's own width
   std::shared_ptr<Communicator> communicator;  // of an engine that is one rank of a split model; all ranks run the same batches

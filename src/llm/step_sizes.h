@@ -21,8 +21,8 @@ int mixed_bucket(int tokens);
 StepSizes padded_sizes(int tokens, int rows, int seqs, int max_seqs);
 // The largest `seqs` that padded_sizes gives.
 int padded_seqs(int max_seqs);
-// The sizes of decoding steps of up to `max_seqs` sequences, and of steps that fill `max_tokens`, or a good part of them, with prompts beside
-// decoding ones: what a busy engine runs. The largest first.
+// The sizes of decoding steps of up to `max_seqs` sequences, and of steps that fill `max_tokens`, or a good part of them, with prompts
+// beside decoding ones: what a busy engine runs. The largest first.
 std::vector<StepSizes> usual_sizes(int max_tokens, int max_seqs);
 
 }  // namespace tokamak::llm
