@@ -126,11 +126,13 @@ void Scheduler::schedule_prompt(Sequence& s, int& budget) {
 // What the running sequences will take until their ends.
 void Scheduler::foresee() {
   growths_.clear();
+  final_blocks_ = 0;
   int64_t own_blocks = 0;
   for (const Sequence* s : running_) {
     if (s->final_size == 0) continue;
     growths_.push_back({s->final_size - s->size(), s->size() - s->num_cached, s->seats});
     own_blocks += blocks_.blocks_for(s->size() - s->num_cached);
+    final_blocks_ += int64_t{blocks_.blocks_for(s->final_size - s->num_cached)} * s->seats;
   }
   std::ranges::sort(growths_, std::ranges::greater(), &Growth::steps);
   steady_blocks_ = std::max<int64_t>(0, blocks_.num_used() - own_blocks);
@@ -142,7 +144,12 @@ bool Scheduler::fits_to_the_end(const Sequence& s) {
   const int cached = blocks_.find_prefix(std::span(s.tokens).first(s.tokens.size() - 1)).num_blocks * blocks_.block_size();
   const Growth own{s.final_size - s.size(), s.size() - cached, s.seats};
   const auto at = growths_.insert(std::ranges::upper_bound(growths_, own.steps, std::ranges::greater(), &Growth::steps), own);
-  // The most is taken just before one of them ends, by those that do not end earlier.
+  const int64_t own_final = int64_t{blocks_.blocks_for(s.final_size - cached)} * s.seats;
+  if (steady_blocks_ + final_blocks_ + own_final <= blocks_.num_blocks()) {  // even if all ended at once
+    final_blocks_ += own_final;
+    return true;
+  }
+  // The most is taken just before one of them ends, by those that do not end earlier; at most a block each is not full.
   int64_t size = 0, seats = 0;
   for (const Growth& g : growths_) {
     size += g.size, seats += g.seats;
@@ -150,6 +157,7 @@ bool Scheduler::fits_to_the_end(const Sequence& s) {
     growths_.erase(at);
     return false;
   }
+  final_blocks_ += own_final;
   return true;
 }
 

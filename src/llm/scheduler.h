@@ -117,6 +117,7 @@ class Scheduler {
   };
   std::vector<Growth> growths_;  // those that last longest first
   int64_t steady_blocks_ = 0;    // that the others take
+  int64_t final_blocks_ = 0;     // that all of growths_ would take at their ends
   Step step_;
   bool has_prompt_ = false;  // this step computes part of a prompt
   int64_t prefix_query_tokens_ = 0, prefix_hit_tokens_ = 0, num_preemptions_ = 0;

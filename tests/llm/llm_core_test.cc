@@ -273,6 +273,19 @@ TEST(LlmCore, AnswersOfKnownLengthAreNotBegunBeforeTheyCanBeFinished) {
   }
 }
 
+TEST(LlmCore, AnswersThatFillTheCacheExactlyRunTogether) {
+  Rig rig({.num_blocks = 80}, {.max_num_seqs = 64, .max_num_batched_tokens = 64, .prefix_cache = false});
+  std::mt19937 random(3);
+  std::vector<Request> requests;
+  for (int i = 0; i < 10; ++i) {
+    requests.push_back(greedy(random_tokens(random, 20), 12));  // 8 blocks at the end
+    requests.back().sampling.ignore_eos = true;
+  }
+  expect_as_alone(rig, requests);
+  EXPECT_EQ(rig.model->max_seqs, 10);
+  EXPECT_EQ(rig.core->statistics().preemptions, 0);
+}
+
 TEST(LlmCore, APromptLargerThanTheBudgetIsOneStepWhenChunkingIsOff) {
   Rig rig({}, {.max_num_seqs = 4, .max_num_batched_tokens = 16, .chunked_prefill = false});
   std::mt19937 random(1);
