@@ -115,20 +115,6 @@ bool hoist(Node* n) {
 
 }  // namespace
 
-int hoist_slices(Graph& graph, PassContext& context) {
-  int total = 0;
-  for (int round = 0; round < 64; ++round) {
-    int moved = 0;
-    for (Node* n : graph.nodes_snapshot()) {
-      if (!hoist(n)) continue;
-      erase_if_dead(n);
-      ++moved;
-    }
-    remove_dead(graph, context);
-    total += moved;
-    if (moved == 0) break;
-  }
-  return total;
-}
+int hoist_slices(Graph& graph, PassContext& context) { return rewrite_until_settled(graph, context, hoist); }
 
 }  // namespace tokamak::passes

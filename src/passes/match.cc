@@ -4,6 +4,8 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "passes/pass.h"
+
 namespace tokamak::passes {
 
 Node* producer(const Value* v, std::string_view op) {
@@ -231,5 +233,21 @@ std::string merged_origin(const std::vector<const Node*>& nodes) {
 }
 
 std::string merged_origin(std::initializer_list<const Node*> nodes) { return merged_origin(std::vector<const Node*>(nodes)); }
+
+int rewrite_until_settled(Graph& graph, PassContext& context, const std::function<bool(Node*)>& rewrite) {
+  int total = 0;
+  for (int round = 0; round < 64; ++round) {
+    int moved = 0;
+    for (Node* n : graph.nodes_snapshot()) {
+      if (!rewrite(n)) continue;
+      erase_if_dead(n);
+      ++moved;
+    }
+    remove_dead(graph, context);
+    total += moved;
+    if (moved == 0) break;
+  }
+  return total;
+}
 
 }  // namespace tokamak::passes

@@ -1,6 +1,7 @@
 #pragma once
 // A graph rewrite. Each lives in a file of its own; passes/pipeline.cc lists them in order.
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,5 +53,9 @@ int finish_movement(ir::Graph&, PassContext&);
 // For GPUs only, behind all others.
 int fuse_cached_attention(ir::Graph&, PassContext&);
 int fuse_linear(ir::Graph&, PassContext&);
+
+// For rewrites that make room for each other: tries `rewrite` (which says whether it replaced the node) on every node, over and over until
+// none of them applies, at most 64 times. Returns how often one did.
+int rewrite_until_settled(ir::Graph&, PassContext&, const std::function<bool(ir::Node*)>& rewrite);
 
 }  // namespace tokamak::passes

@@ -315,19 +315,7 @@ bool merge(Node* n) {
 }  // namespace
 
 int sink_transposes(Graph& graph, PassContext& context) {
-  int total = 0;
-  for (int round = 0; round < 64; ++round) {
-    int moved = 0;
-    for (Node* n : graph.nodes_snapshot()) {
-      if (!merge(n) && !sink(n)) continue;
-      erase_if_dead(n);
-      ++moved;
-    }
-    remove_dead(graph, context);
-    total += moved;
-    if (moved == 0) break;
-  }
-  return total;
+  return rewrite_until_settled(graph, context, [](Node* n) { return merge(n) || sink(n); });
 }
 
 }  // namespace tokamak::passes

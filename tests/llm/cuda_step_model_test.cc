@@ -8,6 +8,7 @@
 
 #include "backends/cuda/device.h"
 #include "builder/builder.h"
+#include "tests/support/gpu_memory.h"
 #include "tokamak/llm.h"
 
 namespace tokamak::llm {
@@ -121,15 +122,7 @@ TEST(CudaStepModel, LoadingAndUnloadingLeavesNothingBehind) {
   example_engine()->save(file);
   const std::shared_ptr<void> guard(nullptr, [&](void*) { std::remove(file.c_str()); });
   const auto load_and_run = [&] { run(Engine::load(file)); };
-  for (int i = 0; i < 3; ++i) load_and_run();
-  int64_t missing = 0;
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    const int64_t before = device->free_bytes();
-    for (int i = 0; i < 100; ++i) load_and_run();
-    missing = before - device->free_bytes();
-    if (missing <= 4 << 20) return;
-  }
-  FAIL() << missing << " bytes are missing after 100 engines were loaded, run and dropped";
+  EXPECT_LE(test::bytes_left_behind(*device, load_and_run), 4 << 20);
 }
 
 }  // namespace

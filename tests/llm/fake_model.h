@@ -2,6 +2,8 @@
 // A model whose cache holds the tokens themselves: logits are a hash of the tokens that the block table gives back, so a wrong slot, a
 // wrong table, a missed copy or a stale block gives wrong tokens, or is reported at once.
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -284,6 +286,73 @@ inline std::vector<int32_t> random_tokens(std::mt19937& random, int count, int v
   std::vector<int32_t> tokens(count);
   for (auto& t : tokens) t = static_cast<int32_t>(3 + random() % (vocab_size - 3));
   return tokens;
+}
+
+inline Request greedy(std::vector<int32_t> prompt, int max_tokens) {
+  Request r;
+  r.prompt_ids = std::move(prompt);
+  r.sampling.temperature = 0;
+  r.sampling.max_tokens = max_tokens;
+  return r;
+}
+
+// Mixed requests: lengths, shared prefixes, sampling and greedy, stop strings, several answers, priorities.
+inline std::vector<Request> mixed_requests(int count, int max_length, uint32_t seed) {
+  std::mt19937 random(seed);
+  const auto system_prompt = random_tokens(random, 23);
+  std::vector<Request> requests;
+  for (int i = 0; i < count; ++i) {
+    Request r = greedy(random_tokens(random, 1 + static_cast<int>(random() % max_length)), 1 + static_cast<int>(random() % max_length));
+    if (i % 3 == 0) r.prompt_ids.insert(r.prompt_ids.begin(), system_prompt.begin(), system_prompt.end());
+    if (i % 4 == 1) {
+      r.sampling.temperature = 0.8f;
+      r.sampling.top_k = 20;
+      r.sampling.top_p = 0.9f;
+      r.sampling.repetition_penalty = 1.1f;
+      r.sampling.seed = i;
+    }
+    if (i % 5 == 2) r.sampling.stop = {"ab", "q z"};
+    if (i % 7 == 3) r.sampling.n = 3, r.sampling.temperature = 1, r.sampling.seed = i;
+    if (i % 6 == 4) r.sampling.presence_penalty = 0.5f, r.sampling.frequency_penalty = 0.3f;
+    if (i % 8 == 5) r.sampling.min_tokens = 3, r.sampling.max_tokens += 3;
+    if (i % 9 == 6) r.sampling.stop_token_ids = {17, 18};
+    r.priority = static_cast<int>(random() % 3);
+    requests.push_back(std::move(r));
+  }
+  return requests;
+}
+
+// Runs all at once, requests joining over the first steps, and compares with each alone.
+inline void expect_as_alone(Rig& rig, const std::vector<Request>& requests, bool exact_sampling = true,
+                            const FakeModelOptions& model = {}) {
+  std::vector<RequestId> ids;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ids.push_back(rig.add(requests[i]));
+    if (i % 4 == 3) rig.core->step();
+  }
+  rig.run();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (!exact_sampling && requests[i].sampling.temperature > 0) continue;
+    const auto expected = alone(requests[i], model);
+    for (int k = 0; k < requests[i].sampling.n; ++k) {
+      EXPECT_EQ(rig.result(ids[i], k).tokens, expected[k].tokens) << "request " << i << " answer " << k;
+      EXPECT_EQ(rig.result(ids[i], k).text, expected[k].text);
+      EXPECT_EQ(rig.result(ids[i], k).reason, expected[k].reason);
+    }
+  }
+  EXPECT_NO_THROW(rig.expect_idle());
+}
+
+// As mixed_requests, but of those that an asynchronous model can decide by itself; some with several answers.
+inline std::vector<Request> plain_requests(int count, int max_length, uint32_t seed) {
+  auto requests = mixed_requests(count, max_length, seed);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SamplingParams& p = requests[i].sampling;
+    p.repetition_penalty = 1, p.presence_penalty = p.frequency_penalty = 0, p.min_tokens = 0;
+    if (i % 11 != 5) p.n = 1;
+    if (i % 3 == 1) p.ignore_eos = true;
+  }
+  return requests;
 }
 
 }  // namespace tokamak::llm

@@ -138,6 +138,14 @@ void infer_cached_attention(InferContext& ctx) {
 
 std::span<const OpDef> kv_cache() {
   constexpr AttrKind I = AttrKind::Int, F = AttrKind::Float;
+  const std::vector<AttrSpec> of_both = {
+      {"num_heads", I, true}, {"num_kv_heads", I, true}, {"head_dim", I, true}, {"k_scale", F}, {"v_scale", F}};
+  const std::vector<AttrSpec> of_write = {{"epsilon", F}, {"interleaved", I}}, of_attention = {{"scale", F}, {"softcap", F}, {"window", I}};
+  const auto joined = [&](std::initializer_list<std::vector<AttrSpec>> parts) {
+    std::vector<AttrSpec> all = of_both;
+    for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+    return all;
+  };
   static const std::vector<OpDef> table = {
       {.name = "kv_cache_write",
        .doc = "(qkv, cache, slot_mapping, cos?, sin?, q_norm?, k_norm?){num_heads, num_kv_heads, head_dim, epsilon=1e-6, interleaved=0, "
@@ -146,13 +154,7 @@ std::span<const OpDef> kv_cache() {
        .min_inputs = 3,
        .max_inputs = 7,
        .traits = kDataDependentWork,
-       .attrs = {{"num_heads", I, true},
-                 {"num_kv_heads", I, true},
-                 {"head_dim", I, true},
-                 {"epsilon", F},
-                 {"interleaved", I},
-                 {"k_scale", F},
-                 {"v_scale", F}},
+       .attrs = joined({of_write}),
        .infer = infer_kv_cache_write,
        .written_input = 1},
       {.name = "paged_attention",
@@ -161,14 +163,7 @@ std::span<const OpDef> kv_cache() {
        .min_inputs = 5,
        .max_inputs = 5,
        .traits = kDataDependentWork,
-       .attrs = {{"num_heads", I, true},
-                 {"num_kv_heads", I, true},
-                 {"head_dim", I, true},
-                 {"scale", F},
-                 {"softcap", F},
-                 {"window", I},
-                 {"k_scale", F},
-                 {"v_scale", F}},
+       .attrs = joined({of_attention}),
        .infer = infer_paged_attention},
       // Within a step no sequence attends to a slot that another one writes. With as many tokens as sequences, token i is sequence i's
       // only new one or belongs to none: a decoding step, which kernels may know by that.
@@ -178,16 +173,7 @@ std::span<const OpDef> kv_cache() {
        .min_inputs = 6,
        .max_inputs = 10,
        .traits = kDataDependentWork,
-       .attrs = {{"num_heads", I, true},
-                 {"num_kv_heads", I, true},
-                 {"head_dim", I, true},
-                 {"epsilon", F},
-                 {"interleaved", I},
-                 {"scale", F},
-                 {"softcap", F},
-                 {"window", I},
-                 {"k_scale", F},
-                 {"v_scale", F}},
+       .attrs = joined({of_write, of_attention}),
        .infer = infer_cached_attention,
        .written_input = 1},
   };

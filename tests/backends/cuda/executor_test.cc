@@ -10,6 +10,7 @@
 
 #include "ir/text.h"
 #include "runtime/execution_context.h"
+#include "tests/support/gpu_memory.h"
 #include "tests/support/message_of.h"
 
 namespace tokamak {
@@ -248,16 +249,7 @@ TEST(CudaExecutor, MemoryComesBack) {
       context.run();
     }
   };
-  for (int i = 0; i < 3; ++i) load_and_run();  // what the driver keeps for itself
-  // Free memory is the whole GPU's, and other processes come and go: what comes back once did come back.
-  int64_t missing = 0;
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    const int64_t before = device->free_bytes();
-    for (int i = 0; i < 100; ++i) load_and_run();
-    missing = before - device->free_bytes();
-    if (missing <= 4 << 20) return;
-  }
-  FAIL() << missing << " bytes are missing after 100 engines were loaded, run and dropped";
+  EXPECT_LE(test::bytes_left_behind(*device, load_and_run), 4 << 20);
 }
 
 TEST(CudaExecutor, WhatDoesNotFitIsNamedBeforeAnythingIsAllocated) {
