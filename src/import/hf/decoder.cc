@@ -228,7 +228,12 @@ Value* Decoder::attention(int64_t layer, Value* x) {
   Value* queries = graph_->build("kv_cache_write", inputs, write, nullptr, module + "kv_cache_write");
   Value* y = graph_->build("paged_attention", {queries, caches_[layer], block_tables_, seq_lens_, query_starts_}, read, nullptr,
                            module + "attention");
-  return row_parallel(y, module + "o_proj", c.hidden_size, q, c.output_bias);
+  return row_parallel(wanted(layer, y), module + "o_proj", c.hidden_size, q, c.output_bias);
+}
+
+Value* Decoder::wanted(int64_t layer, Value* x) {
+  if (layer + 1 < num_layers()) return x;
+  return graph_->build("gather", {x, logit_rows_}, {{"axis", int64_t{0}}}, nullptr, "logit_rows");
 }
 
 Value* Decoder::activate(Value* x) {
@@ -259,14 +264,15 @@ Value* Decoder::gated_mlp(int64_t layer, Value* x) {
 
 Value* Decoder::pre_norm_blocks(Value* x) {
   for (int64_t i = 0; i < num_layers(); ++i) {
-    x = add(x, attention(i, norm(i, "input_layernorm", x)));
+    Value* const y = norm(i, "input_layernorm", x);
+    x = wanted(i, x);
+    x = add(x, attention(i, y));
     x = add(x, gated_mlp(i, norm(i, "post_attention_layernorm", x)));
   }
   return x;
 }
 
 void Decoder::finish(Value* x) {
-  x = graph_->build("gather", {x, logit_rows_}, {{"axis", int64_t{0}}}, nullptr, "logit_rows");
   x = rms_norm(x, vector(prefix_ + "norm.weight", config_.hidden_size, config_.norm_plus_one), prefix_ + "norm");
   Weight head = embedding_;
   if (!config_.tied_embeddings)

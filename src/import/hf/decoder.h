@@ -27,13 +27,16 @@ class Decoder {
   // RMSNorm with the weight "model.layers.<layer>.<module>.weight".
   Value* norm(int64_t layer, const std::string& module, Value* x);
   // self_attn: projections, rotary embedding, cache, output projection.
+  // [tokens, hidden]; in the last layer [rows, hidden]: from there on nothing is computed for tokens whose logits are not wanted.
   Value* attention(int64_t layer, Value* x);
+  // x; in the last layer the rows of those tokens. For what attention() is added to.
+  Value* wanted(int64_t layer, Value* x);
   // mlp: down(act(gate(x)) * up(x)).
   Value* gated_mlp(int64_t layer, Value* x);
   Value* add(Value* a, Value* b) { return graph_->build("add", {a, b}); }
   // The blocks of Llama and most others: x + attention(norm(x)), then x + mlp(norm(x)).
   Value* pre_norm_blocks(Value* x);
-  // Rows that want logits, final norm, head. Sets the output.
+  // Final norm, head. Sets the output.
   void finish(Value* x);
 
   std::unique_ptr<ir::Graph> take_graph() { return std::move(graph_); }

@@ -29,7 +29,9 @@ ModelConfig configure_gemma(const JsonObject& json, const Json* generation, cons
 void build_gemma(Decoder& d) {
   auto* x = d.embed();
   for (int64_t i = 0; i < d.num_layers(); ++i) {
-    auto* y = d.attention(i, d.norm(i, "input_layernorm", x));
+    auto* y = d.norm(i, "input_layernorm", x);
+    x = d.wanted(i, x);
+    y = d.attention(i, y);
     x = d.add(x, d.norm(i, "post_attention_layernorm", y));
     y = d.gated_mlp(i, d.norm(i, "pre_feedforward_layernorm", x));
     x = d.add(x, d.norm(i, "post_feedforward_layernorm", y));
