@@ -52,12 +52,11 @@ int count_quantized(const ir::Graph& graph, DType dtype) {
   return count;
 }
 
-// Tensor cores then multiply fp8 by fp8 where a step has many rows. Not so for the head: its rows are few, and the logits come from it.
+// Tensor cores then multiply fp8 by fp8 where a step has many rows, the head's of many sequences included.
 void allow_fp8_activations(ir::Graph& graph) {
   ir::for_each_graph(graph, [](ir::Graph& g) {
     for (const auto& node : g.nodes())
-      if (node->is("quantized_matmul") && node->input(1)->type.dtype == DType::F8E4M3FN && !quant::is_head(node.get()))
-        node->attrs.set("activation", "f8e4m3fn");
+      if (node->is("quantized_matmul") && node->input(1)->type.dtype == DType::F8E4M3FN) node->attrs.set("activation", "f8e4m3fn");
   });
 }
 

@@ -169,13 +169,15 @@ TEST(CudaFp8MatmulLayers, RoundsRowsToE4m3) {
 }
 
 // `linear` of rows that the norm makes plus or minus its weights, which rounding keeps: x has one magnitude, the weights are e4m3 codes.
-void check_linear(int64_t m, int64_t n, int64_t k, const char* dtype, bool norm, const char* gate, const char* epilogue = "") {
+void check_linear(int64_t m, int64_t n, int64_t k, const char* dtype, bool norm, const char* gate, const char* epilogue = "",
+                  const char* out = "") {
   const int64_t cols = *gate ? n / 2 : n;
   std::string inputs = fmt::format("%x: {}[{},{}], %w: f8e4m3fn[{},{}], %ws: f32[{},1], %wn: {}[{}]", dtype, m, k, n, k, n, dtype, k);
   std::string args = norm ? "%x, %w, %ws, %wn" : "%x, %w, %ws, _";
   std::string attrs = fmt::format("group_size={}, activation=\"f8e4m3fn\"", k);
   if (*gate) attrs += fmt::format(", gate=\"{}\"", gate);
   if (norm) attrs += ", epsilon=1e-12";
+  if (*out) attrs += fmt::format(", out_dtype={}", out);
   if (*epilogue) {
     inputs += fmt::format(", %bias: {0}[{2}], %residual: {0}[{1},{2}]", dtype, m, cols);
     args += ", %bias, %residual";
@@ -207,6 +209,13 @@ TEST(CudaFp8Linear, NormAndGate) {
   check_linear(513, 64, 128, "bf16", true, "gelu", kBiasResidual);
   check_linear(33, 4096, 256, "f16", true, "silu", kResidual);
   check_linear(70, 128, 256, "f16", true, "", kBiasResidual);
+}
+
+// Logits of many sequences: from 16 bits to f32.
+TEST(CudaFp8Linear, Head) {
+  NEEDS_SM_90();
+  check_linear(65, 2000, 512, "bf16", true, "", "", "f32");
+  check_linear(17, 96, 256, "f16", true, "", "", "f32");
 }
 
 // What runs around the library's product compiles where there is no GPU.

@@ -1,12 +1,13 @@
-// What follows a library's product: scales where the library took none, a gate, the epilogue. SUM: the product's elements; SCALED: 1 when
-// they are to be multiplied by scales. GATE: a function; the product has 8 columns for it, 8 that its results multiply, and so on, twice
-// as many as y. Without GATE they are y's columns. ELEMENT: y; COLS: the length of its rows, a multiple of 8.
+// What follows a library's product: scales where the library took none, a gate, the epilogue. SUM: the product's elements, which may lie
+// in y where no gate follows; SCALED: 1 when they are to be multiplied by scales. GATE: a function; the product has 8 columns for it, 8
+// that its results multiply, and so on, twice as many as y. Without GATE they are y's columns. ELEMENT: y; COLS: the length of its rows, a
+// multiple of 8.
 #include "epilogue.cuh"
 #include "math.cuh"
 
 // Columns col to col + 7 of the product's row.
 template <int kCols>
-DEVICE void sums_at(const SUM* __restrict__ sums, const float* __restrict__ row_scale, const float* __restrict__ col_scale, int64_t row,
+DEVICE void sums_at(const SUM* sums, const float* __restrict__ row_scale, const float* __restrict__ col_scale, int64_t row,
                     int64_t col, float (&x)[8]) {
   load_floats<8>(sums + row * kCols + col, x);
 #if SCALED
@@ -19,8 +20,8 @@ DEVICE void sums_at(const SUM* __restrict__ sums, const float* __restrict__ row_
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    finish_product(const SUM* __restrict__ sums, const float* __restrict__ row_scale, const float* __restrict__ col_scale,
-                   ELEMENT* __restrict__ y, int64_t rows, Extras extras) {
+    finish_product(const SUM* sums, const float* __restrict__ row_scale, const float* __restrict__ col_scale,
+                   ELEMENT* y, int64_t rows, Extras extras) {
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;
   constexpr int kVectors = COLS / 8;

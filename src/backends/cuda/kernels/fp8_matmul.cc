@@ -98,13 +98,14 @@ class Fp8Matmul final : public Kernel {
     else if (way == Way::Plain) pass_ = EpiloguePass(node, name);
     scales_at_ = aligned(layer.l.m * layer.l.k);
     sums_at_ = scales_at_ + aligned(layer.l.m * 4);
-    library_at_ = sums_at_ + (finish_ ? aligned(layer.l.m * layer.l.n * bits_of(problem.output) / 8) : 0);
+    in_place_ = layer.gate.empty() && problem.output == layer.l.y;
+    library_at_ = sums_at_ + (finish_ && !in_place_ ? aligned(layer.l.m * layer.l.n * bits_of(problem.output) / 8) : 0);
   }
 
   int64_t workspace_bytes() const override { return library_at_ + product_.workspace_bytes() + kLtWorkspaceAlignment; }
   void run(const RunArgs& args) const override {
     auto* const codes = static_cast<std::byte*>(lt_aligned(args.workspace));
-    void *const scales = codes + scales_at_, *const sums = codes + sums_at_;
+    void *const scales = codes + scales_at_, *const sums = !finish_ || in_place_ ? args.outputs[0].raw() : codes + sums_at_;
     const auto input = [&](int i) -> const void* { return i < 0 ? nullptr : args.inputs[static_cast<size_t>(i)].raw(); };
     fp8_rows_.launch(args.stream, rows_plan_.launch(problem_.m), input(0), input(norm_), codes, scales, problem_.m, epsilon_);
     product_.run({.x = codes,
@@ -113,7 +114,7 @@ class Fp8Matmul final : public Kernel {
                   .w_scale = input(2),
                   .bias = input(problem_.epilogue.bias),
                   .residual = input(problem_.epilogue.residual),
-                  .y = finish_ ? sums : args.outputs[0].raw(),
+                  .y = sums,
                   .workspace = codes + library_at_},
                  args.stream);
     if (finish_) finish_->run(args, sums, scales);
@@ -129,6 +130,7 @@ class Fp8Matmul final : public Kernel {
   Function fp8_rows_;
   std::optional<Finish> finish_;
   EpiloguePass pass_;
+  bool in_place_;  // what finishes the sums finds them in y
   int64_t scales_at_, sums_at_, library_at_;  // in the workspace, behind the codes
 };
 
