@@ -207,6 +207,15 @@ bool is_checked(std::string_view kernel) {
 
 }  // namespace
 
+Tensor random_f8(const Shape& shape) {
+  Tensor t = Tensor::empty(DType::F8E4M3FN, shape);
+  for (int64_t i = 0; i < t.count(); ++i) {
+    const auto bits = static_cast<uint8_t>(random_engine()());
+    t.data<uint8_t>()[i] = (bits & 0x7f) == 0x7f ? 0 : bits;
+  }
+  return t;
+}
+
 std::vector<const char*> float_types() {
   if (!Device::is_available()) return {"f16"};
   return {"f32", "f16", "bf16"};

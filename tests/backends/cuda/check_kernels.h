@@ -32,6 +32,9 @@ struct CudaCheck {
 // a sanitizer takes minutes to instrument).
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
 
+// Finite values of E4M3, of all sizes.
+Tensor random_f8(const Shape& shape);
+
 // The types to test where their code is alike; compiling is slow, so without a GPU one stands for all.
 std::vector<const char*> float_types();
 

@@ -20,6 +20,7 @@ struct LayerCase {
   bool residual = false;
   const char* scale = "f32";
   const char* out = "";
+  const char* kernel = "";  // this one alone
 };
 
 bool is(const char* a, const char* b) { return std::string(a) == b; }
@@ -34,16 +35,6 @@ Tensor small(DType dtype, const Shape& shape, double size) {
   Tensor t = Tensor::empty(dtype, shape);
   for (int64_t i = 0; i < f.count(); ++i)
     t.data<uint16_t>()[i] = dtype == DType::F16 ? float_to_half(f.data<float>()[i]) : float_to_bfloat16(f.data<float>()[i]);
-  return t;
-}
-
-Tensor random_f8(const Shape& shape) {
-  Tensor t = Tensor::empty(DType::F8E4M3FN, shape);
-  std::mt19937 random(std::random_device{}());
-  for (int64_t i = 0; i < t.count(); ++i) {
-    const auto bits = static_cast<uint8_t>(random());
-    t.data<uint8_t>()[i] = (bits & 0x7f) == 0x7f ? 0 : bits;
-  }
   return t;
 }
 
@@ -66,6 +57,7 @@ void check(const LayerCase& c, const std::vector<std::string>& archs = {}) {
     attr("epilogue=\"t0 = add(i0, i1); ret t0\", epilogue_input=4");
   }
   CudaCase test;
+  test.kernel = c.kernel;
   test.text = fmt::format("graph main({}) {{ %y = linear({}) {{{}}} return %y }}", inputs, args, attrs);
   // Products are of order 1: quantized weights have the spread of their integers, which the scales take away.
   const bool is_f8 = is(c.w, "f8e4m3fn"), is_float = c.group == 0;
@@ -124,6 +116,36 @@ TEST(CudaLinearFusedLayers, LargeLayers) {
   check({8, 1376, 4096, "f16", "i8", 4096, "f32", "gelu_tanh"});
   check({16, 272, 14336, "bf16", "bf16", 0, "bf16"});
 }
+
+// More tokens than producers copy one by one: tiles, stages, groups and rows of w that end unevenly.
+class CudaLinearBulk : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(CudaLinearBulk, EveryTileOfTokens) {
+  const char* w = GetParam();
+  for (const int64_t m : {17, 32, 33, 64, 65, 200}) {
+    const char* x = m % 2 ? "bf16" : "f16";
+    const bool norm = m != 33, gate = m % 3 == 2;  // 17, 32, 65, 200
+    check({m, 400, 1056, x, w, 1056, norm ? m % 4 ? x : "f32" : "", gate ? "silu" : "", m > 33, "f16", "", "cuda.linear_bulk"});
+  }
+}
+TEST_P(CudaLinearBulk, GroupsAndOddSizes) {
+  const char* w = GetParam();
+  for (const int64_t group : {32, 64, 128})
+    check(
+        {group == 64 ? 40 : 64, 200, 1216, "bf16", w, group, group == 32 ? "" : "bf16", "", group == 128, "bf16", "", "cuda.linear_bulk"});
+  check({50, 97, 416, "f16", w, 416, "f16", "", true, "f32", "f32", "cuda.linear_bulk"});
+  check({18, 8, 32, "f16", w, 32, "", "", false, "f32", "", "cuda.linear_bulk"});
+  check({70, 33, 4128, "bf16", w, 4128, "f32", "", true, "f16", "", "cuda.linear_bulk"});
+}
+TEST_P(CudaLinearBulk, LayersOfAModel) {
+  const char* w = GetParam();
+  const bool grouped = is(w, "i4");
+  check({64, 2752, 4096, "bf16", w, grouped ? 128 : 4096, "bf16", "silu", false, grouped ? "bf16" : "f32", "", "cuda.linear_bulk"});
+  check({64, 1376, 11008, "f16", w, grouped ? 128 : 11008, "", "", true, grouped ? "f16" : "f32", "", "cuda.linear_bulk"});
+  check({33, 264, 28672, "bf16", w, grouped ? 128 : 28672, "bf16", "", true, "f32", "", "cuda.linear_bulk"});
+}
+INSTANTIATE_TEST_SUITE_P(Formats, CudaLinearBulk, ::testing::Values("i8", "i4", "f8e4m3fn"),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST(CudaLinearFusedLayers, CompilesForEveryArchitecture) {
   for (const char* arch : {"sm_80", "sm_89", "sm_90", "sm_100", "sm_120"}) check({1, 96, 512, "bf16", "i4", 128, "bf16", "silu"}, {arch});

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "tests/backends/cuda/check_kernels.h"
 
@@ -18,17 +17,6 @@ struct LinearCase {
   const char* epilogue = "";  // of the accumulator i0, a bias i1 [n] and a tensor i2 [m, n]
   const char* out = "";
 };
-
-// Finite values of all sizes.
-Tensor random_f8(const Shape& shape) {
-  Tensor t = Tensor::empty(DType::F8E4M3FN, shape);
-  std::mt19937 random(std::random_device{}());
-  for (int64_t i = 0; i < t.count(); ++i) {
-    const auto bits = static_cast<uint8_t>(random());
-    t.data<uint8_t>()[i] = (bits & 0x7f) == 0x7f ? 0 : bits;
-  }
-  return t;
-}
 
 void check(const LinearCase& c, const std::vector<std::string>& archs = {}) {
   const std::string y_dtype = *c.out ? c.out : c.x;

@@ -38,13 +38,7 @@ void check(const char* w, const GatedCase& c) {
   const double typical = (is_float ? 110 : w[1] == '8' ? 74 : 4.6) * std::sqrt(static_cast<double>(c.k));
   for (int64_t i = 0; i < scale.count(); ++i) scale.data<float>()[i] = static_cast<float>((0.5 + (random() % 64) / 64.0) / typical);
   test.inputs = {Tensor(), Tensor(), scale};
-  if (is_float) {
-    test.inputs[1] = Tensor::empty(DType::F8E4M3FN, {c.rows, c.k});
-    for (int64_t i = 0; i < c.rows * c.k; ++i) {
-      const auto bits = static_cast<uint8_t>(random());
-      test.inputs[1].data<uint8_t>()[i] = (bits & 0x7f) == 0x7f ? 0 : bits;
-    }
-  }
+  if (is_float) test.inputs[1] = random_f8({c.rows, c.k});
   test.rtol = test.atol = std::string(c.x) == "bf16" ? 2.5e-2 : 3e-3;
   check_cuda_kernels(test);
 }

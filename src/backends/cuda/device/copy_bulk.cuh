@@ -35,6 +35,12 @@ DEVICE void barrier_wait(uint32_t barrier, int parity) {
 
 // Ahead of the first copy: maps are read from memory too.
 DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+// `bytes` that lie together; both addresses and the size are multiples of 16.
+DEVICE void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes),
+               "r"(barrier)
+               : "memory");
+}
 // The map's box at these coordinates, the innermost first. `to` is aligned to 128 bytes, to 1024 when the map swizzles.
 DEVICE void copy_box(uint32_t to, const TensorMap& map, int x, int y, uint32_t barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(to),

@@ -276,20 +276,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   const auto finish = [&](int token, int row, float(&value)[VECTOR]) {
     const int at = token * kPitch + row;
 #if SPLIT > 1
-#pragma unroll
-    for (int v = 0; v < VECTOR; ++v) value[v] = 0.f;
-#pragma unroll
-    for (int b = 0; b < SPLIT; ++b) {
-      const uint32_t from = cluster_address(base + at * 4, b);
-      if constexpr (VECTOR == 4) {
-        float more[4];
-        cluster_load(from, more);
-#pragma unroll
-        for (int v = 0; v < VECTOR; ++v) value[v] += more[v];
-      } else {
-        value[0] += cluster_load(from);
-      }
-    }
+    sum_of_cluster<SPLIT>(base + at * 4, value);
 #else
     sum_of_warps(at, value);
 #endif

@@ -1,7 +1,8 @@
 // y = epilogue(x (w * scale)^T) with Hopper's warpgroup products (sm_90a), for weights of 8 and 4 bits: a consumer warpgroup turns 64 rows
 // of w into 16-bit floats in registers and multiplies them with TOKENS rows of x from shared memory. A producer warpgroup fills a ring of
 // STAGES slots: boxes of ROWS rows and 128 bytes of w by the copy engine (the first of them before the kernel that makes x has finished),
-// x by 4-byte asynchronous copies. The SPLIT blocks of a cluster share k and add up in a fixed order.
+// x as linear_wgmma_x.cuh does, or where it comes ARRANGED in one bulk copy a slot: with many tokens the producers' copies one by one take
+// longer than the products. The SPLIT blocks of a cluster share k and add up in a fixed order.
 //
 // Any order of k gives the same product as long as both operands share it, so w stays dense: of a step of 4 * UNIT bytes of a row, lane t
 // of four takes UNIT neighbours, eights of elements in turn, each four pairs j of neighbours. Eight w's pair j of lane t is what A's
@@ -15,89 +16,24 @@
 //   GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "copy_bulk.cuh"
 #include "epilogue.cuh"
-#include "weights_mma.cuh"
+#include "weight_pairs.cuh"
 #include "wgmma.cuh"
 
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kConsumers = WARPGROUPS * 128, kThreads = kConsumers + 128;
 constexpr int kStageK = 1024 / kBits, kPlanes = kStageK / 64;
 constexpr int kEights = UNIT / kBits, kStepK = 32 * kEights;
-constexpr int kStageW = ROWS * 128, kPlane = TOKENS * 128, kStage = kStageW + kPlanes * kPlane;
+constexpr int kStageW = ROWS * 128, kPlane = TOKENS * 128, kStageX = kPlanes * kPlane, kStage = kStageW + kStageX;
 constexpr int kSteps = (K_SIZE + kStageK - 1) / kStageK;  // stages of all of k
 constexpr int kGroups = (K_SIZE + GROUP - 1) / GROUP;
 constexpr bool kGrouped = kGroups > 1;
 constexpr int kFlushK = !kGrouped || GROUP % 128 == 0 ? 128 : GROUP % 64 == 0 ? 64 : 32;  // k of a group's sums before they are scaled
 constexpr int kParts = kFlushK == 32 ? 2 : 1;                                             // of them in a plane
 constexpr int kPitch = ROWS + 4;  // floats a token of the staged sums: a warp's stores meet 32 banks
-constexpr int kArrivals = 1 + 128;
-// Slots that a producer fills before it waits for its copies into one. Consumers hold one slot while they wait for the next, so two of the
-// ring's at least must be full or being filled behind those.
-constexpr int kLag = STAGES >= 4 ? 2 : STAGES - 2;
-constexpr int kEvery = 4 / kPlanes;  // tokens from one of a producer warp's to its next
+constexpr int kArrivals = ARRANGED ? 1 : 1 + 128;
 constexpr int kPerColumn = GATE ? 2 : 1;
 static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && kPlanes % 2 == 0);
 static_assert(!kGrouped || (GROUP % 32 == 0 && GROUP % kStepK == 0 && kFlushK >= kStepK));
 static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16));
-
-// Eight weights as pairs of neighbours. An instruction takes one constant in its code; the others are held in registers, which the compiler
-// does only for values that it does not know: those with `zero` added.
-template <class X, class W>
-struct Pairs {
-  DEVICE explicit Pairs(uint32_t) {}
-  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const { Fragment<X, W>::convert(words, out); }
-};
-DEVICE uint32_t and_xor(uint32_t a, uint32_t mask, uint32_t flip) {
-  uint32_t y;
-  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(y) : "r"(a), "r"(mask), "r"(flip));
-  return y;
-}
-// A byte in both halves: its low nibble counts ones, its high one sixteens; both with the sign bit turned over, under an exponent.
-template <>
-struct Pairs<f16, i4> {
-  uint32_t mask, factor;
-  DEVICE explicit Pairs(uint32_t zero) : mask(0x00f0000f + zero), factor(0x2c003c00 + zero) {}
-  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      out[i] = Halves<f16>::fma(and_xor(__byte_perm(words[0], 0, i * 0x1111), mask, 0x64806408), factor, 0xd480e408);
-  }
-};
-template <>
-struct Pairs<bf16, i4> {
-  uint32_t mask, one;
-  DEVICE explicit Pairs(uint32_t zero) : mask(0x000f000f + zero), one(0x3f803f80 + zero) {}
-  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
-    const uint32_t high = words[0] >> 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      out[i] = Halves<bf16>::fma(and_xor(__byte_perm(words[0], high, i * 0x1111 + 0x4400), mask, 0x43084308), one, 0xc308c308);
-  }
-};
-// As Fragment has them.
-template <>
-struct Pairs<f16, int8_t> {
-  uint32_t exponent;
-  DEVICE explicit Pairs(uint32_t zero) : exponent(0x64646464 + zero) {}
-  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t biased = words[i] ^ 0x80808080;
-      out[2 * i] = Halves<f16>::sub(__byte_perm(biased, exponent, 0x4140), 0x64806480);
-      out[2 * i + 1] = Halves<f16>::sub(__byte_perm(biased, exponent, 0x4342), 0x64806480);
-    }
-  }
-};
-template <>
-struct Pairs<bf16, int8_t> {
-  uint32_t exponent, minus_one;
-  DEVICE explicit Pairs(uint32_t zero) : exponent(0x43434343 + zero), minus_one(0xbf80bf80 + zero) {}
-  DEVICE void convert(const uint32_t* words, uint32_t (&out)[4]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t p = __byte_perm(words[i / 2], exponent, i % 2 == 0 ? 0x4140 : 0x4342);
-      out[i] = Halves<bf16>::fma(p & 0xff80ff80, minus_one, p & 0xff7fff7f);
-    }
-  }
-};
 
 template <int kCount>
 DEVICE void keep_all(float (&x)[kCount]) {
@@ -108,10 +44,6 @@ DEVICE void keep_all(float (&x)[kCount]) {
 // Consumers' own barrier, and that of consumers and producers.
 DEVICE void consumer_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
 DEVICE void block_barrier() { asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory"); }
-// The first `bytes` of 4, zeros behind them.
-DEVICE void copy_async_4(uint32_t to, const void* from, int bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
 struct Ring {
   uint32_t slots, barriers;
   DEVICE uint32_t slot(int i) const { return slots + i * kStage; }
@@ -119,137 +51,32 @@ struct Ring {
   DEVICE uint32_t empty(int i) const { return barriers + (STAGES + i) * 8; }
 };
 
-// What a producer thread copies of x: of each stage two neighbours in one plane, of every kEvery-th token.
-struct XPlace {
-  int warp, first, k;  // its first token; the two in a stage of k
-  uint32_t to;         // where they go in a slot
-  // A warp's lanes are (j, t, b).
-  DEVICE XPlace() {
-    const int id = threadIdx.x - kConsumers, j = id % 4, u = id / 4 % 8;
-    warp = id / 32;
-    const int plane = warp % kPlanes, t = kEights == 1 ? u % 4 : u / 2, b = kEights == 1 ? u / 4 : u % 2;
-    const int chunk = kEights == 4 ? plane / 2 * 16 + t * 4 + plane % 2 * 2 + b : plane * 8 + u;
-    first = warp / kPlanes, k = chunk * 8 + 2 * j;
-    to = kStageW + plane * kPlane + first * 128 + ((4 * b + j) ^ first) * 16 + 4 * t;
-  }
-  // Of token first + i * kEvery; the bits of `first`, those of multiples of kEvery and those above do not meet.
-  DEVICE uint32_t at(uint32_t slot, int i) const { return (slot + to + i * kEvery * 128) ^ (i * kEvery % 8 * 16); }
-};
-
-#if NORM
-constexpr int kMyTokens = TOKENS / kEvery, kBatch = kMyTokens > 8 ? 2 : 4;  // of a thread; stages whose x is under way at once
-
-DEVICE float2 widen_pair(f16, uint32_t pair) { return {to_float(f16{uint16_t(pair)}), to_float(f16{uint16_t(pair >> 16)})}; }
-DEVICE float2 widen_pair(bf16, uint32_t pair) { return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)}; }
-DEVICE uint32_t narrow_pair(f16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-DEVICE uint32_t narrow_pair(bf16, float low, float high) {
-  uint32_t y;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-#endif
-
 DEVICE void copy_weights(const Ring& ring, const TensorMap& w, int first_row, int step, int slot) {
-  barrier_arrive_expecting(ring.full(slot), kStageW);
+  barrier_arrive_expecting(ring.full(slot), ARRANGED ? kStage : kStageW);
   copy_box(ring.slot(slot), w, step * 128, first_row, ring.full(slot));
 }
 
-// After the first STAGES copies of weights: stages [begin, end) of rows of w from first_row on and `tokens` rows of x. `squares`:
-// [token][4], the sums of x's squares in parts.
-DEVICE void produce(const Ring& ring, const TensorMap& w, const X_ELEMENT* x, int first_row, int tokens, int begin, int end,
-                    const NORM_ELEMENT* norm, float norm_scale, float* squares) {
-  const bool is_leader = threadIdx.x == kConsumers;
-  wait_for_previous();
-  const XPlace place;
-  int slot = 0, parity = 1;
-  const auto wait_for_slot = [&](int step) {
-    if (step - begin < STAGES) return;
-    barrier_wait(ring.empty(slot), parity);
-    if (is_leader) copy_weights(ring, w, first_row, step, slot);
-  };
-  const auto next_slot = [&] {
-    if (++slot == STAGES) slot = 0, parity ^= 1;
-  };
-#if NORM
-  float square[kMyTokens] = {};
-  for (int base = begin; base < end; base += kBatch) {
-    uint32_t raw[kBatch][kMyTokens];
-    Vec<NORM_ELEMENT, 2> weight[kBatch];
-#pragma unroll
-    for (int s = 0; s < kBatch; ++s) {
-      const int k = (base + s) * kStageK + place.k;
-      const bool valid = base + s < end && k < K_SIZE;
-      weight[s] = valid ? *reinterpret_cast<const Vec<NORM_ELEMENT, 2>*>(norm + k) : Vec<NORM_ELEMENT, 2>{};
-#pragma unroll
-      for (int i = 0; i < kMyTokens; ++i) {
-        const int token = place.first + i * kEvery;
-        raw[s][i] = valid && token < tokens ? *reinterpret_cast<const uint32_t*>(x + int64_t(token) * K_SIZE + k) : 0;
+#if ARRANGED
+// After the first STAGES copies of weights: stages [begin, end) of rows of w from first_row on and of x, a tile of what arrange_rows.cu
+// wrote.
+DEVICE void produce(const Ring& ring, const TensorMap& w, const char* x, int first_row, int begin, int end) {
+  if (threadIdx.x == kConsumers) {
+    wait_for_previous();
+    int slot = 0, parity = 1;
+    for (int step = begin; step < end; ++step) {
+      if (step - begin >= STAGES) {
+        barrier_wait(ring.empty(slot), parity);
+        copy_weights(ring, w, first_row, step, slot);
       }
-    }
-#pragma unroll
-    for (int s = 0; s < kBatch; ++s) {
-      if (base + s >= end) break;
-      wait_for_slot(base + s);
-      const float low = to_float(weight[s].at[0]) * norm_scale, high = to_float(weight[s].at[1]) * norm_scale;
-#pragma unroll
-      for (int i = 0; i < kMyTokens; ++i) {
-        const float2 v = widen_pair(X_ELEMENT{}, raw[s][i]);
-        square[i] += v.x * v.x + v.y * v.y;
-        if (place.first + i * kEvery < tokens)
-          asm volatile("st.shared.u32 [%0], %1;" ::"r"(place.at(ring.slot(slot), i)), "r"(narrow_pair(X_ELEMENT{}, v.x * low, v.y * high))
-                       : "memory");
-      }
-      fence_shared_for_products();
-      barrier_arrive(ring.full(slot));
-      next_slot();
+      copy_bytes(ring.slot(slot) + kStageW, x + int64_t(step) * kStageX, kStageX, ring.full(slot));
+      if (++slot == STAGES) slot = 0, parity ^= 1;
     }
   }
-#pragma unroll
-  for (int i = 0; i < kMyTokens; ++i) {
-    square[i] = warp_reduce<Sum>(square[i]);
-    // The warps of a plane each have tokens of their own.
-    if (threadIdx.x % 32 == 0)
-      for (int other = 0; other < kEvery; ++other) squares[(other + i * kEvery) * 4 + place.warp] = other == place.first ? square[i] : 0.f;
-  }
-#else
-  const X_ELEMENT* from = x + int64_t(place.first) * K_SIZE + begin * kStageK + place.k;
-  int k = begin * kStageK + place.k, done = 0;
-  // The next `count` slots are full: this thread's copies but the latest kPending are there, and products see them.
-  const auto copied = [&]<int kPending>(int count) {
-    copy_async_wait<kPending>();
-    fence_shared_for_products();
-    for (int i = 0; i < count; ++i) {
-      barrier_arrive(ring.full(done));
-      if (++done == STAGES) done = 0;
-    }
-  };
-  for (int step = begin; step < end; ++step) {
-    wait_for_slot(step);
-    const int bytes = k < K_SIZE ? 4 : 0;
-    const int64_t pitch = bytes == 0 ? 0 : K_SIZE * kEvery;
-    const X_ELEMENT* row = bytes == 0 ? x : from;
-    uint32_t at = ring.slot(slot);
-#pragma unroll 1
-    for (int token = place.first; token < tokens; token += 8) {
-#pragma unroll
-      for (int i = 0; i < 8 / kEvery; ++i) {
-        if (token + i * kEvery < tokens) copy_async_4(place.at(at, i), row, bytes);
-        row += pitch;
-      }
-      at += 1024;
-    }
-    copy_async_commit();
-    from += kStageK, k += kStageK;
-    next_slot();
-    if (step - begin >= kLag) copied.template operator()<kLag>(1);
-  }
-  copied.template operator()<0>(min(kLag, end - begin));
-#endif
+  __syncwarp();
 }
+#else
+#include "linear_wgmma_x.cuh"
+#endif
 
 // sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them. `row`: of the first of the
 // lane's two rows (8 apart) in the slot, with the exchange that the copy engine makes within 128 bytes.
@@ -364,6 +191,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     fence_shared_for_products();
     for (int i = 0; i < STAGES && begin + i < end; ++i) copy_weights(ring, w, first_row, begin + i, i);
   }
+#if !ARRANGED
   // Tokens that are not there are zeros once for all.
   if (tokens < TOKENS)
     for (int e = threadIdx.x; e < STAGES * kPlanes * (TOKENS - tokens) * 8; e += kThreads) {
@@ -372,6 +200,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
     }
   fence_shared_for_products();
+#endif
   __syncthreads();
   allow_next();  // its weights may come as soon as there is room
 
@@ -379,7 +208,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
 #endif
+#if ARRANGED
+    produce(ring, w, reinterpret_cast<const char*>(x) + int64_t(tile % tiles_m) * kSteps * kStageX, first_row, begin, end);
+#else
     produce(ring, w, x + int64_t(first_token) * K_SIZE, first_row, tokens, begin, end, norm, norm_scale, squares);
+#endif
 #if NORM
     block_barrier();
 #endif
@@ -438,20 +271,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     // VECTOR neighbouring rows' products, of all blocks.
     const auto finish = [&](int token, int at, float(&value)[VECTOR]) {
 #if SPLIT > 1
-#pragma unroll
-      for (int v = 0; v < VECTOR; ++v) value[v] = 0.f;
-#pragma unroll
-      for (int b = 0; b < SPLIT; ++b) {
-        const uint32_t from = cluster_address(base + (token * kPitch + at) * 4, b);
-        if constexpr (VECTOR == 4) {
-          float more[4];
-          cluster_load(from, more);
-#pragma unroll
-          for (int v = 0; v < VECTOR; ++v) value[v] += more[v];
-        } else {
-          value[0] += cluster_load(from);
-        }
-      }
+      sum_of_cluster<SPLIT>(base + (token * kPitch + at) * 4, value);
 #else
       load_floats<VECTOR>(staged + token * kPitch + at, value);
 #endif

@@ -76,6 +76,25 @@ DEVICE void cluster_load(uint32_t address, float (&x)[4]) {
                : "r"(address)
                : "memory");
 }
+// Neighbouring floats of this block's shared memory and those of the other blocks there, added up in the order of the kBlocks blocks.
+template <int kBlocks, int kCount>
+DEVICE void sum_of_cluster(uint32_t address, float (&value)[kCount]) {
+  static_assert(kCount == 4 || kCount == 1);
+#pragma unroll
+  for (int v = 0; v < kCount; ++v) value[v] = 0.f;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    const uint32_t from = cluster_address(address, b);
+    if constexpr (kCount == 4) {
+      float more[4];
+      cluster_load(from, more);
+#pragma unroll
+      for (int v = 0; v < kCount; ++v) value[v] += more[v];
+    } else {
+      value[0] += cluster_load(from);
+    }
+  }
+}
 DEVICE void cluster_store(uint32_t address, float4 x) {
   asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
 }

@@ -130,7 +130,7 @@ class Fp8Matmul final : public Kernel {
   Function fp8_rows_;
   std::optional<Finish> finish_;
   EpiloguePass pass_;
-  bool in_place_;  // what finishes the sums finds them in y
+  bool in_place_;                             // what finishes the sums finds them in y
   int64_t scales_at_, sums_at_, library_at_;  // in the workspace, behind the codes
 };
 

@@ -67,6 +67,7 @@ void for_each_kernel(const NodeView& view, const Linear& l, const F& f) {
   for (const KernelDef* def : kernels_for(view.node->op().name)) {
     const std::string_view name = def->name();
     if (name == kName || name == "cuda.linear" || name == "cuda.quantized_linear") continue;  // theirs are "mma" and "gemv"
+    if (name == "cuda.linear_bulk") continue;                                                 // has the norm and the gate itself
     if (def->is_fallback() || !def->supports(view)) continue;
     std::vector<std::string> tactics = def->tactics(view);
     if (l.m <= kFewTokens && tactics.size() > kMostOthers) tactics.resize(kMostOthers);
@@ -172,7 +173,7 @@ class LinearFusedDef final : public CudaKernelDef {
 
   // Of 16-bit weights and few rows there is nothing better than linear.h has (`is_needed`: it has nothing).
   static std::vector<std::string> products_of(const NodeView& node, const Linear& l, bool is_needed) {
-    if (!is_needed && !l.is_quantized() && l.m <= kManyTokens) return {};
+    if (!is_needed && !l.is_quantized() && l.m <= kFewTokens) return {};
     const NodeView outer = l.gate.empty() ? node : ungated(node, l);
     Chain chain(outer);
     const NodeView product = chain.view(*add_product(chain, node, l));

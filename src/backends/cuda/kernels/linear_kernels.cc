@@ -43,7 +43,7 @@ class LinearDef final : public CudaKernelDef {
     Linear l;
     CHECK(Linear::read(node, l));
     const int64_t timed = tactic_number(tactic, "m"), here = linear_class(l.m);
-    if (timed <= 4 * here && here <= 4 * timed)
+    if (is_near(timed, here))
       if (auto kernel = make_linear_way(node, l, tactic)) return kernel;
     std::string reason;
     const std::vector<std::string> all = linear_ways(node, l, reason);

@@ -1,8 +1,11 @@
 // Linear layers with weights of 8 and 4 bits on Hopper's warpgroup products, from one token to any number (in tiles of 64).
 // Floor: one read of w over the memory's bandwidth up to about 150 tokens (4-bit weights), then 2 m n k operations.
+// "linear_bulk" is the same for more tokens than 16, with x normalised and arranged by a small kernel ahead (device/arrange_rows.cu), so
+// that one bulk copy brings what many small ones do otherwise.
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -115,6 +118,36 @@ std::vector<Tiling> tilings(const Linear& l, const Target& target) {
   return found;
 }
 
+// x as the device code copies it in bulk.
+class Arrangement {
+ public:
+  Arrangement(const NodeView& node, const Linear& l, const Tiling& t) : l_(l), rows_(ceil_div(l.m, t.tokens) * t.tokens) {
+    const int64_t stages = ceil_div(l.k, t.stage_k), items = stages * t.stage_k / 32,
+                  threads = std::min<int64_t>(ceil_div(items, 32) * 32, 512);
+    bytes_ = rows_ * stages * t.stage_k * 2;
+    std::vector<std::string> defines = l.defines();
+    const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
+    define("TOKENS", t.tokens);
+    define("PLANES", t.stage_k / 64);
+    define("EIGHTS", t.unit / bits_of(l.w));
+    define("THREADS", threads);
+    define("ITEMS", ceil_div(items, threads));
+    function_ = node.cuda->function(device_source("cuda.linear_bulk", "arrange_rows.cu", std::move(defines)), "arrange_rows");
+    launch_ = {.grid = {static_cast<unsigned>(rows_)}, .block = {static_cast<unsigned>(threads)}, .overlap = true};
+  }
+  int64_t bytes() const { return bytes_; }
+  void run(const RunArgs& args, void* out) const {
+    const void* const norm = l_.has_norm ? args.inputs[3].raw() : nullptr;
+    function_.launch(args.stream, launch_, args.inputs[0].raw(), out, norm, static_cast<int>(l_.m), l_.epsilon);
+  }
+
+ private:
+  Linear l_;
+  int64_t rows_, bytes_;
+  Function function_;
+  Launch launch_;
+};
+
 // d[64, tokens] += a b^T of 16 of k, or = without `add`; a in registers.
 std::string product_code(int tokens, DType x) {
   const int registers = tokens / 2;
@@ -134,9 +167,11 @@ std::string product_code(int tokens, DType x) {
 
 class LinearWgmma final : public Kernel {
  public:
-  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue, float norm_scale)
+  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue, float norm_scale,
+              std::optional<Arrangement> arrangement)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
+        arrangement_(std::move(arrangement)),
         n_(static_cast<int>(l.n)),
         m_(static_cast<int>(l.m)),
         row_bytes_(l.row_bits() / 8),
@@ -151,11 +186,14 @@ class LinearWgmma final : public Kernel {
                 .overlap = true} {
     function_.allow_shared_bytes(launch_.shared_bytes);
   }
+  int64_t workspace_bytes() const override { return arrangement_ ? arrangement_->bytes() : 0; }
   void run(const RunArgs& args) const override {
+    const void* const x = arrangement_ ? args.workspace : args.inputs[0].raw();
+    if (arrangement_) arrangement_->run(args, args.workspace);
     const CUtensorMap w = boxes(args.inputs[1].raw());
     const void* const norm = has_norm_ ? args.inputs[3].raw() : nullptr;
-    function_.launch(args.stream, launch_, w, args.inputs[0].raw(), args.inputs[2].raw(), args.outputs[0].raw(), n_, m_,
-                     epilogue_.pointers(args), norm, epsilon_, norm_scale_);
+    function_.launch(args.stream, launch_, w, x, args.inputs[2].raw(), args.outputs[0].raw(), n_, m_, epilogue_.pointers(args), norm,
+                     epsilon_, norm_scale_);
   }
 
  private:
@@ -174,6 +212,7 @@ class LinearWgmma final : public Kernel {
 
   Function function_;
   Epilogue epilogue_;
+  std::optional<Arrangement> arrangement_;
   int n_, m_;
   int64_t row_bytes_;
   int rows_;
@@ -191,19 +230,20 @@ float scale_of_norm(const Tensor& norm) {
 
 class LinearWgmmaDef final : public CudaKernelDef {
  public:
-  explicit LinearWgmmaDef(bool is_linear) : is_linear_(is_linear) {}
-  std::string_view name() const override { return is_linear_ ? "cuda.linear_wgmma" : "cuda.quantized_linear_wgmma"; }
-  std::string_view op() const override { return is_linear_ ? "linear" : "quantized_matmul"; }
+  LinearWgmmaDef(const char* name, const char* op, bool arranged) : name_(name), op_(op), arranged_(arranged) {}
+  std::string_view name() const override { return name_; }
+  std::string_view op() const override { return op_; }
 
   Support supports(const NodeView& node) const override {
     Linear l;
     if (const Support support = Linear::read(node, l); !support) return support;
     if (!node.cuda->target().has_wgmma()) return Support::no("the GPU has no warpgroup products");
     if (!l.is_quantized()) return Support::no(fmt::format("b is {}", to_string(l.w)));
-    if (l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
+    if (arranged_ && l.m <= kMostNormTokens) return Support::no(fmt::format("{} rows", l.m));
+    if (!arranged_ && l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
     if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
     if (l.row_bits() % 128 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
-    if (tilings(l, node.cuda->target()).empty())
+    if (tilings(product_of(l), node.cuda->target()).empty())
       return Support::no(fmt::format("groups of {} are not whole steps, or do not fit shared memory", l.group));
     return Support::yes();
   }
@@ -212,14 +252,15 @@ class LinearWgmmaDef final : public CudaKernelDef {
     Linear l;
     CHECK(Linear::read(node, l));
     std::vector<std::string> names;
-    for (const Tiling& t : tilings(l, node.cuda->target()))
+    for (const Tiling& t : tilings(product_of(l), node.cuda->target()))
       names.push_back(fmt::format("wgmma,m={},rows={},split={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.blocks));
     return names;
   }
 
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
-    Linear l;
-    CHECK(Linear::read(node, l));
+    Linear whole;
+    CHECK(Linear::read(node, whole));
+    const Linear l = product_of(whole);
     const Target& target = node.cuda->target();
     Tiling t;
     t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.blocks = tactic_number(tactic, "blocks");
@@ -231,6 +272,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     Epilogue epilogue(node);
     std::vector<std::string> defines = l.defines();
     const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
+    define("ARRANGED", arranged_);
     define("TOKENS", t.tokens);
     define("ROWS", t.rows);
     define("WARPGROUPS", t.warpgroups);
@@ -241,21 +283,30 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
     define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
-    const Source source{"cuda.linear_wgmma", epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"),
-                        std::move(defines)};
+    const Source source{name_, epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"), std::move(defines)};
     return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue),
-                                         l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F);
+                                         l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F,
+                                         arranged_ ? std::optional<Arrangement>(std::in_place, node, whole, t) : std::nullopt);
   }
 
  private:
-  bool is_linear_;
+  // What is left for the product's kernel.
+  Linear product_of(Linear l) const {
+    if (arranged_) l.has_norm = false;
+    return l;
+  }
+
+  std::string name_, op_;
+  bool arranged_;
 };
 
 }  // namespace
 
 std::vector<const KernelDef*> linear_wgmma_kernels() {
-  static const LinearWgmmaDef linear(true), quantized(false);
-  return {&linear, &quantized};
+  static const LinearWgmmaDef linear("cuda.linear_wgmma", "linear", false);
+  static const LinearWgmmaDef quantized("cuda.quantized_linear_wgmma", "quantized_matmul", false);
+  static const LinearWgmmaDef bulk("cuda.linear_bulk", "linear", true);
+  return {&linear, &quantized, &bulk};
 }
 
 }  // namespace tokamak::cuda
