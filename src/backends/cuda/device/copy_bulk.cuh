@@ -41,6 +41,15 @@ DEVICE void copy_bytes(uint32_t to, const void* from, int bytes, uint32_t barrie
                "r"(barrier)
                : "memory");
 }
+// The same to every block of the cluster whose bit `blocks` has, at the same place in its shared memory; each one's barrier there is told.
+DEVICE void copy_bytes_to(uint16_t blocks, uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
+               : "memory");
+}
+// Of another block, by the barrier's mapped address; orders nothing but what the copy engine and products do with shared memory (release by
+// the cluster would be a fence of all memory).
+DEVICE void barrier_arrive_at(uint32_t mapped) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapped) : "memory"); }
 // The map's box at these coordinates, the innermost first. `to` is aligned to 128 bytes, to 1024 when the map swizzles.
 DEVICE void copy_box(uint32_t to, const TensorMap& map, int x, int y, uint32_t barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(to),

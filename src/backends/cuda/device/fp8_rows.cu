@@ -18,9 +18,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
   const int lane = threadIdx.x % ROW_THREADS;
 #if HAS_NORM
   Vec<NORM_ELEMENT, WIDTH> weights[ITEMS];
-#pragma unroll
-  for (int item = 0; item < ITEMS; ++item)
-    if (const int col = item * kStep + lane * WIDTH; col < COLS) weights[item] = load_early<NORM_ELEMENT, WIDTH>(weight + col);
+  load_early<COLS, kStep>(weight, lane, weights);
 #endif
   wait_with_next();
   const int64_t row = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;

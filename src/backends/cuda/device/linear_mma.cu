@@ -307,6 +307,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     store_floats<VECTOR>(y + int64_t(first_token + token) * columns + col, value);
   }
 #if SPLIT > 1
-  cluster_barrier();  // a block's shared memory must outlive the others' reads
+  cluster_meet();  // a block's shared memory must outlive the others' reads
 #endif
 }

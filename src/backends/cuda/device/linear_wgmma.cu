@@ -1,16 +1,17 @@
 // y = epilogue(x (w * scale)^T) with Hopper's warpgroup products (sm_90a), for weights of 8 and 4 bits: a consumer warpgroup turns 64 rows
 // of w into 16-bit floats in registers and multiplies them with TOKENS rows of x from shared memory. A producer warpgroup fills a ring of
 // STAGES slots: boxes of ROWS rows and 128 bytes of w by the copy engine (the first of them before the kernel that makes x has finished),
-// x as linear_wgmma_x.cuh does, or where it comes ARRANGED in one bulk copy a slot: with many tokens the producers' copies one by one take
-// longer than the products. The SPLIT blocks of a cluster share k and add up in a fixed order.
+// and x: as linear_wgmma_x.cuh does, or in one bulk copy a slot where it comes ARRANGED (with many tokens the producers' copies one by one
+// take longer than the products). The SPLIT blocks of a cluster share k and add up in a fixed order. SHARE neighbours in a cluster have the
+// same x (ARRANGED), of which each copies a part for all: that many times fewer reads of the L2 cache.
 //
 // Any order of k gives the same product as long as both operands share it, so w stays dense: of a step of 4 * UNIT bytes of a row, lane t
 // of four takes UNIT neighbours, eights of elements in turn, each four pairs j of neighbours. Eight w's pair j of lane t is what A's
 // registers want at k = 2t + 8 (j % 2) of product 2w + j / 2, and x's pair is put there: into 16-byte chunk 4b + j at 4t, b being the
 // eight's number in its plane of 64 k. Planes are rows of 128 bytes as operand_descriptor() has them.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple of a step, or
-//   K_SIZE), SCALE_GROUPS: at most, of a block; TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES, SPLIT, BLOCKS (an SM),
-//   CONSUMER_REGISTERS (0: as launched), VECTOR
+//   K_SIZE), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES, SPLIT,
+//   SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR
 //   NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of
 //   two with which no weight is above one; the rest is one factor a token, for which the producers add up squares on the way.
 //   GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
@@ -30,10 +31,11 @@ constexpr int kFlushK = !kGrouped || GROUP % 128 == 0 ? 128 : GROUP % 64 == 0 ? 
 constexpr int kParts = kFlushK == 32 ? 2 : 1;                                             // of them in a plane
 constexpr int kPitch = ROWS + 4;  // floats a token of the staged sums: a warp's stores meet 32 banks
 constexpr int kArrivals = ARRANGED ? 1 : 1 + 128;
+constexpr int kCluster = SPLIT * SHARE;
 constexpr int kPerColumn = GATE ? 2 : 1;
 static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && kPlanes % 2 == 0);
 static_assert(!kGrouped || (GROUP % 32 == 0 && GROUP % kStepK == 0 && kFlushK >= kStepK));
-static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16));
+static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16) && (SHARE == 1 || ARRANGED));
 
 template <int kCount>
 DEVICE void keep_all(float (&x)[kCount]) {
@@ -58,17 +60,22 @@ DEVICE void copy_weights(const Ring& ring, const TensorMap& w, int first_row, in
 
 #if ARRANGED
 // After the first STAGES copies of weights: stages [begin, end) of rows of w from first_row on and of x, a tile of what arrange_rows.cu
-// wrote.
-DEVICE void produce(const Ring& ring, const TensorMap& w, const char* x, int first_row, int begin, int end) {
+// wrote. A slot is empty when those of all blocks with the same x are: each copies its part of x to all.
+DEVICE void produce(const Ring& ring, const TensorMap& w, const char* x, int first_row, int begin, int end, int in_cluster) {
   if (threadIdx.x == kConsumers) {
     wait_for_previous();
+    constexpr int kBytes = kStageX / SHARE;
+    const int mine = in_cluster % SHARE * kBytes;
     int slot = 0, parity = 1;
     for (int step = begin; step < end; ++step) {
       if (step - begin >= STAGES) {
         barrier_wait(ring.empty(slot), parity);
         copy_weights(ring, w, first_row, step, slot);
       }
-      copy_bytes(ring.slot(slot) + kStageW, x + int64_t(step) * kStageX, kStageX, ring.full(slot));
+      const uint32_t to = ring.slot(slot) + kStageW + mine;
+      const char* const from = x + int64_t(step) * kStageX + mine;
+      if constexpr (SHARE == 1) copy_bytes(to, from, kBytes, ring.full(slot));
+      else copy_bytes_to(((1 << SHARE) - 1) << (in_cluster / SHARE * SHARE), to, from, kBytes, ring.full(slot));
       if (++slot == STAGES) slot = 0, parity ^= 1;
     }
   }
@@ -80,7 +87,8 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const char* x, int fir
 
 // sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them. `row`: of the first of the
 // lane's two rows (8 apart) in the slot, with the exchange that the copy engine makes within 128 bytes.
-DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, uint32_t zero, float (&sum)[TOKENS / 2]) {
+DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, int in_cluster, uint32_t zero,
+                    float (&sum)[TOKENS / 2]) {
   const int lane = threadIdx.x % 32, t = lane % 4;
   const int rows[2] = {min(row, ROWS - 8 + row % 8), min(row + 8, ROWS - 8 + row % 8)};  // what is behind the last row is not used
   const Pairs<X_ELEMENT, W_ELEMENT> pairs_of(zero);
@@ -163,7 +171,11 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
         keep_all(sum);
       }
     }
-    if (lane == 0) barrier_arrive(ring.empty(this_slot));
+    if constexpr (SHARE == 1) {
+      if (lane == 0) barrier_arrive(ring.empty(this_slot));
+    } else {
+      if (lane < SHARE) barrier_arrive_at(cluster_address(ring.empty(this_slot), in_cluster / SHARE * SHARE + lane));
+    }
   }
 }
 
@@ -172,8 +184,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
                  int m, Extras extras, const NORM_ELEMENT* __restrict__ norm, float epsilon, float norm_scale) {
   extern __shared__ __align__(1024) char shared[];
   const int tiles_m = (m + TOKENS - 1) / TOKENS;
-  const int tile = blockIdx.x / SPLIT, rank = SPLIT == 1 ? 0 : blockIdx.x % SPLIT;
-  const int first_token = tile % tiles_m * TOKENS, first_row = tile / tiles_m * ROWS, tokens = min(TOKENS, m - first_token);
+  const int tile = blockIdx.x / kCluster, in_cluster = blockIdx.x % kCluster, rank = in_cluster / SHARE;  // of those that share k
+  const int first_token = tile % tiles_m * TOKENS, tokens = min(TOKENS, m - first_token);
+  const int first_row = (tile / tiles_m * SHARE + in_cluster % SHARE) * ROWS;
   const int begin = kSteps * rank / SPLIT, end = kSteps * (rank + 1) / SPLIT;
   const uint32_t start = shared_address(shared), base = (start + 1023) & ~1023u;
   char* const memory = shared + (base - start);
@@ -185,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     prefetch_map(w);
     for (int i = 0; i < STAGES; ++i) {
       barrier_init(ring.full(i), kArrivals);
-      barrier_init(ring.empty(i), WARPGROUPS * 4);
+      barrier_init(ring.empty(i), WARPGROUPS * 4 * SHARE);
     }
     barrier_init_done();
     fence_shared_for_products();
@@ -202,24 +215,23 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   fence_shared_for_products();
 #endif
   __syncthreads();
-  allow_next();  // its weights may come as soon as there is room
+  if constexpr (SHARE > 1) cluster_meet();  // the others' barriers are there
+  allow_next();                             // its weights may come as soon as there is room
 
   if (threadIdx.x >= kConsumers) {
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
 #endif
 #if ARRANGED
-    produce(ring, w, reinterpret_cast<const char*>(x) + int64_t(tile % tiles_m) * kSteps * kStageX, first_row, begin, end);
+    produce(ring, w, reinterpret_cast<const char*>(x) + int64_t(tile % tiles_m) * kSteps * kStageX, first_row, begin, end, in_cluster);
 #else
     produce(ring, w, x + int64_t(first_token) * K_SIZE, first_row, tokens, begin, end, norm, norm_scale, squares);
 #endif
 #if NORM
     block_barrier();
 #endif
-#if SPLIT > 1
-    cluster_barrier();
-    cluster_barrier();
-#endif
+    if constexpr (SPLIT > 1) cluster_barrier();
+    if constexpr (kCluster > 1) cluster_meet();
   } else {
 #if CONSUMER_REGISTERS > 0
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
@@ -250,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     // A's rows g and g + 8 are the slot's rows in another order, so that lanes that load together meet all banks.
     const int lane = threadIdx.x % 32, g = lane / 4, row = threadIdx.x / 32 * 16 + g % 2 * 4 + g / 2;
     float sum[TOKENS / 2] = {};
-    consume(ring, scales, row, begin, end, uint32_t(n) >> 31, sum);
+    consume(ring, scales, row, begin, end, in_cluster, uint32_t(n) >> 31, sum);
 #if NORM
     block_barrier();
 #else
@@ -271,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     // VECTOR neighbouring rows' products, of all blocks.
     const auto finish = [&](int token, int at, float(&value)[VECTOR]) {
 #if SPLIT > 1
-      sum_of_cluster<SPLIT>(base + (token * kPitch + at) * 4, value);
+      sum_of_cluster<SPLIT, SHARE>(base + (token * kPitch + at) * 4, value, in_cluster % SHARE);
 #else
       load_floats<VECTOR>(staged + token * kPitch + at, value);
 #endif
@@ -329,8 +341,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
         store_floats<VECTOR>(y + int64_t(first_token + token) * columns + col, value[i]);
       }
     }
-#if SPLIT > 1
-    cluster_barrier();  // a block's shared memory must outlive the others' reads
-#endif
+    if constexpr (kCluster > 1) cluster_meet();  // a block's shared memory must outlive the others' reads and arrivals
   }
 }

@@ -50,6 +50,11 @@ DEVICE void mma_16x8x16(bf16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0
 DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// Until all threads of the cluster are here; what they wrote is not seen for it.
+DEVICE void cluster_meet() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+}
 // The barrier's halves: what was written before a thread arrives is seen by those that have waited. A thread waits between two arrivals.
 DEVICE void cluster_arrive() {
   __syncwarp();
@@ -76,15 +81,16 @@ DEVICE void cluster_load(uint32_t address, float (&x)[4]) {
                : "r"(address)
                : "memory");
 }
-// Neighbouring floats of this block's shared memory and those of the other blocks there, added up in the order of the kBlocks blocks.
-template <int kBlocks, int kCount>
-DEVICE void sum_of_cluster(uint32_t address, float (&value)[kCount]) {
+// Neighbouring floats at `address` of this block's shared memory in kBlocks blocks of the cluster, `first` and every kEvery-th from there,
+// added up in their order.
+template <int kBlocks, int kEvery = 1, int kCount>
+DEVICE void sum_of_cluster(uint32_t address, float (&value)[kCount], uint32_t first = 0) {
   static_assert(kCount == 4 || kCount == 1);
 #pragma unroll
   for (int v = 0; v < kCount; ++v) value[v] = 0.f;
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
-    const uint32_t from = cluster_address(address, b);
+    const uint32_t from = cluster_address(address, first + b * kEvery);
     if constexpr (kCount == 4) {
       float more[4];
       cluster_load(from, more);

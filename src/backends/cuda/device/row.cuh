@@ -9,6 +9,14 @@ DEVICE float row_reduce(float x, float* scratch) {
   else return block_reduce<Op, kThreads>(x, scratch);
 }
 
+// Weights at a thread's columns of a row, kStep from one vector to the next, before wait_for_previous().
+template <int kCols, int kStep, class T, int kWidth, int kItems>
+DEVICE void load_early(const T* row, int lane, Vec<T, kWidth> (&v)[kItems]) {
+#pragma unroll
+  for (int item = 0; item < kItems; ++item)
+    if (const int col = item * kStep + lane * kWidth; col < kCols) v[item] = load_early<T, kWidth>(row + col);
+}
+
 struct MaxNaN {  // NaN wherever it stands
   static DEVICE float identity() { return -__int_as_float(0x7f800000); }
   static DEVICE float apply(float a, float b) {

@@ -30,15 +30,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
   const int lane = threadIdx.x % ROW_THREADS;
 #if EARLY && HAS_SCALE
   Vec<SCALE_TYPE, WIDTH> scales[ITEMS];
-#pragma unroll
-  for (int item = 0; item < ITEMS; ++item)
-    if (const int col = item * kStep + lane * WIDTH; col < COLS) scales[item] = load_early<SCALE_TYPE, WIDTH>(scale + col);
+  load_early<COLS, kStep>(scale, lane, scales);
 #endif
 #if EARLY && HAS_BIAS
   Vec<BIAS_TYPE, WIDTH> biases[ITEMS];
-#pragma unroll
-  for (int item = 0; item < ITEMS; ++item)
-    if (const int col = item * kStep + lane * WIDTH; col < COLS) biases[item] = load_early<BIAS_TYPE, WIDTH>(bias + col);
+  load_early<COLS, kStep>(bias, lane, biases);
 #endif
   wait_with_next();
   const int64_t row = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;

@@ -14,25 +14,27 @@
 namespace tokamak::cuda {
 namespace {
 
-constexpr int kMostStages = 16, kMostTactics = 8;
-constexpr int64_t kBoxBytes = 128;  // of a row of w in a stage
+constexpr int kMostStages = 16;
+constexpr size_t kMostTactics = 8, kMostCopied = 3;  // the latter of more tokens, without linear_bulk's copies
+constexpr int64_t kBoxBytes = 128;                   // of a row of w in a stage
 constexpr int kProducerRegisters = 40;
 constexpr int64_t kMostNormTokens = 16;
 
 // The geometry of device/linear_wgmma.cu.
 struct Tiling {
-  int rows = 0, split = 1, blocks = 1;  // of w a block; blocks that share k; blocks an SM there is room for
+  int rows = 0, split = 1, share = 1, blocks = 1;  // of w a block; blocks that share k; that share x; blocks an SM there is room for
   int tokens = 8, warpgroups = 1, unit = 16, stages = 2;
   int consumer_registers = 0;  // 0: those of the launch
   int64_t stage_k = 0, stage_bytes = 0, scale_groups = 0, shared_bytes = 0, steps = 0;
 
-  // Fills in what follows from the first three. False when it does not fit the GPU or the problem.
+  // Fills in what follows from the first four. False when it does not fit the GPU or the problem.
   bool complete(const Linear& l, const Target& target) {
     const int64_t bits = bits_of(l.w);
     const bool grouped = l.groups() > 1;
     tokens = l.m <= 8 ? 8 : l.m <= 16 ? 16 : l.m <= 32 ? 32 : 64;
     if (rows < 8 || rows > 256 || rows % row_unit(l) != 0 || blocks < 1 || blocks > 2) return false;
     if (split != 1 && split != 2 && split != 4 && split != 8) return false;
+    if (share != 1 && (share != 2 || split == 8)) return false;
     warpgroups = static_cast<int>(ceil_div(rows, 64));
     unit = 16;
     if (grouped)
@@ -59,17 +61,19 @@ struct Tiling {
   }
   static int row_unit(const Linear& l) { return l.gate.empty() ? 8 : 16; }
   unsigned threads() const { return static_cast<unsigned>(warpgroups + 1) * 128; }
-  int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows) * ceil_div(l.m, tokens) * split; }
+  int64_t num_blocks(const Linear& l) const { return ceil_div(l.n, rows * share) * ceil_div(l.m, tokens) * cluster(); }
+  int cluster() const { return split * share; }
 
   // Clocks of an SM, roughly: what it loads at its share of the bandwidth of memory and L2, what it multiplies, or the latency of a
   // warpgroup's planes of 64 k, whichever is longest; then what blocks one after the other do not overlap. Rates of an H100.
   double cost(const Linear& l, const Target& target) const {
-    const double places = split < 4 ? target.num_sms : (target.num_sms / split - target.num_sms / split / 11) * split;
+    const int clusters = target.num_sms / cluster();
+    const double places = cluster() < 4 ? target.num_sms : (clusters - clusters / 11) * cluster();
     const double waves = std::ceil(static_cast<double>(num_blocks(l)) / places), in_turn = std::ceil(waves / blocks);
     const double real_tokens = static_cast<double>(std::min<int64_t>(l.m, tokens));
     const auto planes = static_cast<double>(steps * stage_k / 64), a_stage = static_cast<double>(stage_k / 64);
     const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
-    const double load = std::max(weights / 13, (weights + x) / 20);
+    const double load = std::max(weights / 13, (weights + x / share) / 20);
     const double multiply = planes * warpgroups * std::max(90.0, tokens * 2.2);
     const double latency = planes * (150 + tokens * 2 + 350 / a_stage);
     return std::max({waves * load, waves * multiply, in_turn * latency}) + in_turn * (split > 1 ? 6000 : 5000) -
@@ -77,44 +81,45 @@ struct Tiling {
   }
 };
 
-// Clusters of `split` blocks, one an SM, that the GPU may hold: an SM's place in its cluster must be in the same part of the GPU (GPC), and
+// Clusters of so many blocks, one an SM, that the GPU may hold: an SM's place in its cluster must be in the same part of the GPU (GPC), and
 // how many SMs those have differs from one to the next.
-std::vector<int64_t> places(const Target& target, int split) {
-  const int64_t all = target.num_sms / split;
-  if (split < 4) return {all};
+std::vector<int64_t> places(const Target& target, int blocks) {
+  const int64_t all = target.num_sms / blocks;
+  if (blocks < 4) return {all};
   return {all - all / 32, all - all / 8};
 }
 
-// The likeliest first.
-std::vector<Tiling> tilings(const Linear& l, const Target& target) {
+// The likeliest first. `shares`: neighbours in a cluster may share x.
+std::vector<Tiling> tilings(const Linear& l, const Target& target, bool shares) {
   std::vector<Tiling> found;
-  const auto add = [&](int64_t rows, int split, int blocks) {
+  const auto add = [&](int64_t rows, int split, int share, int blocks) {
     Tiling t;
-    t.rows = static_cast<int>(std::max<int64_t>(rows, 16)), t.split = split, t.blocks = blocks;
+    t.rows = static_cast<int>(std::max<int64_t>(rows, 16)), t.split = split, t.share = share, t.blocks = blocks;
     if (!t.complete(l, target) || t.num_blocks(l) > INT32_MAX) return;
     for (const Tiling& other : found)
-      if (other.rows == t.rows && other.split == t.split && other.blocks == t.blocks) return;
+      if (other.rows == t.rows && other.split == t.split && other.share == t.share && other.blocks == t.blocks) return;
     found.push_back(t);
   };
   Tiling any;
   any.rows = 64;
   if (!any.complete(l, target)) return {};
-  const int64_t tiles_m = ceil_div(l.m, any.tokens);
+  const int64_t tiles_m = ceil_div(l.m, any.tokens), most_rows = any.tokens > 16 ? 192 : 256, unit = Tiling::row_unit(l);
+  // As many rows as make whole waves of `at_once` blocks with the same k.
+  const auto add_waves = [&](int64_t at_once, int split, int share, int blocks) {
+    for (int64_t waves = 1; waves <= 64; ++waves) {
+      const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(at_once * waves / tiles_m, 1)), unit) * unit;
+      if (rows <= most_rows) return add(rows, split, share, blocks);
+    }
+  };
   for (int split : {1, 2, 4, 8})
-    for (int blocks : {1, 2})
-      for (int share = 1; share <= blocks; ++share)  // blocks of this layer on an SM; the other half may be the next layer's
-        for (int64_t clusters : places(target, split)) {
-          const int64_t most_rows = any.tokens > 16 ? 192 : 256, unit = Tiling::row_unit(l);
-          for (int64_t waves = 1; waves <= 64; ++waves) {
-            const int64_t rows = ceil_div(ceil_div(l.n, std::max<int64_t>(clusters * share * waves / tiles_m, 1)), unit) * unit;
-            if (rows > most_rows) continue;
-            add(rows, split, blocks);
-            break;
-          }
-        }
+    for (int share = 1; share <= (shares ? 2 : 1); ++share)
+      for (int blocks : {1, 2})
+        for (int layers = 1; layers <= blocks; ++layers)  // blocks of this layer on an SM; the other half may be the next layer's
+          for (int64_t clusters : places(target, split * share)) add_waves(clusters * share * layers, split, share, blocks);
   if (found.empty()) found.push_back(any);
   std::stable_sort(found.begin(), found.end(), [&](const Tiling& a, const Tiling& b) { return a.cost(l, target) < b.cost(l, target); });
-  if (found.size() > kMostTactics) found.resize(kMostTactics);
+  const size_t most = !shares && l.m > kMostNormTokens ? kMostCopied : kMostTactics;
+  if (found.size() > most) found.resize(most);
   return found;
 }
 
@@ -181,7 +186,7 @@ class LinearWgmma final : public Kernel {
         norm_scale_(norm_scale),
         launch_{.grid = {static_cast<unsigned>(t.num_blocks(l))},
                 .block = {t.threads()},
-                .cluster = static_cast<unsigned>(t.split),
+                .cluster = static_cast<unsigned>(t.cluster()),
                 .shared_bytes = static_cast<int>(t.shared_bytes),
                 .overlap = true} {
     function_.allow_shared_bytes(launch_.shared_bytes);
@@ -243,7 +248,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     if (!arranged_ && l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
     if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
     if (l.row_bits() % 128 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
-    if (tilings(product_of(l), node.cuda->target()).empty())
+    if (tilings(product_of(l), node.cuda->target(), arranged_).empty())
       return Support::no(fmt::format("groups of {} are not whole steps, or do not fit shared memory", l.group));
     return Support::yes();
   }
@@ -252,8 +257,9 @@ class LinearWgmmaDef final : public CudaKernelDef {
     Linear l;
     CHECK(Linear::read(node, l));
     std::vector<std::string> names;
-    for (const Tiling& t : tilings(product_of(l), node.cuda->target()))
-      names.push_back(fmt::format("wgmma,m={},rows={},split={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.blocks));
+    for (const Tiling& t : tilings(product_of(l), node.cuda->target(), arranged_))
+      names.push_back(
+          fmt::format("wgmma,m={},rows={},split={},share={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.share, t.blocks));
     return names;
   }
 
@@ -263,9 +269,10 @@ class LinearWgmmaDef final : public CudaKernelDef {
     const Linear l = product_of(whole);
     const Target& target = node.cuda->target();
     Tiling t;
-    t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.blocks = tactic_number(tactic, "blocks");
+    t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.share = tactic_number(tactic, "share");
+    t.blocks = tactic_number(tactic, "blocks");
     if (!is_near(tactic_number(tactic, "m"), l.m) || !t.complete(l, target)) {
-      const std::vector<Tiling> all = tilings(l, target);
+      const std::vector<Tiling> all = tilings(l, target, arranged_);
       if (all.empty()) fail(ErrorCode::Unsupported, "{}: groups of {} do not fit", name(), l.group);
       t = all.front();
     }
@@ -280,6 +287,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("SCALE_GROUPS", std::max<int64_t>(t.scale_groups, 1));
     define("STAGES", t.stages);
     define("SPLIT", t.split);
+    define("SHARE", t.share);
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
     define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
