@@ -144,6 +144,15 @@ TEST_P(CudaLinearBulk, LayersOfAModel) {
   check({64, 1376, 11008, "f16", w, grouped ? 128 : 11008, "", "", true, grouped ? "f16" : "f32", "", "cuda.linear_bulk"});
   check({33, 264, 28672, "bf16", w, grouped ? 128 : 28672, "bf16", "", true, "f32", "", "cuda.linear_bulk"});
 }
+TEST(CudaLinearBulk16, WeightsOfXsType) {
+  for (const char* x : {"f16", "bf16"}) {
+    check({17, 400, 1056, x, x, 0, x, "silu", true, "f32", "", "cuda.linear_bulk"});
+    check({33, 200, 1064, x, x, 0, "", "", true, "f32", "f32", "cuda.linear_bulk"});
+    check({64, 97, 72, x, x, 0, "f32", "", false, "f32", "", "cuda.linear_bulk"});
+    check({70, 1376, 4096, x, x, 0, x, "gelu_tanh", false, "f32", "", "cuda.linear_bulk"});
+  }
+  check({64, 1376, 11008, "f16", "f16", 0, "", "", true, "f32", "", "cuda.linear_bulk"});
+}
 INSTANTIATE_TEST_SUITE_P(Formats, CudaLinearBulk, ::testing::Values("i8", "i4", "f8e4m3fn"),
                          [](const auto& info) { return std::string(info.param); });
 

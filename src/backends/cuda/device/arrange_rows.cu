@@ -1,6 +1,6 @@
 // Rows of x as linear_wgmma.cu's copy engine takes them: of TOKENS rows together one stage of k after the other, of a stage PLANES planes
 // of 64 k, of a plane rows of 128 bytes as operand_descriptor() has them, k in the order in which the weights' bytes become operands (UNIT
-// and the bits of a weight decide: EIGHTS). Rows behind the last and k behind K_SIZE are zeros. A block a row.
+// and the bits of a weight decide: EIGHTS; 0: in order). Rows behind the last and k behind K_SIZE are zeros. A block a row.
 //   X_ELEMENT, K_SIZE (a multiple of 8), TOKENS, PLANES, EIGHTS, THREADS, ITEMS: of a thread
 //   NORM: x goes through rms_norm first, with weights of NORM_ELEMENT
 #include "elementwise.cuh"
@@ -70,6 +70,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int t = 0; t < 4; ++t) words[t] = reinterpret_cast<const uint32_t*>(&eights[i][t]);
     uint4* const to = y + ((int64_t(row / TOKENS) * kStages + item.stage) * PLANES + item.plane) * (TOKENS * 8) + row % TOKENS * 8;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) to[(4 * item.half + j) ^ (row % 8)] = uint4{words[0][j], words[1][j], words[2][j], words[3][j]};
+    for (int j = 0; j < 4; ++j)
+      to[(4 * item.half + j) ^ (row % 8)] = EIGHTS == 0 ? uint4{words[j][0], words[j][1], words[j][2], words[j][3]}
+                                                        : uint4{words[0][j], words[1][j], words[2][j], words[3][j]};
   }
 }

@@ -1,5 +1,6 @@
 // y = epilogue(x (w * scale)^T) with Hopper's warpgroup products (sm_90a), for weights of 8 and 4 bits: a consumer warpgroup turns 64 rows
-// of w into 16-bit floats in registers and multiplies them with TOKENS rows of x from shared memory. A producer warpgroup fills a ring of
+// of w into 16-bit floats in registers and multiplies them with TOKENS rows of x from shared memory. (PLAIN: weights of x's type, which are
+// multiplied where they are.) A producer warpgroup fills a ring of
 // STAGES slots: boxes of ROWS rows and 128 bytes of w by the copy engine (the first of them before the kernel that makes x has finished),
 // and x: as linear_wgmma_x.cuh does, or in one bulk copy a slot where it comes ARRANGED (with many tokens the producers' copies one by one
 // take longer than the products). The SPLIT blocks of a cluster share k and add up in a fixed order. SHARE neighbours in a cluster have the
@@ -10,11 +11,11 @@
 // registers want at k = 2t + 8 (j % 2) of product 2w + j / 2, and x's pair is put there: into 16-byte chunk 4b + j at 4t, b being the
 // eight's number in its plane of 64 k. Planes are rows of 128 bytes as operand_descriptor() has them.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple of a step, or
-//   K_SIZE), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES, SPLIT,
-//   SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR
-//   NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of
-//   two with which no weight is above one; the rest is one factor a token, for which the producers add up squares on the way.
-//   GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   K_SIZE; PLAIN: 0), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES,
+//   SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT.
+//   The products are those of x times a weight times norm_scale, a power of two with which no weight is above one; the rest is one factor a
+//   token, for which the producers add up squares on the way. GATE: rows of w are eight of the gate, eight of up, and so on; y =
+//   epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "copy_bulk.cuh"
 #include "epilogue.cuh"
 #include "weight_pairs.cuh"
@@ -25,7 +26,7 @@ constexpr int kStageK = 1024 / kBits, kPlanes = kStageK / 64;
 constexpr int kEights = UNIT / kBits, kStepK = 32 * kEights;
 constexpr int kStageW = ROWS * 128, kPlane = TOKENS * 128, kStageX = kPlanes * kPlane, kStage = kStageW + kStageX;
 constexpr int kSteps = (K_SIZE + kStageK - 1) / kStageK;  // stages of all of k
-constexpr int kGroups = (K_SIZE + GROUP - 1) / GROUP;
+constexpr int kGroups = GROUP == 0 ? 1 : (K_SIZE + GROUP - 1) / GROUP;
 constexpr bool kGrouped = kGroups > 1;
 constexpr int kFlushK = !kGrouped || GROUP % 128 == 0 ? 128 : GROUP % 64 == 0 ? 64 : 32;  // k of a group's sums before they are scaled
 constexpr int kParts = kFlushK == 32 ? 2 : 1;                                             // of them in a plane
@@ -33,9 +34,10 @@ constexpr int kPitch = ROWS + 4;  // floats a token of the staged sums: a warp's
 constexpr int kArrivals = ARRANGED ? 1 : 1 + 128;
 constexpr int kCluster = SPLIT * SHARE;
 constexpr int kPerColumn = GATE ? 2 : 1;
-static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && kPlanes % 2 == 0);
+static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && (PLAIN || kPlanes % 2 == 0));
 static_assert(!kGrouped || (GROUP % 32 == 0 && GROUP % kStepK == 0 && kFlushK >= kStepK));
-static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16) && (SHARE == 1 || ARRANGED));
+static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16) && (SHARE == 1 || ARRANGED) &&
+              (!PLAIN || ARRANGED));
 
 template <int kCount>
 DEVICE void keep_all(float (&x)[kCount]) {
@@ -85,6 +87,37 @@ DEVICE void produce(const Ring& ring, const TensorMap& w, const char* x, int fir
 #include "linear_wgmma_x.cuh"
 #endif
 
+// A warp's: this block and those with the same x may copy to the slot.
+DEVICE void release(const Ring& ring, int slot, int in_cluster) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (SHARE == 1) {
+    if (lane == 0) barrier_arrive(ring.empty(slot));
+  } else {
+    if (lane < SHARE) barrier_arrive_at(cluster_address(ring.empty(slot), in_cluster / SHARE * SHARE + lane));
+  }
+}
+
+#if PLAIN
+// sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them.
+DEVICE void consume(const Ring& ring, int begin, int end, int in_cluster, float (&sum)[TOKENS / 2]) {
+  const int first_row = threadIdx.x / 128 * 64;
+  int slot = 0, parity = 0, previous = 0;
+  for (int step = begin; step < end; ++step) {
+    barrier_wait(ring.full(slot), parity);
+    const uint64_t w = operand_descriptor(ring.slot(slot) + first_row * 128), x = operand_descriptor(ring.slot(slot) + kStageW);
+    products_begin();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) product(sum, w + k * 2, x + k * 2);
+    products_commit();
+    products_wait<1>();
+    if (step > begin) release(ring, previous, in_cluster);
+    previous = slot;
+    if (++slot == STAGES) slot = 0, parity ^= 1;
+  }
+  products_wait<0>();
+  keep_all(sum);
+}
+#else
 // sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them. `row`: of the first of the
 // lane's two rows (8 apart) in the slot, with the exchange that the copy engine makes within 128 bytes.
 DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int begin, int end, int in_cluster, uint32_t zero,
@@ -171,13 +204,10 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
         keep_all(sum);
       }
     }
-    if constexpr (SHARE == 1) {
-      if (lane == 0) barrier_arrive(ring.empty(this_slot));
-    } else {
-      if (lane < SHARE) barrier_arrive_at(cluster_address(ring.empty(this_slot), in_cluster / SHARE * SHARE + lane));
-    }
+    release(ring, this_slot, in_cluster);
   }
 }
+#endif
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     linear_wgmma(const __grid_constant__ TensorMap w, const X_ELEMENT* x, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n,
@@ -255,14 +285,20 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
         }
       }
       consumer_barrier();
-    } else {
+    } else if constexpr (GROUP != 0) {
       for (int row = threadIdx.x; row < ROWS; row += kConsumers) scales[row] = scale[min(first_row + row, n - 1)];
     }
     wait_for_previous();
-    // A's rows g and g + 8 are the slot's rows in another order, so that lanes that load together meet all banks.
-    const int lane = threadIdx.x % 32, g = lane / 4, row = threadIdx.x / 32 * 16 + g % 2 * 4 + g / 2;
+    const int lane = threadIdx.x % 32, g = lane / 4;
     float sum[TOKENS / 2] = {};
+#if PLAIN
+    const int row = threadIdx.x / 32 * 16 + g;
+    consume(ring, begin, end, in_cluster, sum);
+#else
+    // A's rows g and g + 8 are the slot's rows in another order, so that lanes that load together meet all banks.
+    const int row = threadIdx.x / 32 * 16 + g % 2 * 4 + g / 2;
     consume(ring, scales, row, begin, end, in_cluster, uint32_t(n) >> 31, sum);
+#endif
 #if NORM
     block_barrier();
 #else
@@ -288,7 +324,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       load_floats<VECTOR>(staged + token * kPitch + at, value);
 #endif
       float factor[VECTOR];
-      if constexpr (!kGrouped) {
+      if constexpr (!kGrouped && GROUP != 0) {
         load_floats<VECTOR>(scales + at, factor);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];

@@ -70,7 +70,7 @@ void for_each_kernel(const NodeView& view, const Linear& l, const F& f) {
     if (name == "cuda.linear_bulk") continue;                                                 // has the norm and the gate itself
     if (def->is_fallback() || !def->supports(view)) continue;
     std::vector<std::string> tactics = def->tactics(view);
-    if (l.m <= kFewTokens && tactics.size() > kMostOthers) tactics.resize(kMostOthers);
+    if (l.m <= (l.is_quantized() ? kFewTokens : kManyTokens) && tactics.size() > kMostOthers) tactics.resize(kMostOthers);
     f(name, tactics);
   }
 }

@@ -1,7 +1,7 @@
 // Linear layers with weights of 8 and 4 bits on Hopper's warpgroup products, from one token to any number (in tiles of 64).
 // Floor: one read of w over the memory's bandwidth up to about 150 tokens (4-bit weights), then 2 m n k operations.
-// "linear_bulk" is the same for more tokens than 16, with x normalised and arranged by a small kernel ahead (device/arrange_rows.cu), so
-// that one bulk copy brings what many small ones do otherwise.
+// "linear_bulk" is the same for more tokens than 16, and weights of 16 bits too, with x normalised and arranged by a small kernel ahead
+// (device/arrange_rows.cu), so that one bulk copy brings what many small ones do otherwise.
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,7 @@ constexpr int kMostStages = 16;
 constexpr size_t kMostTactics = 8, kMostCopied = 3;  // the latter of more tokens, without linear_bulk's copies
 constexpr int64_t kBoxBytes = 128;                   // of a row of w in a stage
 constexpr int kProducerRegisters = 40;
-constexpr int64_t kMostNormTokens = 16;
+constexpr int64_t kMostNormTokens = 16, kMostPlainTokens = 128;
 
 // The geometry of device/linear_wgmma.cu.
 struct Tiling {
@@ -45,7 +45,9 @@ struct Tiling {
     if (ceil_div(l.k, stage_k) < split) return false;
     steps = ceil_div(ceil_div(l.k, stage_k), split);
     scale_groups = grouped ? std::min(l.groups(), ceil_div(steps * stage_k, l.group) + 1) : 0;
-    const int64_t scale_bytes = std::max<int64_t>(scale_groups, 1) * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
+    int64_t scale_bytes = std::max<int64_t>(scale_groups, 1) * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
+    // Products of weights where they are read those of whole warpgroups.
+    if (!l.is_quantized()) scale_bytes += std::max<int64_t>(warpgroups * 64 * kBoxBytes - stage_bytes, 0);
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t room = (limit - 1024 - scale_bytes) / (stage_bytes + 16);
     stages = static_cast<int>(std::min<int64_t>({kMostStages, room, std::max<int64_t>(steps, 2)}));
@@ -134,7 +136,7 @@ class Arrangement {
     const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
     define("TOKENS", t.tokens);
     define("PLANES", t.stage_k / 64);
-    define("EIGHTS", t.unit / bits_of(l.w));
+    define("EIGHTS", l.is_quantized() ? t.unit / bits_of(l.w) : 0);
     define("THREADS", threads);
     define("ITEMS", ceil_div(items, threads));
     function_ = node.cuda->function(device_source("cuda.linear_bulk", "arrange_rows.cu", std::move(defines)), "arrange_rows");
@@ -153,8 +155,8 @@ class Arrangement {
   Launch launch_;
 };
 
-// d[64, tokens] += a b^T of 16 of k, or = without `add`; a in registers.
-std::string product_code(int tokens, DType x) {
+// d[64, tokens] += a b^T of 16 of k. `plain`: both are in shared memory; else a is in registers, and = without `add`.
+std::string product_code(int tokens, DType x, bool plain) {
   const int registers = tokens / 2;
   const std::string_view element = x == DType::F16 ? "f16" : "bf16";
   std::string names, operands;
@@ -162,12 +164,18 @@ std::string product_code(int tokens, DType x) {
     names += fmt::format("{}%{}", i ? ", " : "", i);
     operands += fmt::format("{}\"+f\"(d[{}])", i ? ", " : "", i);
   }
+  const std::string instruction = fmt::format("wgmma.mma_async.sync.aligned.m64n{}k16.f32.{}.{} {{{}}}", tokens, element, element, names);
+  if (plain)
+    return fmt::format(
+        "DEVICE void product(float (&d)[{0}], uint64_t a, uint64_t b) {{\n"
+        "  asm volatile(\"{1}, %{2}, %{3}, 1, 1, 1, 0, 0;\" : {4} : \"l\"(a), \"l\"(b) : \"memory\");\n}}\n",
+        registers, instruction, registers, registers + 1, operands);
   return fmt::format(
-      "DEVICE void product(float (&d)[{1}], const uint32_t (&a)[4], uint64_t b, bool add) {{\n"
-      "  asm volatile(\"{{.reg .pred p; setp.ne.u32 p, %{7}, 0; \"\n"
-      "    \"wgmma.mma_async.sync.aligned.m64n{0}k16.f32.{2}.{2} {{{3}}}, {{%{1}, %{4}, %{5}, %{6}}}, %{8}, p, 1, 1, 0;}}\"\n"
-      "    : {9} : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"r\"(int(add)), \"l\"(b) : \"memory\");\n}}\n",
-      tokens, registers, element, names, registers + 1, registers + 2, registers + 3, registers + 4, registers + 5, operands);
+      "DEVICE void product(float (&d)[{0}], const uint32_t (&a)[4], uint64_t b, bool add) {{\n"
+      "  asm volatile(\"{{.reg .pred p; setp.ne.u32 p, %{6}, 0; \"\n"
+      "    \"{1}, {{%{2}, %{3}, %{4}, %{5}}}, %{7}, p, 1, 1, 0;}}\"\n"
+      "    : {8} : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"r\"(int(add)), \"l\"(b) : \"memory\");\n}}\n",
+      registers, instruction, registers, registers + 1, registers + 2, registers + 3, registers + 4, registers + 5, operands);
 }
 
 class LinearWgmma final : public Kernel {
@@ -181,6 +189,7 @@ class LinearWgmma final : public Kernel {
         m_(static_cast<int>(l.m)),
         row_bytes_(l.row_bits() / 8),
         rows_(t.rows),
+        is_quantized_(l.is_quantized()),
         has_norm_(l.has_norm),
         epsilon_(l.epsilon),
         norm_scale_(norm_scale),
@@ -197,8 +206,8 @@ class LinearWgmma final : public Kernel {
     if (arrangement_) arrangement_->run(args, args.workspace);
     const CUtensorMap w = boxes(args.inputs[1].raw());
     const void* const norm = has_norm_ ? args.inputs[3].raw() : nullptr;
-    function_.launch(args.stream, launch_, w, x, args.inputs[2].raw(), args.outputs[0].raw(), n_, m_, epilogue_.pointers(args), norm,
-                     epsilon_, norm_scale_);
+    function_.launch(args.stream, launch_, w, x, is_quantized_ ? args.inputs[2].raw() : nullptr, args.outputs[0].raw(), n_, m_,
+                     epilogue_.pointers(args), norm, epsilon_, norm_scale_);
   }
 
  private:
@@ -221,7 +230,7 @@ class LinearWgmma final : public Kernel {
   int n_, m_;
   int64_t row_bytes_;
   int rows_;
-  bool has_norm_;
+  bool is_quantized_, has_norm_;
   float epsilon_, norm_scale_;
   Launch launch_;
 };
@@ -243,7 +252,8 @@ class LinearWgmmaDef final : public CudaKernelDef {
     Linear l;
     if (const Support support = Linear::read(node, l); !support) return support;
     if (!node.cuda->target().has_wgmma()) return Support::no("the GPU has no warpgroup products");
-    if (!l.is_quantized()) return Support::no(fmt::format("b is {}", to_string(l.w)));
+    if (!l.is_quantized() && (!arranged_ || l.w != l.x)) return Support::no(fmt::format("b is {}", to_string(l.w)));
+    if (!l.is_quantized() && l.m > kMostPlainTokens) return Support::no(fmt::format("{} rows of 16-bit weights", l.m));
     if (arranged_ && l.m <= kMostNormTokens) return Support::no(fmt::format("{} rows", l.m));
     if (!arranged_ && l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
     if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
@@ -280,6 +290,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     std::vector<std::string> defines = l.defines();
     const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
     define("ARRANGED", arranged_);
+    define("PLAIN", !l.is_quantized());
     define("TOKENS", t.tokens);
     define("ROWS", t.rows);
     define("WARPGROUPS", t.warpgroups);
@@ -291,7 +302,8 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
     define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
-    const Source source{name_, epilogue.code() + product_code(t.tokens, l.x) + device_file("linear_wgmma.cu"), std::move(defines)};
+    const Source source{name_, epilogue.code() + product_code(t.tokens, l.x, !l.is_quantized()) + device_file("linear_wgmma.cu"),
+                        std::move(defines)};
     return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue),
                                          l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F,
                                          arranged_ ? std::optional<Arrangement>(std::in_place, node, whole, t) : std::nullopt);
