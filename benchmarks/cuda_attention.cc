@@ -80,6 +80,39 @@ Case step(const std::string& name, DType dtype, DType cache, int64_t heads, int6
   return c;
 }
 
+// A step of a serving engine: `decoding` sequences with `past` cached tokens and a new one, then `prompts` of `prompt_tokens` new ones,
+// in tables for `sequences` and arrays for `rows`. Sequences share blocks of the cache, far enough apart to be read from memory each time.
+// `bytes`: of the decoding ones; `flops`: of the prompts.
+Case mixed(DType dtype, DType cache, int64_t heads, int64_t kv_heads, int64_t dim, int64_t decoding, int64_t past, int64_t prompts,
+           int64_t prompt_tokens, int64_t sequences, int64_t rows) {
+  constexpr int64_t kBlocks = 8192;
+  Case c;
+  c.name = fmt::format("mixed {} cache {} {}/{}x{} decode {} of {} prompts {} of {}", to_string(dtype), to_string(cache), heads, kv_heads,
+                       dim, decoding, past, prompts, prompt_tokens);
+  const int64_t columns = (std::max(past + 1, prompt_tokens) + kBlockSize - 1) / kBlockSize;
+  c.bytes = static_cast<double>(decoding * (past + 1) * 2 * kv_heads * dim * bytes_of(cache, 1));
+  c.flops = 2.0 * static_cast<double>(heads * dim * prompts * prompt_tokens * (prompt_tokens + 1));
+  c.text = fmt::format(
+      "graph main(%q: {}[{},{}], %cache: {}[{},2,{},{},{}], %t: i32[{},{}], %l: i32[{}], %s: i32[{}]) {{ %y = paged_attention(%q, %cache, "
+      "%t, %l, %s) {{num_heads={}, num_kv_heads={}, head_dim={}}} return %y }}",
+      to_string(dtype), rows, heads * dim, to_string(cache), kBlocks, kv_heads, kBlockSize, dim, sequences, columns, sequences,
+      sequences + 1, heads, kv_heads, dim);
+  std::vector<int32_t> order(kBlocks), table(sequences * columns, 0), lengths(sequences, 0), starts{0};
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937(2));
+  size_t next = 0;
+  for (int64_t s = 0; s < sequences; ++s) {
+    const bool decodes = s < decoding, is_used = s < decoding + prompts;
+    lengths[s] = static_cast<int32_t>(!is_used ? 0 : decodes ? past + 1 : prompt_tokens);
+    for (int64_t b = 0; b < (lengths[s] + kBlockSize - 1) / kBlockSize; ++b) table[s * columns + b] = order[next++ % kBlocks];
+    starts.push_back(starts.back() + (!is_used ? 0 : decodes ? 1 : static_cast<int32_t>(prompt_tokens)));
+  }
+  c.shared = {noise(dtype, {rows, heads * dim}), noise(cache, {kBlocks, 2, kv_heads, kBlockSize, dim}), ints({sequences, columns}, table),
+              ints({sequences}, lengths), ints({sequences + 1}, starts)};
+  c.copies = {std::vector<Tensor>(5)};
+  return c;
+}
+
 // cached_attention on the same step: the floor is the same, the norm, the rotation and the write come with it. `fused` false: its two parts
 // must be timed alone, this is the first.
 Case cached(Case c, DType dtype, DType cache, int64_t heads, int64_t kv_heads, int64_t dim, int64_t sequences, int64_t length, bool fused) {
@@ -170,6 +203,11 @@ void run_all(const std::string& only, const Context& context) {
     add([&] { return both(F16, F16, 32, batch, std::max<int64_t>(count, 200), count, false); });
     add([&] { return both(BF16, F8, 8, batch, std::max<int64_t>(count, 200), count, false); });
   }
+  // Llama-3.1-8B under 1,000 requests of 2,048 and of 128 prompt tokens; the latter's prompts alone; a few long contexts beside a prompt.
+  add([&] { return mixed(BF16, F8, 32, 8, 128, 370, 2100, 3, 2048, 1025, 6656); });
+  add([&] { return mixed(BF16, F8, 32, 8, 128, 443, 190, 50, 128, 1025, 7168); });
+  add([&] { return mixed(BF16, F8, 32, 8, 128, 0, 0, 64, 128, 1025, 8192 + 1024); });
+  add([&] { return mixed(BF16, BF16, 32, 8, 128, 12, 8000, 1, 2000, 17, 2048); });
   for (int64_t length : {128, 2048, 8192}) {
     add([&] { return step("prefill", BF16, BF16, 32, 32, 128, 1, length, length, length); });
     add([&] { return step("prefill", BF16, BF16, 32, 8, 128, 1, length, length, length); });

@@ -66,6 +66,15 @@ DEVICE int sequence_of(const int32_t* starts, int num_sequences, int row) {
   return low <= num_sequences ? low - 1 : -1;
 }
 
+// A sequence's rows, clamped: its last `count` of `length` tokens. `capacity`: tokens that a row of the block table can name.
+struct SequenceRows {
+  int first, count, length;
+};
+DEVICE SequenceRows sequence_rows(const int32_t* starts, const int32_t* lengths, int num_rows, int64_t capacity, int sequence) {
+  const int first = min(max(starts[sequence], 0), num_rows);
+  return {first, min(max(starts[sequence + 1], first), num_rows) - first, int(min(int64_t(max(lengths[sequence], 0)), capacity))};
+}
+
 // `capacity`: tokens that a row of the block table can name. The integers come from the caller; they are clamped, as on the CPU.
 DEVICE StepRow step_row(const int32_t* starts, const int32_t* lengths, int num_sequences, int num_rows, int64_t capacity, int window,
                         int row) {

@@ -17,14 +17,13 @@
 // ACTIVATION (qkv and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3), ANGLE (cos, sin), NORM. HEADS, KV_HEADS,
 // HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM, HAS_SOFTCAP; VECTOR: elements of a head
 // that a lane takes at once; HEAD_TILES, UNROLL, WARPS, CLUSTER; BLOCKS on an SM.
-#include "cache_operand.cuh"
+#include "decode_sums.cuh"
 #include "merge.cuh"
 #include "rotate.cuh"
 
 constexpr int kGroup = HEADS / KV_HEADS, kBlockHeads = kGroup < 8 * HEAD_TILES ? kGroup : 8 * HEAD_TILES;
 constexpr int kGroups = (kGroup + kBlockHeads - 1) / kBlockHeads;
-constexpr int kKeyChunks = (HEAD_DIM + 31) / 32, kValueChunks = (HEAD_DIM + 63) / 64;
-constexpr int kTile = 16 * UNROLL, kStep = CLUSTER * WARPS * kTile;
+constexpr int kStep = CLUSTER * WARPS * kTile;
 constexpr int kQueryPitch = HEAD_DIM + 8, kSumPitch = HEAD_DIM + 4;  // elements from head to head: other banks
 constexpr int kHeads = (kBlockHeads + 2 + WARPS - 1) / WARPS;        // heads of q, k and v that a warp rotates
 static_assert(kBlockHeads * kSumPitch >= HEAD_DIM, "a warp rotates where it leaves its sums");
@@ -148,10 +147,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     if constexpr (HAS_SOFTCAP) return score(x);
     else return x * (score.scale * 1.4426950408889634f);  // log2(e): as an exponent of 2
   };
-  // A lane's state is of heads 2 c and 2 c + 1 of each tile of heads; `total` of its own tokens.
-  float sum[HEAD_TILES][kValueChunks][4][4] = {}, largest[HEAD_TILES][2], total[HEAD_TILES][2];
-#pragma unroll
-  for (int n = 0; n < HEAD_TILES; ++n) largest[n][0] = largest[n][1] = nothing(), total[n][0] = total[n][1] = 0;
+  DecodeSums sums;
   const int units = end > begin ? (end - begin / 16 * 16 + kTile - 1) / kTile : 0;
   const auto active_warps = [&](int of_rank) { return min(max((units - of_rank + CLUSTER - 1) / CLUSTER, 0), WARPS); };
 
@@ -197,59 +193,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         }
     }
     load_keys(next, base + kStep);
-#pragma unroll
-    for (int n = 0; n < HEAD_TILES; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float highest = largest[n][i];
-#pragma unroll
-        for (int u = 0; u < UNROLL; ++u)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int token = base + u * 16 + half * 8 + g;
-            float& w = weight[n][u][half * 2 + i];
-            w = token >= begin && token < end && is_there[u] ? exponent(w) : nothing();
-            highest = fmaxf(highest, w);
-          }
-#pragma unroll
-        for (int offset = 4; offset < 32; offset *= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, offset));
-        const float shift = finite_or_zero(highest), keep = exp2f(largest[n][i] - shift);
-        largest[n][i] = highest;
-        total[n][i] *= keep;
-#pragma unroll
-        for (int u = 0; u < UNROLL; ++u)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float& w = weight[n][u][half * 2 + i];
-            w = exp2f(w - shift);
-            total[n][i] += w;
-          }
-#pragma unroll
-        for (int j = 0; j < kValueChunks; ++j)
-#pragma unroll
-          for (int m = 0; m < 4; ++m) sum[n][j][m][i] *= keep, sum[n][j][m][2 + i] *= keep;
-      }
-#pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      uint32_t p[HEAD_TILES][2];
-#pragma unroll
-      for (int n = 0; n < HEAD_TILES; ++n)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          p[n][half] = transposed(pack_pair(ELEMENT{}, weight[n][u][half * 2], weight[n][u][half * 2 + 1]));
-#pragma unroll
-      for (int j = 0; j < kValueChunks; ++j)
-#pragma unroll
-        for (int m = 0; m < 4; ++m) {
-          uint32_t of[4];
-#pragma unroll
-          for (int k = 0; k < 4; ++k) of[k] = word(values[u][k][j], m);
-          const uint32_t a[4] = {__byte_perm(of[0], of[1], 0x5410), __byte_perm(of[0], of[1], 0x7632), __byte_perm(of[2], of[3], 0x5410),
-                                 __byte_perm(of[2], of[3], 0x7632)};
-#pragma unroll
-          for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, sum[n][j][m], a, p[n][0], p[n][1]);
-        }
-    }
+    sums.weigh(weight, is_there, g, base, begin, end, exponent);
+    sums.add(weight, values);
     load_values(next, base + kStep);
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) block[u] = next[u], next[u] = later[u];
@@ -262,16 +207,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
       for (int i = 0; i < 2; ++i) {
         const int head = n * 8 + 2 * c + i;
 #pragma unroll
-        for (int offset = 4; offset < 32; offset *= 2) total[n][i] += __shfl_xor_sync(~0u, total[n][i], offset);
+        for (int offset = 4; offset < 32; offset *= 2) sums.total[n][i] += __shfl_xor_sync(~0u, sums.total[n][i], offset);
         if (head >= heads) continue;
-        if (g == 0) merged_state[warp * kBlockHeads + head] = float2{largest[n][i], total[n][i]};
+        if (g == 0) merged_state[warp * kBlockHeads + head] = float2{sums.largest[n][i], sums.total[n][i]};
 #pragma unroll
         for (int j = 0; j < kValueChunks; ++j)
           if (HEAD_DIM % 64 == 0 || 64 * j + 8 * g < HEAD_DIM) {
             float4* const to = reinterpret_cast<float4*>(merged + (warp * kBlockHeads + head) * kSumPitch + 64 * j + 8 * g);
 #pragma unroll
             for (int m = 0; m < 4; m += 2)
-              to[m / 2] = float4{sum[n][j][m][i], sum[n][j][m][2 + i], sum[n][j][m + 1][i], sum[n][j][m + 1][2 + i]};
+              to[m / 2] = float4{sums.sum[n][j][m][i], sums.sum[n][j][m][2 + i], sums.sum[n][j][m + 1][i], sums.sum[n][j][m + 1][2 + i]};
           }
       }
   __syncthreads();

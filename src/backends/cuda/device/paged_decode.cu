@@ -7,12 +7,16 @@
 //   1, 2 c + 8, 2 c + 9: element pairs (2 i, 2 i + 1) are rows g and g + 8 of mma (j, i), and token pairs are its k.
 // ACTIVATION (q and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3). HEADS, KV_HEADS, HEAD_DIM (a multiple of 8),
 // BLOCK_SIZE; HEAD_TILES; WARPS; UNROLL: tiles of 16 tokens that a warp has under way.
-#include "cache_operand.cuh"
+//
+// SINGLES: instead of rows, of all sequences those with one new row, without splits; the grid has one more column than there are sequences.
+// With SIDE_BY_SIDE such a kernel runs beside the one before it, which neither writes what it reads nor reads or writes what it writes, and
+// whose blocks call allow_next() after their wait_for_previous(): then all that came before them is done when this one starts. One block
+// waits, so that who waits for the end of this kernel waits for both.
+#include "decode_sums.cuh"
 #include "paged_combine.cuh"
 
 constexpr int kGroup = HEADS / KV_HEADS, kBlockHeads = kGroup < 8 * HEAD_TILES ? kGroup : 8 * HEAD_TILES;
 constexpr int kGroups = (kGroup + kBlockHeads - 1) / kBlockHeads;
-constexpr int kKeyChunks = (HEAD_DIM + 31) / 32, kValueChunks = (HEAD_DIM + 63) / 64, kTile = 16 * UNROLL;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
     paged_attention(const ACTIVATION* __restrict__ q, const CACHE* __restrict__ cache, const int32_t* __restrict__ tables,
@@ -21,14 +25,31 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
                     int window, float v_scale) {
   extern __shared__ float merged[];  // [WARPS][kBlockHeads][HEAD_DIM], then states [WARPS][kBlockHeads]
   float2* const merged_state = reinterpret_cast<float2*>(merged + WARPS * kBlockHeads * HEAD_DIM);
+#if SINGLES
+  if (!SIDE_BY_SIDE) wait_for_previous();
+  if (int(blockIdx.x) == sequences) {
+    if (SIDE_BY_SIDE && blockIdx.y == gridDim.y - 1) wait_for_previous();
+    return;
+  }
+  if (SIDE_BY_SIDE) __threadfence();
+#else
   wait_for_previous();
+#endif
   allow_next();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const int row = blockIdx.x / splits, split = blockIdx.x % splits;
   const int kv_head = blockIdx.y / kGroups, first_head = kv_head * kGroup + blockIdx.y % kGroups * kBlockHeads;
   const int heads = min(kBlockHeads, (kv_head + 1) * kGroup - first_head);
+#if SINGLES
+  constexpr int split = 0;
+  const SequenceRows of = sequence_rows(starts, lengths, rows, int64_t(blocks_per_seq) * BLOCK_SIZE, blockIdx.x);
+  if (of.count != 1) return;
+  const int row = of.first;
+  const StepRow r{int(blockIdx.x), window > 0 ? max(of.length - window, 0) : 0, of.length};
+#else
+  const int row = blockIdx.x / splits, split = blockIdx.x % splits;
   StepRow r = step_row(starts, lengths, sequences, rows, int64_t(blocks_per_seq) * BLOCK_SIZE, window, row);
   take_split<WARPS * kTile>(r, split, splits);
+#endif
   const int32_t* const table = tables + int64_t(r.sequence) * blocks_per_seq;
 
   uint32_t query[HEAD_TILES][kKeyChunks][4];
@@ -93,10 +114,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     }
   };
 
-  // A lane's state is of heads 2 c and 2 c + 1 of each tile of heads; `total` of its own tokens.
-  float sum[HEAD_TILES][kValueChunks][4][4] = {}, largest[HEAD_TILES][2], total[HEAD_TILES][2];
-#pragma unroll
-  for (int n = 0; n < HEAD_TILES; ++n) largest[n][0] = largest[n][1] = nothing(), total[n][0] = total[n][1] = 0;
+  DecodeSums sums;
 
   constexpr int kStep = WARPS * kTile;
   int base = r.begin / 16 * 16 + warp * kTile;
@@ -121,59 +139,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     }
     find_blocks(base + kStep);
     load_keys(base + kStep);
-#pragma unroll
-    for (int n = 0; n < HEAD_TILES; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float highest = largest[n][i];
-#pragma unroll
-        for (int u = 0; u < UNROLL; ++u)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int token = base + u * 16 + half * 8 + g;
-            float& w = weight[n][u][half * 2 + i];
-            w = token >= r.begin && token < r.end && is_there[u] ? score(w) : nothing();
-            highest = fmaxf(highest, w);
-          }
-#pragma unroll
-        for (int offset = 4; offset < 32; offset *= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, offset));
-        const float shift = finite_or_zero(highest), keep = exp2f(largest[n][i] - shift);
-        largest[n][i] = highest;
-        total[n][i] *= keep;
-#pragma unroll
-        for (int u = 0; u < UNROLL; ++u)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float& w = weight[n][u][half * 2 + i];
-            w = exp2f(w - shift);
-            total[n][i] += w;
-          }
-#pragma unroll
-        for (int j = 0; j < kValueChunks; ++j)
-#pragma unroll
-          for (int m = 0; m < 4; ++m) sum[n][j][m][i] *= keep, sum[n][j][m][2 + i] *= keep;
-      }
-#pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      uint32_t p[HEAD_TILES][2];
-#pragma unroll
-      for (int n = 0; n < HEAD_TILES; ++n)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          p[n][half] = transposed(pack_pair(ELEMENT{}, weight[n][u][half * 2], weight[n][u][half * 2 + 1]));
-#pragma unroll
-      for (int j = 0; j < kValueChunks; ++j)
-#pragma unroll
-        for (int m = 0; m < 4; ++m) {
-          uint32_t of[4];
-#pragma unroll
-          for (int k = 0; k < 4; ++k) of[k] = word(values[u][k][j], m);
-          const uint32_t a[4] = {__byte_perm(of[0], of[1], 0x5410), __byte_perm(of[0], of[1], 0x7632), __byte_perm(of[2], of[3], 0x5410),
-                                 __byte_perm(of[2], of[3], 0x7632)};
-#pragma unroll
-          for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, sum[n][j][m], a, p[n][0], p[n][1]);
-        }
-    }
+    sums.weigh(weight, is_there, g, base, r.begin, r.end, score);
+    sums.add(weight, values);
     load_values(base + kStep);
   }
 
@@ -183,9 +150,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     for (int i = 0; i < 2; ++i) {
       const int head = n * 8 + 2 * c + i;
 #pragma unroll
-      for (int offset = 4; offset < 32; offset *= 2) total[n][i] += __shfl_xor_sync(~0u, total[n][i], offset);
+      for (int offset = 4; offset < 32; offset *= 2) sums.total[n][i] += __shfl_xor_sync(~0u, sums.total[n][i], offset);
       if (head >= heads) continue;
-      if (g == 0) merged_state[warp * kBlockHeads + head] = float2{largest[n][i], total[n][i]};
+      if (g == 0) merged_state[warp * kBlockHeads + head] = float2{sums.largest[n][i], sums.total[n][i]};
 #pragma unroll
       for (int j = 0; j < kValueChunks; ++j)
 #pragma unroll
@@ -193,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const int d = 64 * j + 8 * g + 2 * m + e;
-            if (d < HEAD_DIM) merged[(warp * kBlockHeads + head) * HEAD_DIM + d] = sum[n][j][m][2 * e + i];
+            if (d < HEAD_DIM) merged[(warp * kBlockHeads + head) * HEAD_DIM + d] = sums.sum[n][j][m][2 * e + i];
           }
     }
   __syncthreads();

@@ -13,8 +13,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   wait_for_previous();
   allow_next();
   clear_unowned_rows<kThreads>(starts, sequences, rows, y);
+  const PagedStep step{q, cache, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale};
   PagedProblem p;
-  if (find_problem(p, q, cache, tables, lengths, starts, y, rows, sequences, blocks_per_seq, num_blocks, score, window, v_scale, blockIdx.x,
-                   blockIdx.y))
-    flash(p);
+  if (step.find(p, blockIdx.x, blockIdx.y)) flash(p);
 }

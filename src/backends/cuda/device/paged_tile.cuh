@@ -82,20 +82,32 @@ DEVICE void clear_unowned_rows(const int32_t* starts, int sequences, int rows, A
       for (int d = threadIdx.x; d < HEADS * HEAD_DIM; d += kThreads) y[int64_t(row) * HEADS * HEAD_DIM + d] = from_float<ACTIVATION>(0.f);
 }
 
-// What is to be done for a tile and a kv head; false: there is no such tile. By one warp.
-DEVICE bool find_problem(PagedProblem& p, const ACTIVATION* q, const CACHE* cache, const int32_t* tables, const int32_t* lengths,
-                         const int32_t* starts, ACTIVATION* y, int rows, int sequences, int blocks_per_seq, int num_blocks, Score score,
-                         int window, float v_scale, int tile_index, int kv_head) {
-  int before;
-  const Tile tile = warp_find_tile(starts, sequences, rows, tile_index, before);
-  if (tile.sequence < 0) return false;
-  const int s = tile.sequence, first = min(max(starts[s], 0), rows), count = min(max(starts[s + 1], first), rows) - first;
-  const int length = int(min(int64_t(max(lengths[s], 0)), int64_t(blocks_per_seq) * BLOCK_SIZE));
-  p.q = q, p.y = y, p.cache = cache, p.table = tables + int64_t(s) * blocks_per_seq;
-  p.num_blocks = num_blocks, p.kv_head = kv_head, p.first_row = tile.first_row, p.num_rows = count * kGroup;
-  p.first_token = first, p.first_position = length - count, p.window = window;
-  p.scale = score.scale, p.softcap = score.softcap, p.v_scale = v_scale;
-  const int last_row = min(kTileRows, p.num_rows - p.first_row) - 1;
-  p.begin = p.row_begin(0), p.end = p.row_end(last_row);
-  return true;
-}
+// What a step brings to every tile.
+struct PagedStep {
+  const ACTIVATION* q;
+  const CACHE* cache;
+  const int32_t *tables, *lengths, *starts;
+  ACTIVATION* y;
+  int rows, sequences, blocks_per_seq, num_blocks;
+  Score score;
+  int window;
+  float v_scale;
+
+  DEVICE void set(PagedProblem& p, int sequence, const SequenceRows& of, int first_row, int kv_head) const {
+    p.q = q, p.y = y, p.cache = cache, p.table = tables + int64_t(sequence) * blocks_per_seq;
+    p.num_blocks = num_blocks, p.kv_head = kv_head, p.first_row = first_row, p.num_rows = of.count * kGroup;
+    p.first_token = of.first, p.first_position = of.length - of.count, p.window = window;
+    p.scale = score.scale, p.softcap = score.softcap, p.v_scale = v_scale;
+    const int last_row = min(kTileRows, p.num_rows - p.first_row) - 1;
+    p.begin = p.row_begin(0), p.end = p.row_end(last_row);
+  }
+  // What is to be done for a tile and a kv head; false: there is no such tile. By one warp.
+  DEVICE bool find(PagedProblem& p, int tile_index, int kv_head) const {
+    int before;
+    const Tile tile = warp_find_tile(starts, sequences, rows, tile_index, before);
+    if (tile.sequence < 0) return false;
+    set(p, tile.sequence, sequence_rows(starts, lengths, rows, int64_t(blocks_per_seq) * BLOCK_SIZE, tile.sequence), tile.first_row,
+        kv_head);
+    return true;
+  }
+};
