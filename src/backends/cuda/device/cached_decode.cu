@@ -18,6 +18,7 @@
 // HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM, HAS_SOFTCAP; VECTOR: elements of a head
 // that a lane takes at once; HEAD_TILES, UNROLL, WARPS, CLUSTER; BLOCKS on an SM.
 #include "cache_operand.cuh"
+#include "copy_bulk.cuh"
 #include "merge.cuh"
 #include "rotate.cuh"
 
@@ -44,9 +45,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   __shared__ __align__(16) ELEMENT queries[kBlockHeads * kQueryPitch];
   __shared__ __align__(16) CACHE fresh[2][HEAD_DIM];  // the new token's key and value
 #if CLUSTER > 1
+  __shared__ uint64_t arrived;  // of the first block: the parts
+  const uint32_t barrier = shared_address(&arrived);
+  if (threadIdx.x == 0) barrier_init(barrier, 1), barrier_init_done();
   cluster_arrive();
 #endif
-  allow_next();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   const int row = blockIdx.x / CLUSTER, rank = blockIdx.x % CLUSTER;
   const int kv_head = blockIdx.y / kGroups, first_head = kv_head * kGroup + blockIdx.y % kGroups * kBlockHeads;
@@ -111,6 +114,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   load_keys(block, base);
   load_values(block, base);
 
+  // The next kernel asks for all the weights it has room for as soon as it may: only behind what this one waits for.
+  allow_next();
   if (EARLY) wait_for_previous();
   {
     HeadPart x[kHeads];
@@ -176,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     }
     int later[UNROLL];
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) later[u] = entry(base + 2 * kStep + u * 16);
+    for (int u = 0; u < UNROLL; ++u) later[u] = base + 2 * kStep < end ? entry(base + 2 * kStep + u * 16) : 0;
     float weight[HEAD_TILES][UNROLL][4] = {};
     bool is_there[UNROLL];
 #pragma unroll
@@ -196,7 +201,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
           for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, weight[n][u], a, query[n].at[2 * i], query[n].at[2 * i + 1]);
         }
     }
-    load_keys(next, base + kStep);
+    const bool is_last = CLUSTER > 1 && base + kStep >= end;  // few warps: instructions count
+    if (!is_last) load_keys(next, base + kStep);
 #pragma unroll
     for (int n = 0; n < HEAD_TILES; ++n)
 #pragma unroll
@@ -250,7 +256,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
           for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, sum[n][j][m], a, p[n][0], p[n][1]);
         }
     }
-    load_values(next, base + kStep);
+    if (!is_last) load_values(next, base + kStep);
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) block[u] = next[u], next[u] = later[u];
   }
@@ -307,15 +313,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     finish(h, v, s, all);
 #else
     const int at = rank * kBlockHeads + h;
-    cluster_store(cluster_address(shared_address(parts + at * kSumPitch + v * 4), 0), s);
-    if (v == 0) cluster_store(cluster_address(shared_address(part_states + at), 0), all);
+    const uint32_t of_first = cluster_address(barrier, 0);
+    cluster_store(cluster_address(shared_address(parts + at * kSumPitch + v * 4), 0), s, of_first);
+    if (v == 0) cluster_store(cluster_address(shared_address(part_states + at), 0), all, of_first);
 #endif
   }
 #if CLUSTER > 1
-  // What was stored before is seen behind the first block's wait. The others leave: nobody reads their shared memory.
-  cluster_arrive();
+  // The others leave: nobody reads their shared memory. Each block with a unit sends the sums and the state of each head.
   if (rank != 0) return;
-  cluster_wait();
+  if (threadIdx.x == 0) barrier_arrive_expecting(barrier, min(units, CLUSTER) * heads * (kVectors * 16 + 8));
+  barrier_wait(barrier, 0);
   for (int e = threadIdx.x; e < heads * kVectors; e += WARPS * 32) {
     const int h = e / kVectors, v = e % kVectors;
     float2 all;
