@@ -59,12 +59,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   // One trip to memory: with no window the first unit's place is known before the length is.
   if (!EARLY) wait_for_previous();
   const auto unit = [&](int begin) { return begin / 16 * 16 + (warp * CLUSTER + rank) * kTile; };
-  const auto entry = [&](int token) { return load_now(table + min(token / BLOCK_SIZE, blocks_per_seq - 1)); };
+  const auto entry = [&](int token) { return load_in_order(table + min(token / BLOCK_SIZE, blocks_per_seq - 1)); };
   int block[UNROLL], next[UNROLL];
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) block[u] = entry(unit(0) + u * 16), next[u] = entry(unit(0) + kStep + u * 16);
-  const int first_row = load_now(starts + row), end_row = load_now(starts + row + 1);
-  const int length = load_now(lengths + row), slot = load_now(slots + row);
+  const int first_row = load_in_order(starts + row), end_row = load_in_order(starts + row + 1);
+  const int length = load_in_order(lengths + row), slot = load_in_order(slots + row);
   const bool is_used = first_row == row && end_row == row + 1;
   const int end = is_used ? int(min(int64_t(max(length, 0)), int64_t(blocks_per_seq) * BLOCK_SIZE)) : 0;
   const int begin = window > 0 ? max(end - window, 0) : 0;
@@ -116,14 +116,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 
   // The next kernel asks for all the weights it has room for as soon as it may: only behind what this one waits for.
   allow_next();
+  if (EARLY && warp == 0) RowAngles::prefetch(cos, sin, row, lane);
   if (EARLY) wait_for_previous();
   {
-    HeadPart x[kHeads];
+    RawHeadPart raw[kHeads];
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
       const int h = warp + i * WARPS;  // the block's queries, then k, then v
       const int at = h < heads ? first_head + h : HEADS + (h - heads) * KV_HEADS + kv_head;
-      if (h < heads + 2) x[i].load(qkv + (int64_t(row) * (HEADS + 2 * KV_HEADS) + at) * HEAD_DIM, lane);
+      if (h < heads + 2) raw[i].load(qkv + (int64_t(row) * (HEADS + 2 * KV_HEADS) + at) * HEAD_DIM, lane);
     }
     RowAngles angles;
     NormPart norm_of_q, norm_of_k;
@@ -134,11 +135,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     for (int i = 0; i < kHeads; ++i) {
       const int h = warp + i * WARPS;
       if (h >= heads + 2) break;
-      if (HAS_Q_NORM && h < heads) x[i].normalize(norm_of_q, epsilon);
-      if (HAS_K_NORM && h == heads) x[i].normalize(norm_of_k, epsilon);
-      if (h <= heads) x[i].rotate(angles, merged + warp * kBlockHeads * kSumPitch, lane);
-      if (h < heads) x[i].store(queries + h * kQueryPitch, 1, lane);
-      else x[i].store(fresh[h - heads], h == heads ? k_inverse : v_inverse, lane);
+      HeadPart x;
+      x.convert(raw[i]);
+      if (HAS_Q_NORM && h < heads) x.normalize(norm_of_q, epsilon);
+      if (HAS_K_NORM && h == heads) x.normalize(norm_of_k, epsilon);
+      if (h <= heads) x.rotate(angles, merged + warp * kBlockHeads * kSumPitch, lane);
+      if (h < heads) x.store(queries + h * kQueryPitch, 1, lane);
+      else x.store(fresh[h - heads], h == heads ? k_inverse : v_inverse, lane);
     }
   }
   __syncthreads();
