@@ -61,6 +61,18 @@ std::vector<std::string> Linear::defines() const {
           "GATE_FUNCTION=fn::" + gate};
 }
 
+NextConstant NextConstant::of(const RunArgs& args, int64_t rows, int64_t blocks, int64_t places) {
+  constexpr int64_t kFewRows = 16, kMostBytes = 6 << 20;  // 2 us of an H100's memory
+  NextConstant next;
+  const auto size = static_cast<int64_t>(args.next_constant.size());
+  if (rows > kFewRows || size < kMostBytes / 4 || reinterpret_cast<uintptr_t>(args.next_constant.data()) % 16 != 0) return next;
+  next.from = args.next_constant.data();
+  next.bytes = static_cast<int>(std::min(size, kMostBytes));
+  // Those of the last wave, or half a wave.
+  next.first_block = static_cast<int>(std::max<int64_t>(0, std::min((blocks - 1) / places * places, blocks - places / 2)));
+  return next;
+}
+
 int tactic_number(std::string_view tactic, std::string_view key) {
   const std::string text = fmt::format(",{}", tactic), wanted = fmt::format(",{}=", key);
   int value = 0;
