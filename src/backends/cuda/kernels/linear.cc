@@ -1,6 +1,8 @@
 #include "backends/cuda/kernels/linear.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cstdlib>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -62,7 +64,12 @@ std::vector<std::string> Linear::defines() const {
 }
 
 NextConstant NextConstant::of(const RunArgs& args, int64_t rows, int64_t blocks, int64_t places) {
-  constexpr int64_t kFewRows = 16, kMostBytes = 6 << 20;  // 2 us of an H100's memory
+  constexpr int64_t kFewRows = 16;
+  // 6 MiB: 2 us of an H100's memory. The variable is for measuring; 0 asks for nothing.
+  static const int64_t kMostBytes = [] {
+    const char* const mib = std::getenv("TOKAMAK_CUDA_NEXT_MIB");
+    return static_cast<int64_t>(mib == nullptr ? 6 : std::clamp(std::atoi(mib), 0, 64)) << 20;
+  }();
   NextConstant next;
   const auto size = static_cast<int64_t>(args.next_constant.size());
   if (rows > kFewRows || size < kMostBytes / 4 || reinterpret_cast<uintptr_t>(args.next_constant.data()) % 16 != 0) return next;
