@@ -89,6 +89,8 @@ def analyse(records):
     busy = inside = between = copies = 0
     kernels, gaps = {}, []
     at, before = begin, "(begin)"
+    behind = ("", "")  # the last two kernels to end
+    advances = {}  # of kernels behind those: how far they move the latest end, and how long before it they start
     for r in records:
         if r.end <= begin or r.start >= end:
             continue
@@ -107,6 +109,8 @@ def analyse(records):
             inside += start - at - outside
         if stop > at:
             busy += stop - max(start, at)
+            advances.setdefault((*behind, r.name), []).append((stop - at, at - start))
+            behind = (behind[1], r.name)
             at, before = stop, r.name
     tail = max(0, end - at)
     between += tail
@@ -130,6 +134,11 @@ def analyse(records):
             {"name": name, "per_step": count / steps, "us_per_step": total / steps / 1e3, "share": total / span}
             for name, (count, total) in sorted(kernels.items(), key=lambda item: -item[1][1])
         ],
+        "advances": [
+            {"behind": list(key[:2]), "name": key[2], "per_step": len(parts) / steps,
+             "us": statistics.mean(p[0] for p in parts) / 1e3, "early_us": statistics.mean(p[1] for p in parts) / 1e3}
+            for key, parts in sorted(advances.items(), key=lambda item: -sum(p[0] for p in item[1]))[:20]
+        ],
         "gaps": [
             {"before": a, "after": b, "per_step": len(lengths) / steps, "us_per_step": sum(lengths) / steps / 1e3, "longest_us": max(lengths) / 1e3}
             for (a, b), lengths in sorted(pairs.items(), key=lambda item: -sum(item[1]))[:20]
@@ -148,6 +157,11 @@ def table(result, level):
         "| --- | --- | --- | --- |",
     ]
     lines += [f"| {k['name'][:90]} | {k['per_step']:.1f} | {k['us_per_step']:.1f} | {100 * k['share']:.1f} % |" for k in result["kernels"][:25]]
+    lines += ["", "| kernel | behind | a step | us from the end before to its own | us that it started before that |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {a['name'][:60]} | {', '.join(n[:30] for n in a['behind'])} | {a['per_step']:.1f} | {a['us']:.2f} | {a['early_us']:.2f} |"
+        for a in result["advances"][:12]
+    ]
     lines += ["", "| no kernel after | before | a step | us a step | longest us |", "| --- | --- | --- | --- | --- |"]
     lines += [
         f"| {g['before'][:60]} | {g['after'][:60]} | {g['per_step']:.1f} | {g['us_per_step']:.2f} | {g['longest_us']:.1f} |" for g in result["gaps"][:8]

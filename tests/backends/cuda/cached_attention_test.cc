@@ -64,6 +64,18 @@ TEST(CudaCachedAttention, Batches) {
     }
 }
 
+// Small blocks in clusters: from some of their warps at work to several passes.
+TEST(CudaCachedAttention, OneSequence) {
+  int count = 0;
+  for (int64_t length : {1, 2, 63, 64, 65, 200, 255, 256, 257, 320, 321, 513, 1000, 2048, 5000})
+    for (DType cache : {DType::F16, DType::BF16, DType::F8E4M3FN})
+      for (int64_t window : {0, 100}) {
+        PagedCase c = with_heads(decoding({length}), 32, 32, 128, 32, cache);
+        c.window = window;
+        if (is_wanted(count)) check_cached_step(c, cache == DType::F8E4M3FN ? DType::BF16 : cache);
+      }
+}
+
 TEST(CudaCachedAttention, WindowAndSoftcap) {
   int count = 0;
   for (const auto& lengths : kLengths)
@@ -115,6 +127,7 @@ TEST(CudaCachedAttention, CompilesForEveryArchitecture) {
   for (DType cache : {DType::F16, DType::F8E4M3FN})
     check_cached_step(with_heads(decoding(std::vector<int64_t>(64, 20)), 32, 8, 128, 16, cache), DType::F16,
                       {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"});
+  check_cached_step(with_heads(decoding({20}), 32, 32, 128, 16, DType::F16), DType::F16, {"sm_90", "sm_100", "sm_120"});
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 // ACTIVATION (qkv and y), CACHE, ELEMENT (what is multiplied: the cache's type, f16 for f8e4m3), ANGLE (cos, sin), NORM. HEADS, KV_HEADS,
 // HEAD_DIM (a multiple of 8), BLOCK_SIZE; HALF: rotated pairs; INTERLEAVED, HAS_Q_NORM, HAS_K_NORM, HAS_SOFTCAP; VECTOR: elements of a head
 // that a lane takes at once; HEAD_TILES, UNROLL, WARPS, CLUSTER; BLOCKS on an SM.
+#include "copy_bulk.cuh"
 #include "decode_sums.cuh"
 #include "merge.cuh"
 #include "rotate.cuh"
@@ -43,9 +44,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   __shared__ __align__(16) ELEMENT queries[kBlockHeads * kQueryPitch];
   __shared__ __align__(16) CACHE fresh[2][HEAD_DIM];  // the new token's key and value
 #if CLUSTER > 1
+  __shared__ uint64_t arrived;  // of the first block: the parts
+  const uint32_t barrier = shared_address(&arrived);
+  if (threadIdx.x == 0) barrier_init(barrier, 1), barrier_init_done();
   cluster_arrive();
 #endif
-  allow_next();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   const int row = blockIdx.x / CLUSTER, rank = blockIdx.x % CLUSTER;
   const int kv_head = blockIdx.y / kGroups, first_head = kv_head * kGroup + blockIdx.y % kGroups * kBlockHeads;
@@ -55,12 +58,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   // One trip to memory: with no window the first unit's place is known before the length is.
   if (!EARLY) wait_for_previous();
   const auto unit = [&](int begin) { return begin / 16 * 16 + (warp * CLUSTER + rank) * kTile; };
-  const auto entry = [&](int token) { return load_now(table + min(token / BLOCK_SIZE, blocks_per_seq - 1)); };
+  const auto entry = [&](int token) { return load_in_order(table + min(token / BLOCK_SIZE, blocks_per_seq - 1)); };
   int block[UNROLL], next[UNROLL];
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) block[u] = entry(unit(0) + u * 16), next[u] = entry(unit(0) + kStep + u * 16);
-  const int first_row = load_now(starts + row), end_row = load_now(starts + row + 1);
-  const int length = load_now(lengths + row), slot = load_now(slots + row);
+  const int first_row = load_in_order(starts + row), end_row = load_in_order(starts + row + 1);
+  const int length = load_in_order(lengths + row), slot = load_in_order(slots + row);
   const bool is_used = first_row == row && end_row == row + 1;
   const int end = is_used ? int(min(int64_t(max(length, 0)), int64_t(blocks_per_seq) * BLOCK_SIZE)) : 0;
   const int begin = window > 0 ? max(end - window, 0) : 0;
@@ -110,14 +113,17 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
   load_keys(block, base);
   load_values(block, base);
 
+  // The next kernel asks for all the weights it has room for as soon as it may: only behind what this one waits for.
+  allow_next();
+  if (EARLY && warp == 0) RowAngles::prefetch(cos, sin, row, lane);
   if (EARLY) wait_for_previous();
   {
-    HeadPart x[kHeads];
+    RawHeadPart raw[kHeads];
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
       const int h = warp + i * WARPS;  // the block's queries, then k, then v
       const int at = h < heads ? first_head + h : HEADS + (h - heads) * KV_HEADS + kv_head;
-      if (h < heads + 2) x[i].load(qkv + (int64_t(row) * (HEADS + 2 * KV_HEADS) + at) * HEAD_DIM, lane);
+      if (h < heads + 2) raw[i].load(qkv + (int64_t(row) * (HEADS + 2 * KV_HEADS) + at) * HEAD_DIM, lane);
     }
     RowAngles angles;
     NormPart norm_of_q, norm_of_k;
@@ -128,11 +134,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     for (int i = 0; i < kHeads; ++i) {
       const int h = warp + i * WARPS;
       if (h >= heads + 2) break;
-      if (HAS_Q_NORM && h < heads) x[i].normalize(norm_of_q, epsilon);
-      if (HAS_K_NORM && h == heads) x[i].normalize(norm_of_k, epsilon);
-      if (h <= heads) x[i].rotate(angles, merged + warp * kBlockHeads * kSumPitch, lane);
-      if (h < heads) x[i].store(queries + h * kQueryPitch, 1, lane);
-      else x[i].store(fresh[h - heads], h == heads ? k_inverse : v_inverse, lane);
+      HeadPart x;
+      x.convert(raw[i]);
+      if (HAS_Q_NORM && h < heads) x.normalize(norm_of_q, epsilon);
+      if (HAS_K_NORM && h == heads) x.normalize(norm_of_k, epsilon);
+      if (h <= heads) x.rotate(angles, merged + warp * kBlockHeads * kSumPitch, lane);
+      if (h < heads) x.store(queries + h * kQueryPitch, 1, lane);
+      else x.store(fresh[h - heads], h == heads ? k_inverse : v_inverse, lane);
     }
   }
   __syncthreads();
@@ -172,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     }
     int later[UNROLL];
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) later[u] = entry(base + 2 * kStep + u * 16);
+    for (int u = 0; u < UNROLL; ++u) later[u] = base + 2 * kStep < end ? entry(base + 2 * kStep + u * 16) : 0;
     float weight[HEAD_TILES][UNROLL][4] = {};
     bool is_there[UNROLL];
 #pragma unroll
@@ -192,10 +200,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
           for (int n = 0; n < HEAD_TILES; ++n) mma_16x8x16(ELEMENT{}, weight[n][u], a, query[n].at[2 * i], query[n].at[2 * i + 1]);
         }
     }
-    load_keys(next, base + kStep);
+    const bool is_last = CLUSTER > 1 && base + kStep >= end;  // few warps: instructions count
+    if (!is_last) load_keys(next, base + kStep);
     sums.weigh(weight, is_there, g, base, begin, end, exponent);
     sums.add(weight, values);
-    load_values(next, base + kStep);
+    if (!is_last) load_values(next, base + kStep);
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) block[u] = next[u], next[u] = later[u];
   }
@@ -252,15 +261,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     finish(h, v, s, all);
 #else
     const int at = rank * kBlockHeads + h;
-    cluster_store(cluster_address(shared_address(parts + at * kSumPitch + v * 4), 0), s);
-    if (v == 0) cluster_store(cluster_address(shared_address(part_states + at), 0), all);
+    const uint32_t of_first = cluster_address(barrier, 0);
+    cluster_store(cluster_address(shared_address(parts + at * kSumPitch + v * 4), 0), s, of_first);
+    if (v == 0) cluster_store(cluster_address(shared_address(part_states + at), 0), all, of_first);
 #endif
   }
 #if CLUSTER > 1
-  // What was stored before is seen behind the first block's wait. The others leave: nobody reads their shared memory.
-  cluster_arrive();
+  // The others leave: nobody reads their shared memory. Each block with a unit sends the sums and the state of each head.
   if (rank != 0) return;
-  cluster_wait();
+  if (threadIdx.x == 0) barrier_arrive_expecting(barrier, min(units, CLUSTER) * heads * (kVectors * 16 + 8));
+  barrier_wait(barrier, 0);
   for (int e = threadIdx.x; e < heads * kVectors; e += WARPS * 32) {
     const int h = e / kVectors, v = e % kVectors;
     float2 all;

@@ -5,6 +5,7 @@
 //   NORM_ELEMENT; GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many
 //   columns
 #include "norm_rows.cuh"
+#include "prefetch_next.cuh"
 #include "weights.cuh"
 
 constexpr int kElements = LOAD_BYTES * 8 / Weight<W_ELEMENT>::kBits;  // a load
@@ -27,13 +28,13 @@ DEVICE void load_x(const X_ELEMENT* p, float (&x)[kPiece]) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    gemv(const X_ELEMENT* x, const char* w, const SCALE_ELEMENT* scale, Y_ELEMENT* y, int n, int m, Extras extras
+extern "C" __global__ void __launch_bounds__(WARPS * 32) gemv(const X_ELEMENT* x, const char* w, const SCALE_ELEMENT* scale, Y_ELEMENT* y,
+                                                              int n, int m, Extras extras, NextConstant next_constant
 #if NORM
-         ,
-         const NORM_ELEMENT* norm, float epsilon
+                                                              ,
+                                                              const NORM_ELEMENT* norm, float epsilon
 #endif
-    ) {
+) {
   const int lane = threadIdx.x % 32;
   const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * kColumns, token = blockIdx.y * TOKENS;
   const int columns = GATE ? n / 2 : n;
@@ -62,8 +63,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
   NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, TOKENS, WARPS * 32, NORM_VECTOR> rows;
   rows.load_weights(norm);
 #endif
+  if constexpr (GROUP != 0 && kGroups == 1)
+    if (lane < ROWS && row_of(lane) < n) touch(scale + row_of(lane));
   allow_next();
   wait_for_previous();
+  if (const int column = first + lane % kColumns, t = token + lane / kColumns; lane < kColumns * TOKENS && column < columns && t < m)
+    touch_extras(t, column, extras);
 #if NORM
   using VecX = Vec<X_ELEMENT, NORM_VECTOR>;
   rows.run(x + int64_t(token) * K_SIZE, norm, m - token, epsilon, scratch,
@@ -76,6 +81,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
 
   float sum[ROWS][TOKENS] = {};
   for (int base = 0; base < kRounds; base += PREFETCH) {
+    if (base + PREFETCH >= kRounds && threadIdx.x == 0) prefetch_next(next_constant);
 #pragma unroll
     for (int p = 0; p < PREFETCH; ++p) {
       const int at = (base + p) * 32 + lane;

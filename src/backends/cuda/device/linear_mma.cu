@@ -13,6 +13,7 @@
 #include "epilogue.cuh"
 #include "mma.cuh"
 #include "norm_rows.cuh"
+#include "prefetch_next.cuh"
 #include "weights_mma.cuh"
 
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kThreads = WARPS_N * WARPS_K * 32;
@@ -102,7 +103,7 @@ DEVICE void multiply_step(uint32_t w, uint32_t x, int step, Sums& sums) {
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     linear_mma(const X_ELEMENT* x, const char* __restrict__ w, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n, int m,
-               Extras extras
+               Extras extras, NextConstant next_constant
 #if NORM
                ,
                const NORM_ELEMENT* __restrict__ norm, float epsilon
@@ -146,6 +147,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       copy_weights(scales_at + e, bytes > 0 ? reinterpret_cast<const char*>(scale) + at + e : w, bytes);
     }
   }
+  if constexpr (GROUP != 0 && kGroups == 1)
+    if (threadIdx.x < kRows && first_row + threadIdx.x < n) touch(scale + first_row + threadIdx.x);
 #if XROWS > 0
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s) {
@@ -162,20 +165,22 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, XROWS, kThreads, 8> rows;
   rows.load_weights(norm);
 #endif
+  if (end - begin < STAGES && threadIdx.x == 0) prefetch_next(next_constant);
   allow_next();  // its weights may come as soon as there is room
   wait_for_previous();
 #if NORM
   rows.run(x, norm, m, epsilon, reinterpret_cast<float*>(shared + STAGES * kStage + kScaleBytes + XROWS * kPitchX * 16), place_x);
 #else
-  for (int first = threadIdx.x; first < XROWS * kVectorsX; first += 4 * kThreads) {
-    Vec<X_ELEMENT, 8> raw[4];
+  constexpr int kMine = (XROWS * kVectorsX + kThreads - 1) / kThreads, kBatch = kMine < 8 ? kMine : 8;  // loads of x under way
+  for (int first = threadIdx.x; first < XROWS * kVectorsX; first += kBatch * kThreads) {
+    Vec<X_ELEMENT, 8> raw[kBatch];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kBatch; ++i) {
       const int e = first + i * kThreads, r = e / kVectorsX;
       raw[i] = e < XROWS * kVectorsX && r < m ? load_vector<X_ELEMENT, 8>(x + int64_t(e) * 8) : Vec<X_ELEMENT, 8>{};
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < kBatch; ++i)
       if (const int e = first + i * kThreads; e < XROWS * kVectorsX) *place_x(e / kVectorsX, e % kVectorsX) = raw[i];
   }
 #endif
@@ -186,6 +191,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s)
     if (begin + s < end) copy_w(base + s * kStage, begin + s);
+  if (end - begin < STAGES && threadIdx.x == 0) prefetch_next(next_constant);
   allow_next();  // its weights may come as soon as there is room
   wait_for_previous();
 #pragma unroll
@@ -194,6 +200,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     copy_async_commit();
   }
 #endif
+
+  constexpr int kPerColumn = GATE ? 2 : 1, kColumnVectors = kRows / VECTOR / kPerColumn;
+  const int tokens = min(kTokens, m - first_token), columns = n / kPerColumn;
+  if (const int e = threadIdx.x + rank * kThreads, col = first_row / kPerColumn + e % kColumnVectors * VECTOR;
+      e < tokens * kColumnVectors && col < columns)
+    touch_extras(first_token + e / kColumnVectors, col, extras);
 
   const int lane = threadIdx.x % 32, warp_n = threadIdx.x / 32 % WARPS_N, warp_k = threadIdx.x / 32 / WARPS_N;
   Sums sums;
@@ -205,6 +217,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     if (step + STAGES - 1 < end) {
       copy_w(base + next_slot * kStage, step + STAGES - 1);
       if constexpr (XROWS == 0) copy_x(base + next_slot * kStage + kStageW, step + STAGES - 1);
+    } else if (step + STAGES - 1 == end && step > begin && threadIdx.x == 0) {
+      prefetch_next(next_constant);
     }
     copy_async_commit();
     const uint32_t stage = base + slot * kStage, stage_x = XROWS > 0 ? x_at + step * (kChunksX * 16) : stage + kStageW;
@@ -250,7 +264,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
         staged[(warp_k * kTokens + token) * kPitch + row] = sums[r][i][e];
       }
   __syncthreads();
-  constexpr int kVectors = kRows / VECTOR;
+  [[maybe_unused]] constexpr int kVectors = kRows / VECTOR;
   const auto sum_of_warps = [&](int at, float(&value)[VECTOR]) {
     load_floats<VECTOR>(staged + at, value);
 #pragma unroll
@@ -261,7 +275,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       for (int v = 0; v < VECTOR; ++v) value[v] += more[v];
     }
   };
-  const int tokens = min(kTokens, m - first_token);
 #if SPLIT > 1
   if constexpr (WARPS_K > 1)
     for (int e = threadIdx.x; e < tokens * kVectors; e += kThreads) {
@@ -287,8 +300,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
     }
   };
-  constexpr int kPerColumn = GATE ? 2 : 1, kColumnVectors = kVectors / kPerColumn;
-  const int columns = n / kPerColumn;
   for (int e = threadIdx.x + rank * kThreads; e < tokens * kColumnVectors; e += kThreads * SPLIT) {
     const int token = e / kColumnVectors, column = e % kColumnVectors * VECTOR, col = first_row / kPerColumn + column;
     if (col >= columns) continue;

@@ -27,3 +27,10 @@ DEVICE T load_now(const T* from) {
   }
   return x.value;
 }
+
+// Asked for in the order of such loads. Others the assembler may move behind what waits for one of them.
+DEVICE int32_t load_in_order(const int32_t* from) {
+  int32_t x;
+  asm volatile("ld.volatile.global.b32 %0, [%1];" : "=r"(x) : "l"(from));
+  return x;
+}

@@ -55,10 +55,11 @@ DEVICE void cluster_meet() {
   __syncwarp();
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
 }
-// The barrier's halves: what was written before a thread arrives is seen by those that have waited. A thread waits between two arrivals.
+// A barrier's halves that order no memory, so that none is waited for: behind cluster_wait() every block of the cluster has started. A
+// thread waits between two arrivals.
 DEVICE void cluster_arrive() {
   __syncwarp();
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 DEVICE void cluster_wait() {
   __syncwarp();
@@ -101,10 +102,16 @@ DEVICE void sum_of_cluster(uint32_t address, float (&value)[kCount], uint32_t fi
     }
   }
 }
-DEVICE void cluster_store(uint32_t address, float4 x) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
+// To a block's shared memory at `address`; the mbarrier of that block at `barrier` counts the bytes when they are there. Both addresses are
+// of the cluster. The block that stores need not stay, the other must.
+DEVICE void cluster_store(uint32_t address, float4 x, uint32_t barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address), "f"(x.x),
+               "f"(x.y), "f"(x.z), "f"(x.w), "r"(barrier)
+               : "memory");
 }
-DEVICE void cluster_store(uint32_t address, float2 x) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x.x), "f"(x.y) : "memory");
+DEVICE void cluster_store(uint32_t address, float2 x, uint32_t barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address), "f"(x.x), "f"(x.y),
+               "r"(barrier)
+               : "memory");
 }
 #endif

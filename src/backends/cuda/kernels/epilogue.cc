@@ -144,6 +144,12 @@ std::string Epilogue::code() const {
   if (!empty())
     text += fmt::format("#pragma unroll\n  for (int c = 0; c < kCount; ++c) x[c] = {};\n",
                         expr_.results.empty() ? value : fmt::format("epilogue_value({}{})", value, arguments));
+  text += "}\nDEVICE void touch_extras(int64_t row, int64_t col, const Extras& extras) {\n";
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const std::vector<int64_t> row_strides(inputs_[i].strides.begin(), inputs_[i].strides.end() - 1);
+    const int64_t stride = dims_.back() == 1 ? 0 : inputs_[i].strides.back();
+    text += fmt::format("  touch(extras.p{} + {} + col * {});\n", i, strided_offset(rows, row_strides, "row"), stride);
+  }
   return text + "}\n";
 }
 

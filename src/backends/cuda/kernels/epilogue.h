@@ -28,7 +28,8 @@ class Epilogue {
 
   // Device code: struct Extras (a kernel's parameter: pointers() is its value) and
   //   template <int kCount> DEVICE void epilogue(float (&x)[kCount], int64_t row, int64_t col, const Extras& extras)
-  // for kCount > 1 the row length and `col` are multiples of kCount. Begins with its includes.
+  // for kCount > 1 the row length and `col` are multiples of kCount; and touch_extras(row, col, extras), which asks for what that reads
+  // ahead, when it is there. Begins with its includes.
   std::string code() const;
 
   struct Pointers {

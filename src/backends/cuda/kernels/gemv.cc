@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kWarps = 4;          // small blocks: what is left at the end is small too
 constexpr int kLoadsInFlight = 8;  // a lane, of up to 16 bytes
+constexpr int64_t kBlocks = 8;     // on an SM, about
 constexpr int64_t kMaxTokens = 8;  // a block
 
 // Bytes that a lane loads at once: rows begin at a multiple of it, and a group is whole loads.
@@ -64,7 +65,8 @@ std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const s
                       .block = {kWarps * 32},
                       .shared_bytes = static_cast<int>(norm_bytes),
                       .overlap = true};
-  return std::make_unique<LinearKernel>(node.cuda->function(source, "gemv"), l, std::move(epilogue), launch);
+  return std::make_unique<LinearKernel>(node.cuda->function(source, "gemv"), l, std::move(epilogue), launch,
+                                        kBlocks * node.cuda->target().num_sms);
 }
 
 }  // namespace tokamak::cuda

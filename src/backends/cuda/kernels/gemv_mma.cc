@@ -42,7 +42,9 @@ std::string why_not(const Linear& l) {
 
 std::vector<std::string> gemv_mma_tactics(const Linear& l, const Target& target, const std::string& prefix) {
   if (!why_not(l).empty()) return {};
-  constexpr Tiling kFew[] = {{1, 4, 1}, {1, 8, 1}, {2, 2, 1}, {1, 4, 2}}, kSeveral[] = {{2, 4, 1}, {4, 2, 1}, {1, 8, 1}};
+  // The last three of the first list fill an SM with one or two blocks, which stage x once.
+  constexpr Tiling kFew[] = {{1, 4, 1}, {1, 8, 1}, {2, 2, 1}, {1, 4, 2}, {2, 4, 1}, {2, 8, 1}, {3, 4, 2}},
+                   kSeveral[] = {{2, 4, 1}, {4, 2, 1}, {1, 8, 1}};
   std::vector<std::string> names;
   for (Tiling t : l.m <= 2 ? std::span<const Tiling>(kFew) : std::span<const Tiling>(kSeveral))
     if (t.complete(l, target)) names.push_back(fmt::format("tile,{}wn={},wk={},rt={}", prefix, t.warps_n, t.warps_k, t.row_tiles));
@@ -69,7 +71,7 @@ std::unique_ptr<Kernel> make_gemv_mma(const NodeView& node, const Linear& l, con
                       .block = {static_cast<unsigned>(t.threads())},
                       .shared_bytes = static_cast<int>(t.shared_bytes),
                       .overlap = true};
-  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch);
+  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch, int64_t{t.blocks()} * node.cuda->target().num_sms);
 }
 
 }  // namespace tokamak::cuda

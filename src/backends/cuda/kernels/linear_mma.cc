@@ -140,7 +140,7 @@ std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& l, c
                       .cluster = static_cast<unsigned>(t.split),
                       .shared_bytes = static_cast<int>(t.shared_bytes),
                       .overlap = true};
-  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch);
+  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch, int64_t{t.blocks} * node.cuda->target().num_sms);
 }
 
 }  // namespace tokamak::cuda
