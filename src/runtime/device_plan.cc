@@ -265,7 +265,6 @@ void DevicePlan::place(std::byte* host_arena, std::byte* device_arena, const std
     else if (step.place == Place::Host) step.workspace = host_arena_ + host_layout_.offsets[step.workspace_lifetime];
     else step.workspace = device_arena_ + device_layout_.offsets[step.workspace_lifetime];
   }
-  for (size_t i = 0; i + 1 < steps_.size(); ++i) steps_[i].next_constant = largest_constant(steps_[i + 1]);
   for (size_t i = 0; i < output_slots_.size(); ++i) {
     const ir::Value* v = graph_.outputs()[i];
     make(output_slots_[i], v->type.dtype == DType::String ? Place::Host : output_place_, v, outputs_[i]);
@@ -275,16 +274,6 @@ void DevicePlan::place(std::byte* host_arena, std::byte* device_arena, const std
 }
 
 // Of a kernel on the GPU.
-std::span<const std::byte> DevicePlan::largest_constant(const Step& step) const {
-  std::span<const std::byte> largest;
-  if (step.kind != StepKind::Kernel || step.place != Place::Device) return largest;
-  for (size_t i = 0; i < step.input_slots.size(); ++i) {
-    if (step.input_slots[i] < 0 || slots_[step.input_slots[i]].constant_index < 0) continue;
-    const Tensor& t = step.inputs[i];
-    if (t.size_bytes() > static_cast<int64_t>(largest.size())) largest = {t.data<std::byte>(), static_cast<size_t>(t.size_bytes())};
-  }
-  return largest;
-}
 
 void DevicePlan::set_input(int index, const Tensor& tensor) {
   for (Tensor* ref : input_refs_[index]) ref->share_storage(tensor);

@@ -29,7 +29,6 @@ class DevicePlan {
     std::vector<int> input_slots, output_slots;
     int workspace_lifetime = -1;
     void* workspace = nullptr;
-    std::span<const std::byte> next_constant;  // RunArgs::next_constant
   };
   // An input given on the host that steps of the GPU read: copied there before the first step.
   struct InputCopy {
@@ -106,7 +105,6 @@ class DevicePlan {
   void build_steps(std::unordered_map<const ir::Node*, ReadyKernel> kernels);
   void plan_input_copies(ArenaUse& use);
   void plan_memory();
-  std::span<const std::byte> largest_constant(const Step& step) const;
   Tensor tensor_at(int slot, Place place, DType dtype, const Shape& shape) const;
 
   const ir::Graph& graph_;

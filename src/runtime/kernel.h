@@ -64,8 +64,6 @@ struct RunArgs {
   void* workspace = nullptr;       // workspace_bytes(), 64-byte aligned
   ThreadPool* pool = nullptr;
   CUstream_st* stream = nullptr;  // kernels of Place::Device queue their work here and return
-  // The largest constant of the node that runs behind this one, on the same device: a kernel may ask for it ahead. Empty: none.
-  std::span<const std::byte> next_constant;
 };
 
 // A node bound to shapes. Immutable after construction: several contexts may run it at once with their own args.

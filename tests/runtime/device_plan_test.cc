@@ -87,25 +87,6 @@ TEST(DevicePlan, ConstantsOfTheGraphAndOfTheShapes) {
   EXPECT_EQ(p.plan->constants()[0].host.size_bytes(), 256);
 }
 
-TEST(DevicePlan, StepsKnowTheLargestConstantOfTheNextOne) {
-  std::string row = "1";
-  for (int i = 1; i < 64; ++i) row += ", 1";
-  const Planned p = plan_of("graph g(%x: f32[n,64]) {\n %w = const f32[1,64] {" + row +
-                                "}\n %a: f32[n,64] = softmax(%x) {axis=-1}\n %b: f32[n,64] = add(%a, %w) {}\n"
-                                " %c: f32[n,64] = softmax(%b) {axis=-1}\n return %c\n}",
-                            {{4, 64}}, {Place::Device}, Place::Device);
-  ASSERT_EQ(p.plan->constants().size(), 1u);
-  alignas(256) static std::byte arena[4096], constant[256];
-  ASSERT_LE(p.plan->device_arena_bytes(), 4096);
-  p.plan->place(nullptr, arena, [&](size_t) { return constant; });
-  const auto steps = p.plan->steps();
-  ASSERT_EQ(steps.size(), 3u);
-  EXPECT_EQ(steps[0].next_constant.data(), constant);
-  EXPECT_EQ(steps[0].next_constant.size(), 256u);
-  EXPECT_TRUE(steps[1].next_constant.empty());
-  EXPECT_TRUE(steps[2].next_constant.empty());
-}
-
 TEST(DevicePlan, WrittenInputsStayOnTheirSide) {
   const std::string step =
       "graph g(%qkv: f32[t,96], %cache: f32[b,2,1,16,32], %slots: i32[t]) {\n"

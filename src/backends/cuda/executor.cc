@@ -259,7 +259,7 @@ void Executor::run_step(DevicePlan::Step& step) {
   const CUstream stream = stream_.get();
   if (step.kind == DevicePlan::StepKind::Kernel) {
     if (step.place == Place::Host) wait_for_copies();
-    step.kernel->run({step.inputs, step.outputs, step.workspace, pool_.get(), stream, step.next_constant});
+    step.kernel->run({step.inputs, step.outputs, step.workspace, pool_.get(), stream});
     return;
   }
   const Tensor &from = step.inputs[0], &to = step.outputs[0];

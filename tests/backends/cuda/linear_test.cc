@@ -42,7 +42,8 @@ void check(const LinearCase& c, const std::vector<std::string>& archs = {}) {
   const double weight = c.w[0] == 'i' ? c.w[1] == '8' ? 74 : 4.6 : std::string(c.w) == "f8e4m3fn" ? 110 : 1;
   const double spread = weight * std::sqrt(static_cast<double>(c.k));
   const double rounding = y_dtype == "f32" ? 2e-6 : y_dtype == "f16" ? 1e-3 : 8e-3;
-  test.rtol = rounding, test.atol = 2 * rounding * spread;
+  // Scales are up to 3 or 4; kernels for many rows may round scaled weights to x's type, too.
+  test.rtol = rounding, test.atol = 4 * rounding * spread;
   check_cuda_kernels(test, archs);
 }
 

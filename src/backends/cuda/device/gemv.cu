@@ -5,7 +5,6 @@
 //   NORM_ELEMENT; GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many
 //   columns
 #include "norm_rows.cuh"
-#include "prefetch_next.cuh"
 #include "weights.cuh"
 
 constexpr int kElements = LOAD_BYTES * 8 / Weight<W_ELEMENT>::kBits;  // a load
@@ -29,7 +28,7 @@ DEVICE void load_x(const X_ELEMENT* p, float (&x)[kPiece]) {
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32) gemv(const X_ELEMENT* x, const char* w, const SCALE_ELEMENT* scale, Y_ELEMENT* y,
-                                                              int n, int m, Extras extras, NextConstant next_constant
+                                                              int n, int m, Extras extras
 #if NORM
                                                               ,
                                                               const NORM_ELEMENT* norm, float epsilon
@@ -81,7 +80,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) gemv(const X_ELEMENT* x
 
   float sum[ROWS][TOKENS] = {};
   for (int base = 0; base < kRounds; base += PREFETCH) {
-    if (base + PREFETCH >= kRounds && threadIdx.x == 0) prefetch_next(next_constant);
 #pragma unroll
     for (int p = 0; p < PREFETCH; ++p) {
       const int at = (base + p) * 32 + lane;

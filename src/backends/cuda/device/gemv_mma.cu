@@ -11,7 +11,6 @@
 //   y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "mma.cuh"
 #include "norm_rows.cuh"
-#include "prefetch_next.cuh"
 #include "weights_mma.cuh"
 
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kThreads = WARPS_N * WARPS_K * 32;
@@ -44,7 +43,7 @@ struct Piece {
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     gemv_mma(const X_ELEMENT* x, const char* __restrict__ w, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n, int m,
-             Extras extras, NextConstant next_constant
+             Extras extras
 #if NORM
              ,
              const NORM_ELEMENT* norm, float epsilon
@@ -90,7 +89,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #endif
   if constexpr (GROUP != 0 && kGroups == 1)
     if (threadIdx.x < kRows && block_row + threadIdx.x < n) touch(scale + block_row + threadIdx.x);
-  if (kLastRound == 0 && threadIdx.x == 0) prefetch_next(next_constant);
   allow_next();
   wait_for_previous();
   constexpr int kColumns = GATE ? kRows / 2 : kRows;
@@ -161,7 +159,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     }
   };
   for (int base = warp_k; base < kIters; base += kRound) {
-    if (kLastRound > 0 && base == kLastRound && threadIdx.x == 0) prefetch_next(next_constant);
 #pragma unroll
     for (int p = 0; p < PREFETCH; ++p) {
       const int iteration = base + p * WARPS_K, next = iteration + kRound;

@@ -13,7 +13,6 @@
 #include "epilogue.cuh"
 #include "mma.cuh"
 #include "norm_rows.cuh"
-#include "prefetch_next.cuh"
 #include "weights_mma.cuh"
 
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kThreads = WARPS_N * WARPS_K * 32;
@@ -103,7 +102,7 @@ DEVICE void multiply_step(uint32_t w, uint32_t x, int step, Sums& sums) {
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     linear_mma(const X_ELEMENT* x, const char* __restrict__ w, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n, int m,
-               Extras extras, NextConstant next_constant
+               Extras extras
 #if NORM
                ,
                const NORM_ELEMENT* __restrict__ norm, float epsilon
@@ -165,7 +164,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, XROWS, kThreads, 8> rows;
   rows.load_weights(norm);
 #endif
-  if (end - begin < STAGES && threadIdx.x == 0) prefetch_next(next_constant);
   allow_next();  // its weights may come as soon as there is room
   wait_for_previous();
 #if NORM
@@ -191,7 +189,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s)
     if (begin + s < end) copy_w(base + s * kStage, begin + s);
-  if (end - begin < STAGES && threadIdx.x == 0) prefetch_next(next_constant);
   allow_next();  // its weights may come as soon as there is room
   wait_for_previous();
 #pragma unroll
@@ -217,8 +214,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     if (step + STAGES - 1 < end) {
       copy_w(base + next_slot * kStage, step + STAGES - 1);
       if constexpr (XROWS == 0) copy_x(base + next_slot * kStage + kStageW, step + STAGES - 1);
-    } else if (step + STAGES - 1 == end && step > begin && threadIdx.x == 0) {
-      prefetch_next(next_constant);
     }
     copy_async_commit();
     const uint32_t stage = base + slot * kStage, stage_x = XROWS > 0 ? x_at + step * (kChunksX * 16) : stage + kStageW;

@@ -65,8 +65,7 @@ std::unique_ptr<Kernel> make_gemv(const NodeView& node, const Linear& l, const s
                       .block = {kWarps * 32},
                       .shared_bytes = static_cast<int>(norm_bytes),
                       .overlap = true};
-  return std::make_unique<LinearKernel>(node.cuda->function(source, "gemv"), l, std::move(epilogue), launch,
-                                        kBlocks * node.cuda->target().num_sms);
+  return std::make_unique<LinearKernel>(node.cuda->function(source, "gemv"), l, std::move(epilogue), launch);
 }
 
 }  // namespace tokamak::cuda

@@ -71,7 +71,7 @@ std::unique_ptr<Kernel> make_gemv_mma(const NodeView& node, const Linear& l, con
                       .block = {static_cast<unsigned>(t.threads())},
                       .shared_bytes = static_cast<int>(t.shared_bytes),
                       .overlap = true};
-  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch, int64_t{t.blocks()} * node.cuda->target().num_sms);
+  return std::make_unique<LinearKernel>(function, l, std::move(epilogue), launch);
 }
 
 }  // namespace tokamak::cuda

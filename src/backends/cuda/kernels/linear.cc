@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdlib>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -61,23 +60,6 @@ std::vector<std::string> Linear::defines() const {
           "Y_ELEMENT=" + device_type(y),      fmt::format("K_SIZE={}", k),         fmt::format("GROUP={}", group),
           fmt::format("NORM={:d}", has_norm), "NORM_ELEMENT=" + device_type(norm), fmt::format("GATE={:d}", !gate.empty()),
           "GATE_FUNCTION=fn::" + gate};
-}
-
-NextConstant NextConstant::of(const RunArgs& args, int64_t rows, int64_t blocks, int64_t places) {
-  constexpr int64_t kFewRows = 16;
-  // 6 MiB: 2 us of an H100's memory. The variable is for measuring; 0 asks for nothing.
-  static const int64_t kMostBytes = [] {
-    const char* const mib = std::getenv("TOKAMAK_CUDA_NEXT_MIB");
-    return static_cast<int64_t>(mib == nullptr ? 6 : std::clamp(std::atoi(mib), 0, 64)) << 20;
-  }();
-  NextConstant next;
-  const auto size = static_cast<int64_t>(args.next_constant.size());
-  if (rows > kFewRows || size < kMostBytes / 4 || reinterpret_cast<uintptr_t>(args.next_constant.data()) % 16 != 0) return next;
-  next.from = args.next_constant.data();
-  next.bytes = static_cast<int>(std::min(size, kMostBytes));
-  // Those of the last wave, or half a wave.
-  next.first_block = static_cast<int>(std::max<int64_t>(0, std::min((blocks - 1) / places * places, blocks - places / 2)));
-  return next;
 }
 
 int tactic_number(std::string_view tactic, std::string_view key) {

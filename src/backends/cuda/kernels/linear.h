@@ -51,21 +51,10 @@ std::vector<std::string> linear_ways(const NodeView& node, const Linear& l, std:
 // Of one of linear_ways(); null as below.
 std::unique_ptr<Kernel> make_linear_way(const NodeView& node, const Linear& l, const std::string& tactic);
 
-// device/prefetch_next.cuh. Of RunArgs::next_constant what comes from memory while no kernel reads; nothing for more than a few rows, which
-// are not bound by that. `places`: blocks that the GPU has room for, of which the last ones ask.
-struct NextConstant {
-  const void* from = nullptr;
-  int bytes = 0, first_block = 0;
-
-  static NextConstant of(const RunArgs& args, int64_t rows, int64_t blocks, int64_t places);
-};
-
-// Launches device code with the parameters x, w, scale (or null), y, n, m, pointers of the epilogue, the next constant; with a norm its
-// weights and epsilon.
+// Launches device code with the parameters x, w, scale (or null), y, n, m, pointers of the epilogue; with a norm its weights and epsilon.
 class LinearKernel final : public Kernel {
  public:
-  // `places`: of blocks on the GPU.
-  LinearKernel(Function function, const Linear& l, Epilogue epilogue, const Launch& launch, int64_t places)
+  LinearKernel(Function function, const Linear& l, Epilogue epilogue, const Launch& launch)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
         n_(static_cast<int>(l.n)),
@@ -73,13 +62,12 @@ class LinearKernel final : public Kernel {
         quantized_(l.is_quantized()),
         has_norm_(l.has_norm),
         epsilon_(l.epsilon),
-        launch_(launch),
-        places_(places) {}
+        launch_(launch) {}
   void run(const RunArgs& args) const override {
     const void* const scale = quantized_ ? args.inputs[2].raw() : nullptr;
     const auto launch = [&](const auto&... norm) {
       function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), scale, args.outputs[0].raw(), n_, m_,
-                       epilogue_.pointers(args), NextConstant::of(args, m_, launch_.grid.x, places_), norm...);
+                       epilogue_.pointers(args), norm...);
     };
     if (has_norm_) launch(args.inputs[3].raw(), epsilon_);
     else launch();
@@ -92,7 +80,6 @@ class LinearKernel final : public Kernel {
   bool quantized_, has_norm_;
   float epsilon_;
   Launch launch_;
-  int64_t places_;
 };
 
 // The kernel of a tactic, null when the problem or the GPU is another than the tactic was made for and it does not fit.
