@@ -16,7 +16,6 @@
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kThreads = WARPS_N * WARPS_K * 32;
 constexpr int kLane = 128 / kBits, kEights = kLane / 8, kStepK = 4 * kLane, kIterK = 2 * kStepK;  // elements of k
 constexpr int kIters = (K_SIZE + kIterK - 1) / kIterK;
-constexpr int kRound = PREFETCH * WARPS_K, kLastRound = (kIters - 1) / kRound * kRound;  // of iterations
 constexpr int64_t kRowBytes = int64_t(K_SIZE) * kBits / 8;
 constexpr bool kWhole = kRowBytes % 128 == 0;
 constexpr int kRows = WARPS_N * ROW_TILES * 16;                          // of w a block
@@ -30,9 +29,9 @@ using VecX = Vec<X_ELEMENT, 8>;
 using Words = Vec<uint32_t, 4>;  // of a VecX
 
 // Where vector v of a row of x is: the four lanes of a step that read at the same time are neighbours.
-DEVICE int place(int row, unsigned v) {
-  constexpr unsigned kStep = kStepK / 8;
-  const unsigned inner = v % kStep;
+DEVICE int place(int row, int v) {
+  constexpr int kStep = kStepK / 8;
+  const int inner = v % kStep;
   return row * kPitch + v - inner + inner % kEights * 4 + inner / kEights;
 }
 
@@ -87,52 +86,27 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, TOKENS, kThreads, 8> rows;
   rows.load_weights(norm);
 #endif
-  if constexpr (GROUP != 0 && kGroups == 1)
-    if (threadIdx.x < kRows && block_row + threadIdx.x < n) touch(scale + block_row + threadIdx.x);
   allow_next();
   wait_for_previous();
-  constexpr int kColumns = GATE ? kRows / 2 : kRows;
-  const int columns = GATE ? n / 2 : n;
 #if NORM
   rows.run(x, norm, m, epsilon, scratch, [&](int row, int v) { return rows_of_x + place(row, v); });
 #endif
-  // A thread's vectors are those that NormRows left to it.
-  const auto for_each_vector = [&](const auto& f) {
+  // In the order of the weights, zeros behind; a thread's vectors are those that NormRows left to it.
 #pragma unroll
-    for (int row = 0; row < TOKENS; ++row)
-#pragma unroll
-      for (int i = 0; i < (kAllVectors + kThreads - 1) / kThreads; ++i)
-        if (const int v = threadIdx.x + i * kThreads; v < kAllVectors) f(row, v, v < kVectors && row < m);
-  };
-#if !NORM
-  for_each_vector([&](int row, int v, bool valid) {  // all under way at once
-    copy_async_16(shared_address(rows_of_x + place(row, v)), valid ? x + int64_t(row) * K_SIZE + v * 8 : x, valid);
-  });
-  copy_async_commit();
-  if (const int token = threadIdx.x / kColumns, column = blockIdx.x * kColumns + threadIdx.x % kColumns; token < m && column < columns)
-    touch_extras(token, column, extras);
-  copy_async_wait<0>();
-#endif
-  // In the order of the weights, zeros behind.
-  if (NORM || kBits == 4)
-    for_each_vector([&](int row, int v, bool valid) {
+  for (int row = 0; row < TOKENS; ++row)
+    for (int v = threadIdx.x; v < kAllVectors; v += kThreads) {
       Words* const to = reinterpret_cast<Words*>(rows_of_x + place(row, v));
       Words words{};
-      if (valid) words = *to;
+      if (v < kVectors && row < m) words = NORM ? *to : *reinterpret_cast<const Words*>(x + int64_t(row) * K_SIZE + v * 8);
       order_like_weights<W_ELEMENT>(words.at);
       *to = words;
-    });
+    }
   __syncthreads();
 
   // Columns beyond TOKENS repeat the last one and are not stored.
   const Words* const lane_x = reinterpret_cast<const Words*>(rows_of_x) + min(g, TOKENS - 1) * kPitch + t;
   float sums[ROW_TILES][2][4] = {};
-  const auto multiply = [&](Piece& piece, int iteration) {
-  // Pieces that the loop does not load again are not to be converted ahead of it: they would not fit the registers.
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-      for (int i = 0; i < 16; ++i) asm volatile("" : "+r"(piece.raw[r][i / 8][i / 4 % 2].word[i % 4]));
+  const auto multiply = [&](const Piece& piece, int iteration) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
       float part[ROW_TILES][2][4] = {};
@@ -158,15 +132,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
           for (int e = 0; e < 4; ++e) sums[r][0][e] += piece.scale[r][e / 2][s] * (part[r][0][e] + part[r][1][e]);
     }
   };
-  for (int base = warp_k; base < kIters; base += kRound) {
+  for (int base = warp_k; base < kIters; base += PREFETCH * WARPS_K)
 #pragma unroll
     for (int p = 0; p < PREFETCH; ++p) {
-      const int iteration = base + p * WARPS_K, next = iteration + kRound;
+      const int iteration = base + p * WARPS_K, next = iteration + PREFETCH * WARPS_K;
       if (iteration >= kIters) break;
       multiply(pieces[p], iteration);
       if (next < kIters) load(pieces[p], next);
     }
-  }
 
 #pragma unroll
   for (int r = 0; r < ROW_TILES; ++r)
@@ -176,6 +149,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
       if (token < TOKENS) staged[(warp_k * TOKENS + token) * kRows + row] = sums[r][0][e] + sums[r][1][e];
     }
   __syncthreads();
+  constexpr int kColumns = GATE ? kRows / 2 : kRows;
+  const int columns = GATE ? n / 2 : n;
   const auto sum_of = [&](int token, int row) {
     float value = 0;
 #pragma unroll

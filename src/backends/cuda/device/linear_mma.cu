@@ -141,9 +141,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   if constexpr (kGroups > 1) {  // all scales of the block's rows, as they lie in memory
     const int64_t at = int64_t(first_row) * kGroups * sizeof(SCALE_ELEMENT), size = int64_t(n) * kGroups * sizeof(SCALE_ELEMENT);
     for (int e = threadIdx.x * 16; e < kScaleBytes; e += kThreads * 16) {
-      const int64_t left = size - at - e;
-      const int bytes = left >= 16 ? 16 : left > 0 ? int(left) : 0;
-      copy_weights(scales_at + e, bytes > 0 ? reinterpret_cast<const char*>(scale) + at + e : w, bytes);
+      if (at + e + 16 <= size) {
+        copy_weights(scales_at + e, reinterpret_cast<const char*>(scale) + at + e, 16);
+        continue;
+      }
+      // The last ones: a copy of 16 bytes would read past them.
+      SCALE_ELEMENT* const to = reinterpret_cast<SCALE_ELEMENT*>(shared + STAGES * kStage + e);
+#pragma unroll
+      for (int i = 0; i < 16 / int(sizeof(SCALE_ELEMENT)); ++i) {
+        const int64_t from = (at + e) / int(sizeof(SCALE_ELEMENT)) + i;
+        to[i] = from < int64_t(n) * kGroups ? scale[from] : from_float<SCALE_ELEMENT>(0.f);
+      }
     }
   }
   if constexpr (GROUP != 0 && kGroups == 1)

@@ -42,9 +42,7 @@ std::string why_not(const Linear& l) {
 
 std::vector<std::string> gemv_mma_tactics(const Linear& l, const Target& target, const std::string& prefix) {
   if (!why_not(l).empty()) return {};
-  // The last three of the first list fill an SM with one or two blocks, which stage x once.
-  constexpr Tiling kFew[] = {{1, 4, 1}, {1, 8, 1}, {2, 2, 1}, {1, 4, 2}, {2, 4, 1}, {2, 8, 1}, {3, 4, 2}},
-                   kSeveral[] = {{2, 4, 1}, {4, 2, 1}, {1, 8, 1}};
+  constexpr Tiling kFew[] = {{1, 4, 1}, {1, 8, 1}, {2, 2, 1}, {1, 4, 2}}, kSeveral[] = {{2, 4, 1}, {4, 2, 1}, {1, 8, 1}};
   std::vector<std::string> names;
   for (Tiling t : l.m <= 2 ? std::span<const Tiling>(kFew) : std::span<const Tiling>(kSeveral))
     if (t.complete(l, target)) names.push_back(fmt::format("tile,{}wn={},wk={},rt={}", prefix, t.warps_n, t.warps_k, t.row_tiles));
