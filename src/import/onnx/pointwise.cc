@@ -44,24 +44,14 @@ void mean(NodeImporter& n) {
   n.set_output(0, n.num_inputs() == 1 ? sum : n.add("mul", {sum, n.scalar_like(1.0 / n.num_inputs(), sum)}));
 }
 
-#define OP_NAMES(X)                                                                                                                     \
-  X(abs)                                                                                                                                \
-  X(neg)                                                                                                                                \
-  X(exp)                                                                                                                                \
-  X(log)                                                                                                                                \
-  X(sqrt)                                                                                                                               \
-  X(reciprocal)                                                                                                                         \
-  X(sin)                                                                                                                                \
-  X(cos)                                                                                                                                \
-  X(tan)                                                                                                                                \
-  X(asin)                                                                                                                               \
-  X(acos)                                                                                                                               \
-  X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) X(erf) X(sigmoid) X(relu) X(softplus) X(softsign) X(sign) X(ceil) X(floor) \
-      X(round) X(bitwise_not) X(isnan) X(hard_swish) X(mish) X(add) X(sub) X(mul) X(div) X(min) X(max) X(equal) X(less) X(less_equal)   \
-          X(greater) X(greater_equal) X(and) X(or) X(xor) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(not )
-#define NAME(op) constexpr char k_##op[] = #op;
-OP_NAMES(NAME)
-#undef NAME
+// clang-format never comes to rest on this.
+// clang-format off
+#define OP_NAMES(X) \
+  X(abs) X(neg) X(exp) X(log) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) \
+  X(acosh) X(atanh) X(erf) X(sigmoid) X(relu) X(softplus) X(softsign) X(sign) X(ceil) X(floor) X(round) X(bitwise_not) X(isnan) \
+  X(hard_swish) X(mish) X(add) X(sub) X(mul) X(div) X(min) X(max) X(equal) X(less) X(less_equal) X(greater) X(greater_equal) X(and) \
+  X(or) X(xor) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(not)
+// clang-format on
 
 void alpha_op(NodeImporter& n, Text op, double alpha) {
   n.set_output(0, n.add(op, {n.input(0)}, {{"alpha", n.float_attr("alpha", alpha)}}));
