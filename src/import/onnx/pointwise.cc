@@ -52,6 +52,9 @@ void mean(NodeImporter& n) {
   X(hard_swish) X(mish) X(add) X(sub) X(mul) X(div) X(min) X(max) X(equal) X(less) X(less_equal) X(greater) X(greater_equal) X(and) \
   X(or) X(xor) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(not)
 // clang-format on
+#define NAME(op) constexpr char k_##op[] = #op;
+OP_NAMES(NAME)
+#undef NAME
 
 void alpha_op(NodeImporter& n, Text op, double alpha) {
   n.set_output(0, n.add(op, {n.input(0)}, {{"alpha", n.float_attr("alpha", alpha)}}));
