@@ -123,7 +123,7 @@ step_build() {
     "$tokamak" --version
     return
   fi
-  local options=(-DCMAKE_BUILD_TYPE=Release -DTOKAMAK_CUDA=ON -DTOKAMAK_ONEDNN=OFF -DTOKAMAK_BENCHMARKS=ON)
+  local options=(-DCMAKE_BUILD_TYPE=Release -DTOKAMAK_CUDA=ON -DTOKAMAK_ONEDNN=OFF -DTOKAMAK_SERVER=OFF -DTOKAMAK_BENCHMARKS=ON)
   if [ -n "$deps" ]; then
     local prefix=$deps/usr
     if ls "$deps"/*.deb >/dev/null 2>&1; then

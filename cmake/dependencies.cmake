@@ -8,6 +8,10 @@
 #   CLI11          2.3         subcommands, help and validation; command line only
 #   zlib           1.2/1.3     compressed .npz members; command line and tests only
 #   oneDNN         2.6 / 3.1   optional: one source of CPU tactics beside our own kernels
+#   Boost          1.81/1.83   HTTP/1.1 and TLS of the server (Asio, Beast; headers alone)
+#   gRPC, protobuf 1.51 / 3.21 the server's second protocol; protobuf also reads config.pbtxt
+#   simdjson       3.0/3.6     tensors in JSON, at the speed of their digits
+#   OpenSSL        3.0         TLS of the server
 #   GoogleTest     1.12/1.14   tests
 
 find_package(Threads REQUIRED)

@@ -11,6 +11,9 @@ const char* to_string(ErrorCode code) {
     case ErrorCode::OutOfRange: return "out of range";
     case ErrorCode::ResourceExhausted: return "resource exhausted";
     case ErrorCode::Io: return "i/o error";
+    case ErrorCode::Unavailable: return "unavailable";
+    case ErrorCode::AlreadyExists: return "already exists";
+    case ErrorCode::Cancelled: return "cancelled";
     case ErrorCode::Internal: return "internal error";
   }
   return "unknown error";

@@ -16,6 +16,9 @@ enum class ErrorCode {
   OutOfRange,         // a shape or index outside what was declared
   ResourceExhausted,  // memory, workspace or another limit
   Io,                 // the operating system said no
+  Unavailable,        // not now: a model that is not ready, a queue that is full
+  AlreadyExists,      // a name that is taken
+  Cancelled,          // the caller no longer wants it
   Internal,           // a bug here
 };
 

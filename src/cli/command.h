@@ -30,6 +30,10 @@ int run_inspect(const Words& args);
 int run_cost(const Words& args);
 int run_generate(const Words& args);
 int run_perplexity(const Words& args);
+#ifdef TOKAMAK_SERVER
+int run_load(const Words& args);
+int run_serve(const Words& args);
+#endif
 int run_trtexec(const std::string& program, const Words& args);
 
 // Parses into the app's variables. A status means the command is over: help was printed (0), or one `error:` line with the nearest known

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "cli/console.h"
-#include "cli/engine_cache.h"
+#include "builder/engine_cache.h"
 #include "cli/session.h"
 #include "import/hf/hf.h"
 

@@ -22,6 +22,10 @@ constexpr Command kCommands[] = {
     {"check", "list the nodes of a model that would not build, and why", run_check},
     {"inspect", "show what is in a model or engine: passes, kernels, memory", run_inspect},
     {"cost", "GPUs needed, money a month and per million tokens, from measured throughput", run_cost},
+#ifdef TOKAMAK_SERVER
+    {"serve", "serve models: OpenAI's API and KServe v2 over HTTP and gRPC", run_serve},
+    {"load", "measure a server as its clients see it: throughput, latencies, goodput", run_load},
+#endif
 };
 
 void print_help() {

@@ -1,7 +1,5 @@
 #include "cli/session.h"
 
-#include <sys/stat.h>
-
 #include <chrono>
 #include <cstring>
 #include <fstream>
@@ -10,7 +8,6 @@
 #include "base/file.h"
 #include "builder/device.h"
 #include "cli/console.h"
-#include "import/hf/hf.h"
 #include "quant/sample_inputs.h"
 
 namespace tokamak::cli {
@@ -21,32 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-bool is_file(const std::string& path) {
-  struct stat info;
-  return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
-}
-
 }  // namespace
-
-ModelKind model_kind(std::string& path) {
-  struct stat info;
-  if (stat(path.c_str(), &info) != 0) fail(ErrorCode::NotFound, "no such model: '{}'", path);
-  if (S_ISDIR(info.st_mode)) {
-    if (is_file(path + "/model.onnx")) {
-      path += "/model.onnx";
-      return ModelKind::Onnx;
-    }
-    if (hf::is_checkpoint(path)) return ModelKind::Checkpoint;
-    fail(ErrorCode::NotFound, "'{}' is a folder without model.onnx or config.json", path);
-  }
-  if (path.ends_with(".onnx")) return ModelKind::Onnx;
-  char magic[4] = {};
-  std::ifstream(path, std::ios::binary).read(magic, 4);
-  if (path.ends_with(".gguf") || std::memcmp(magic, "GGUF", 4) == 0) return ModelKind::Checkpoint;
-  if (path.ends_with(".engine") || std::memcmp(magic, "TOKA", 4) == 0) return ModelKind::Engine;
-  if (magic[0] == 8) return ModelKind::Onnx;  // its first field, ir_version
-  fail(ErrorCode::InvalidArgument, "'{}' is no model: expected an .onnx file, a Hugging Face folder, a .gguf file or an .engine", path);
-}
 
 int device_ordinal(const BuildOptions& options) { return parse_device(options.device).ordinal; }
 

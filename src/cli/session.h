@@ -6,17 +6,12 @@
 #include <vector>
 
 #include "builder/builder.h"
+#include "builder/model_kind.h"
 #include "cli/args.h"
 #include "runtime/engine.h"
 #include "runtime/execution_context.h"
 
 namespace tokamak::cli {
-
-enum class ModelKind { Onnx, Engine, Checkpoint };  // Checkpoint: a Hugging Face folder or a GGUF file
-
-// By extension, then by the first bytes. Throws NotFound.
-// A folder that holds model.onnx stands for that file; `path` is changed to it.
-ModelKind model_kind(std::string& path);
 
 // What to open a context with for these options: the GPU that was named, 0 otherwise.
 int device_ordinal(const BuildOptions& options);

@@ -20,6 +20,10 @@ class DecoderOf final : public Decoder {
  public:
   explicit DecoderOf(Settings settings) : settings_(std::move(settings)) {}
   std::unique_ptr<DecoderStage> start(TokenSink& out) const override { return std::make_unique<Stage>(settings_, out); }
+  std::optional<std::string> bytes(std::string_view token) const override {
+    if constexpr (requires { Stage::bytes_of(token); }) return Stage::bytes_of(token);
+    else return std::nullopt;
+  }
 
  private:
   Settings settings_;
@@ -53,19 +57,20 @@ class WholeTokens : public DecoderStage {
 // Tokens in GPT-2's alphabet are bytes, others (added tokens) their own; all of it is one text.
 class ByteLevelStage final : public DecoderStage {
  public:
+  static std::optional<std::string> bytes_of(std::string_view token) {
+    std::string bytes;
+    for (size_t at = 0; at < token.size();) {
+      const auto byte = character_byte(next_code(token, at));
+      if (!byte) return std::string(token);
+      bytes += static_cast<char>(*byte);
+    }
+    return bytes;
+  }
+
   ByteLevelStage(const NoSettings&, TokenSink& out) : DecoderStage(out) {}
   void text(std::string_view piece) override { token_ += piece; }
   void end_token() override {
-    const size_t before = bytes_.size();
-    for (size_t at = 0; at < token_.size();) {
-      const auto byte = character_byte(next_code(token_, at));
-      if (!byte) {
-        bytes_.resize(before);
-        bytes_ += token_;
-        break;
-      }
-      bytes_ += static_cast<char>(*byte);
-    }
+    bytes_ += *bytes_of(token_);
     token_.clear();
     write(false);
   }
@@ -95,6 +100,11 @@ class ByteLevelStage final : public DecoderStage {
 // Runs of tokens like "<0x0A>" are bytes: one token if they are UTF-8 together, else U+FFFD for each.
 class ByteFallbackStage final : public WholeTokens {
  public:
+  static std::optional<std::string> bytes_of(std::string_view token) {
+    const auto byte = byte_of(token);
+    return byte ? std::optional(std::string(1, *byte)) : std::nullopt;
+  }
+
   ByteFallbackStage(const NoSettings&, TokenSink& out) : WholeTokens(out) {}
   void finish() override {
     end_run();

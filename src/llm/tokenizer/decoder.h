@@ -2,6 +2,7 @@
 // The decoders of tokenizer.json, as streams: decoding a whole sequence and decoding token by token are the same code.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,8 @@ class Decoder {
  public:
   virtual ~Decoder() = default;
   virtual std::unique_ptr<DecoderStage> start(TokenSink& out) const = 0;
+  // What a token is that this decoder takes for bytes, which need not be whole characters; nothing for another token.
+  virtual std::optional<std::string> bytes(std::string_view) const { return std::nullopt; }
 };
 
 // The decoders in order; Sequences are flattened. Throws Corrupt or Unsupported.

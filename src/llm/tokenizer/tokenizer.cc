@@ -158,6 +158,22 @@ bool Tokenizer::is_special(int32_t id) const {
   return added && added->special;
 }
 
+std::string Tokenizer::token_bytes(int32_t id, bool is_first) const {
+  const auto text = parts_->decoded_text(id, false);
+  if (!text) return "";
+  for (const auto& decoder : parts_->decoders) {
+    auto bytes = decoder->bytes(*text);
+    if (!bytes) continue;
+    // Later decoders may change whole characters at the start.
+    return is_first && is_valid_utf8(*bytes) ? decode({&id, 1}, false) : *std::move(bytes);
+  }
+  const int32_t twice[] = {id, id};
+  std::string once = decode({twice, 1}, false);
+  if (is_first) return once;
+  const std::string both = decode(twice, false);
+  return both.starts_with(once) ? both.substr(once.size()) : "";
+}
+
 StreamDecoder::StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special_tokens)
     : tokenizer_(std::move(tokenizer)),
       skip_special_tokens_(skip_special_tokens),

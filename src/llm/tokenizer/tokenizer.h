@@ -45,6 +45,9 @@ class Tokenizer {
   // The token as the vocabulary spells it ("Ġthe", "▁the", "<0x0A>"); empty when there is none.
   std::string token_text(int32_t id) const;
   bool is_special(int32_t id) const;
+  // What `id` adds to a text: as its first token when `is_first`, else after others. Not always whole characters. Empty for ids without a
+  // token, and where a decoder lets a token change what came before it.
+  std::string token_bytes(int32_t id, bool is_first) const;
 
  private:
   friend class StreamDecoder;

@@ -59,7 +59,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kRowsPerThread; ++i) {
           const bool valid = k + half * 4 < kSize && inside(i, tap);
-          copy_async_8(buffer + swizzled<8>(threadIdx.x / 8 + i * kRowStep, chunk) + half * 8, valid ? x + (origin[i] + tap.offset) : x, valid);
+          copy_async_8(buffer + swizzled<8>(threadIdx.x / 8 + i * kRowStep, chunk) + half * 8, valid ? x + (origin[i] + tap.offset) : x,
+                       valid);
         }
       }
     } else {  // a chunk has several taps: element by element

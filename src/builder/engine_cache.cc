@@ -1,4 +1,4 @@
-#include "cli/engine_cache.h"
+#include "builder/engine_cache.h"
 
 #define XXH_INLINE_ALL
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 #include "builder/device.h"
 #include "engine/engine_file.h"
 
-namespace tokamak::cli {
+namespace tokamak {
 
 namespace fs = std::filesystem;
 
@@ -182,4 +182,4 @@ void EngineCache::trim(const std::string& keep) const {
   }
 }
 
-}  // namespace tokamak::cli
+}  // namespace tokamak

@@ -12,7 +12,7 @@
 #include "builder/builder.h"
 #include "runtime/engine.h"
 
-namespace tokamak::cli {
+namespace tokamak {
 
 // $XDG_CACHE_HOME/tokamak, else ~/.cache/tokamak; "" when the environment names neither.
 std::string default_cache_folder();
@@ -57,4 +57,4 @@ class EngineCache {
   int64_t limit_bytes_;
 };
 
-}  // namespace tokamak::cli
+}  // namespace tokamak

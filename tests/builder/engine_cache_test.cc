@@ -1,6 +1,6 @@
 // The engine cache: what changes a key, what an entry survives, what is removed.
 
-#include "cli/engine_cache.h"
+#include "builder/engine_cache.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,0 +1,92 @@
+#include "server/http/exchange.h"
+
+namespace tokamak::server::http {
+
+void Exchange::wake_locked() {
+  if (!detached_ && wake_) wake_();
+}
+
+void Exchange::send(Response response) {
+  const std::lock_guard lock(mutex_);
+  if (answered_) return;
+  answered_ = ended_ = true;
+  if (detached_) return;
+  work_.has_response = work_.is_complete = true;
+  work_.response = std::move(response);
+  wake_locked();
+}
+
+void Exchange::begin(int status, std::vector<Header> headers) {
+  const std::lock_guard lock(mutex_);
+  if (answered_) return;
+  answered_ = streaming_ = true;
+  if (detached_) return;
+  work_.has_response = work_.is_streamed = true;
+  work_.response = {.status = status, .headers = std::move(headers)};
+  wake_locked();
+}
+
+void Exchange::write(std::string piece) {
+  const std::lock_guard lock(mutex_);
+  if (!streaming_ || ended_ || detached_ || gone_ || piece.empty()) return;
+  queued_bytes_.fetch_add(piece.size(), std::memory_order_relaxed);
+  const bool was_empty = work_.pieces.empty();
+  work_.pieces.push_back(std::move(piece));
+  if (was_empty) wake_locked();
+}
+
+void Exchange::end() {
+  const std::lock_guard lock(mutex_);
+  if (!streaming_ || ended_) return;
+  ended_ = true;
+  if (detached_) return;
+  work_.is_complete = true;
+  wake_locked();
+}
+
+void Exchange::on_disconnect(std::function<void()> call) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!gone_) {
+      on_disconnect_ = std::move(call);
+      return;
+    }
+  }
+  if (call) call();
+}
+
+Exchange::Work Exchange::take() {
+  const std::lock_guard lock(mutex_);
+  Work work = std::move(work_);
+  work_ = {};
+  return work;
+}
+
+void Exchange::disconnected() {
+  std::function<void()> call;
+  {
+    const std::lock_guard lock(mutex_);
+    if (gone_ || ended_) return;
+    gone_ = true;
+    call = std::move(on_disconnect_);
+  }
+  if (call) call();
+}
+
+void Exchange::detach() {
+  std::function<void()> wake, call;  // destroyed outside the lock
+  const std::lock_guard lock(mutex_);
+  detached_ = true;
+  wake.swap(wake_);
+  call.swap(on_disconnect_);
+  work_ = {};
+}
+
+ExchangeHandle::~ExchangeHandle() {
+  exchange_->send({.status = 500,
+                   .headers = {{"Content-Type", "application/json"}},
+                   .body = R"({"error":"the request was dropped without an answer"})"});
+  exchange_->end();
+}
+
+}  // namespace tokamak::server::http

@@ -1,0 +1,17 @@
+#include "server/page/page.h"
+
+#include "server/page/index_html.h"
+
+namespace tokamak::server {
+
+void add_page_route(http::Server& server) {
+  server.route("GET", "/", [](auto, auto responder) {
+    // Scripts and styles are in the page, and it asks nobody but this server.
+    responder->send({.headers = {{"Content-Type", "text/html; charset=utf-8"},
+                                 {"Cache-Control", "no-cache"},
+                                 {"Content-Security-Policy", "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"}},
+                     .body = std::string(kIndexHtml)});
+  });
+}
+
+}  // namespace tokamak::server
