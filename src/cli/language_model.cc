@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <optional>
 
-#include "cli/console.h"
 #include "builder/engine_cache.h"
+#include "cli/console.h"
 #include "cli/session.h"
 #include "import/hf/hf.h"
 
