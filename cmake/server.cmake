@@ -57,3 +57,14 @@ add_custom_command(OUTPUT ${page}
                    DEPENDS ${CMAKE_SOURCE_DIR}/src/server/page/index.html ${CMAKE_SOURCE_DIR}/cmake/embed_text.cmake VERBATIM)
 target_sources(tokamak_server PRIVATE ${page})
 target_include_directories(tokamak_server PRIVATE ${CMAKE_BINARY_DIR}/page)
+
+set(python_files ${CMAKE_SOURCE_DIR}/src/server/backends/python/worker.py
+                 ${CMAKE_SOURCE_DIR}/src/server/backends/python/triton_python_backend_utils.py)
+set(embedded_python ${CMAKE_BINARY_DIR}/embedded_python.cc)
+add_custom_command(
+  OUTPUT ${embedded_python}
+  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${embedded_python} -DHEADER=server/backends/python/embedded_files.h -DNAMESPACE=tokamak::backends::python
+          "-DFILES=${python_files}" -P ${CMAKE_SOURCE_DIR}/cmake/embed_files.cmake
+  DEPENDS ${python_files} ${CMAKE_SOURCE_DIR}/cmake/embed_files.cmake
+  VERBATIM)
+tokamak_backend(python ${embedded_python})
