@@ -27,13 +27,13 @@ DEVICE void load_x(const X_ELEMENT* p, float (&x)[kPiece]) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS * 32) gemv(const X_ELEMENT* x, const char* w, const SCALE_ELEMENT* scale, Y_ELEMENT* y,
-                                                              int n, int m, Extras extras
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    gemv(const X_ELEMENT* x, const char* w, const SCALE_ELEMENT* scale, Y_ELEMENT* y, int n, int m, Extras extras
 #if NORM
-                                                              ,
-                                                              const NORM_ELEMENT* norm, float epsilon
+         ,
+         const NORM_ELEMENT* norm, float epsilon
 #endif
-) {
+    ) {
   const int lane = threadIdx.x % 32;
   const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * kColumns, token = blockIdx.y * TOKENS;
   const int columns = GATE ? n / 2 : n;
