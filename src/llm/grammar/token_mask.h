@@ -36,7 +36,7 @@ class MaskCache {
     std::vector<uint32_t> escapes;  // trie nodes where the local rules have ended and longer tokens go on
   };
 
-  static constexpr int64_t kMaxWork = 1'000'000;
+  static constexpr int64_t kMaxWork = 300'000;
   static constexpr uint64_t kKnown = uint64_t{1} << 63;  // no kind of byte has this bit
 
   const LocalMask& local_mask(Machine::Config local);
