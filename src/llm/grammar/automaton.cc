@@ -217,9 +217,12 @@ void AutomatonBuilder::rank_rules(Automaton& automaton) const {
         continue;
       }
       const int32_t first = firsts[rule][next++];
-      if (state[first] == kOpen)
-        fail(ErrorCode::InvalidArgument, "'{}' can begin with itself, without a character before; write it as a repetition",
-             rules_[first].name);
+      if (state[first] == kOpen) {
+        constexpr size_t kShown = 120;  // a reference behind a reference makes a long path
+        const std::string& name = rules_[first].name;
+        fail(ErrorCode::InvalidArgument, "'{}{}' can begin with itself, without a character before; write it as a repetition",
+             name.size() > kShown ? "..." : "", name.substr(name.size() - std::min(name.size(), kShown)));
+      }
       if (state[first] == kDone) continue;
       state[first] = kOpen;
       stack.push_back({first, 0});

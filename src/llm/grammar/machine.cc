@@ -31,6 +31,12 @@ Machine::Machine(const Automaton& automaton) : automaton_(automaton), num_classe
   initial_ = close();
 }
 
+void Machine::spend(int64_t work) {
+  work_ += work;
+  if (work_ > work_limit_)
+    fail(ErrorCode::ResourceExhausted, "the grammar is too ambiguous: one token takes too many steps; make its repetitions narrower");
+}
+
 void Machine::visit(Frame f) {
   const FrameId id = intern(f);
   if (static_cast<size_t>(id) >= seen_.size()) seen_.resize(id + 1 + id / 2);
@@ -40,7 +46,7 @@ void Machine::visit(Frame f) {
 }
 
 void Machine::expand(FrameId id, bool has_read) {
-  ++work_;
+  spend(1);
   const Frame f = frame(id);
   // An end that was reached without reading is what `nullable` is for.
   if (has_read && automaton_.is_end(f.node)) {
@@ -50,6 +56,7 @@ void Machine::expand(FrameId id, bool has_read) {
       flags_ |= kAccepting;
     } else {
       const size_t n = caller_sets_.at(f.callers).size();
+      spend(static_cast<int64_t>(n));
       for (size_t i = 0; i < n; ++i) visit(frame(caller_sets_.at(f.callers)[i]));
     }
   }
@@ -130,9 +137,9 @@ Machine::Config Machine::compute_step(Config config, int byte_class) {
   pending_.clear();
   work_list_.clear();
   const size_t n = configs_.at(config).size();
+  spend(static_cast<int64_t>(n));
   for (size_t i = 1; i < n; ++i) {
     const Frame f = frame(configs_.at(config)[i]);
-    ++work_;
     for (int32_t e = automaton_.edge_begin[f.node]; e < automaton_.edge_begin[f.node + 1]; ++e) {
       const Edge& edge = automaton_.edges[e];
       if (edge.kind == Edge::Kind::Bytes && edge.low <= byte_class && byte_class <= edge.high) visit({edge.target, 0, f.callers});
@@ -201,7 +208,7 @@ const std::vector<std::pair<Machine::CallerSet, Machine::FrameId>>& Machine::loc
       out.emplace_back(callers, intern({f.node, count, set}));
     }
   }
-  work_ += static_cast<int64_t>(out.size());
+  spend(static_cast<int64_t>(out.size()));
   if (static_cast<size_t>(id) >= locals_.size()) locals_.resize(id + 1 + id / 2);
   locals_[id] = std::move(out);
   return locals_[id];

@@ -28,7 +28,7 @@ class Machine {
   explicit Machine(const Automaton& automaton);
 
   Config initial() const { return initial_; }
-  // Throws ResourceExhausted when a step is too much work.
+  // Throws ResourceExhausted when there are too many ways to read the text, or too much work (limit_work).
   Config step(Config config, uint8_t byte) {
     const Config known = rows_[static_cast<size_t>(config) * num_classes_ + automaton_.class_of[byte]];
     return known >= 0 ? known : compute_step(config, automaton_.class_of[byte]);
@@ -63,8 +63,8 @@ class Machine {
   // The same configuration in another machine of the same automaton.
   Config move_to(Machine& other, Config config) const;
 
-  // Frames looked at so far: a measure of work.
-  int64_t work() const { return work_; }
+  // From here on, more work than this (in frames looked at) throws ResourceExhausted; the machine stays usable.
+  void limit_work(int64_t work) { work_limit_ = work_ + work; }
   size_t bytes() const;
 
  private:
@@ -85,6 +85,7 @@ class Machine {
   }
 
   Config compute_step(Config config, int byte_class);
+  void spend(int64_t work);
   void visit(Frame f);
   void expand(FrameId id, bool has_read);
   // All that can be reached from work_list_ without reading; interns the result.
@@ -101,7 +102,7 @@ class Machine {
   std::vector<Config> resumed_;                                     // [caller set]; -1: not known yet
   std::vector<std::vector<std::pair<CallerSet, FrameId>>> locals_;  // [frame]
   Config initial_ = kDead;
-  int64_t work_ = 0;
+  int64_t work_ = 0, work_limit_ = INT64_MAX;
 
   // Of the step being computed.
   std::vector<uint32_t> seen_;  // [frame], stamp_ when it was visited

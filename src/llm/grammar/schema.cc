@@ -145,13 +145,14 @@ void merge_properties(Json& out, const Json& a, const Json& b, const std::string
   if ((find(a, "patternProperties") && !pb->empty()) || (find(b, "patternProperties") && !pa->empty()))
     fail(ErrorCode::InvalidArgument, "{}/patternProperties is not supported together with the properties of another schema in allOf", path);
   Json merged = Json::object();
+  auto& members = merged.get_ref<Json::object_t&>();  // a vector; operator[] would look at all of them each time
   for (const auto& [name, schema] : pa->items()) {
     const Json* other = find(*pb, name);
     if (!other) other = rest_b;
-    merged[name] = other ? both(schema, *other) : schema;
+    members.emplace_back(name, other ? both(schema, *other) : schema);
   }
   for (const auto& [name, schema] : pb->items()) {
-    if (!pa->contains(name)) merged[name] = rest_a ? both(schema, *rest_a) : schema;
+    if (!pa->contains(name)) members.emplace_back(name, rest_a ? both(schema, *rest_a) : schema);
   }
   if (!merged.empty()) out["properties"] = std::move(merged);
 }

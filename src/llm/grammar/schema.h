@@ -21,7 +21,7 @@ class SchemaBudget {
   void spend(size_t bytes);
 
  private:
-  size_t left_ = size_t{64} << 20;
+  size_t left_ = size_t{16} << 20;
 };
 
 class SchemaDocument {

@@ -84,7 +84,9 @@ bool has_type(const Json& value, const std::vector<std::string>& types) {
 }  // namespace
 
 bool reads(const Automaton& automaton, std::string_view text, bool is_prefix) {
+  constexpr int64_t kMaxWork = 20'000'000;
   Machine machine(automaton);
+  machine.limit_work(kMaxWork);
   const Machine::Config config = machine.run(machine.initial(), text);
   return is_prefix ? config != Machine::kDead : machine.is_accepting(config);
 }

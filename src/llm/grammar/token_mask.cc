@@ -19,12 +19,6 @@ MaskCache::MaskCache(const Automaton& automaton, const Vocabulary& vocabulary)
       num_words_((vocabulary.text.size() + 63) / 64),
       path_(static_cast<size_t>(vocabulary.max_token_bytes) + 1) {}
 
-void MaskCache::check_work() const {
-  if (machine_.work() > work_limit_)
-    fail(ErrorCode::ResourceExhausted, "the grammar is too ambiguous: one token takes more than {} steps; make its repetitions narrower",
-         kMaxWork);
-}
-
 bool MaskCache::loops(Machine::Config config, uint64_t kinds, bool is_many) {
   const auto index = static_cast<size_t>(config);
   if (index >= loop_kinds_.size() || !(loop_kinds_[index] & kKnown)) {
@@ -48,11 +42,9 @@ void MaskCache::walk(const Trie& trie, uint32_t node, Machine::Config config, Bi
   };
   path_[trie.depth[node]] = config;
   const uint32_t end = trie.skip[node];
-  uint32_t visited = 0;
   for (uint32_t i = node + 1; i < end;) {
     const Machine::Config before = path_[trie.depth[i] - 1];
     const Machine::Config next = machine_.step(before, trie.byte[i]);
-    if ((++visited & 255) == 0) check_work();
     if (next == Machine::kDead) {
       i = trie.skip[i];
       continue;
@@ -72,7 +64,6 @@ void MaskCache::walk(const Trie& trie, uint32_t node, Machine::Config config, Bi
     path_[trie.depth[i]] = next;
     ++i;
   }
-  check_work();
 }
 
 const MaskCache::LocalMask& MaskCache::local_mask(Machine::Config local) {
@@ -171,7 +162,6 @@ class GrammarMask final : public TokenMask {
     Machine::Config next = Machine::kDead;
     if (!has_ended_ && token >= 0 && static_cast<size_t>(token) < texts.size() && !texts[token].empty())
       next = cache.machine().run(config_, texts[token]);
-    cache.check_work();
     if (next == Machine::kDead) fail(ErrorCode::InvalidArgument, "token {} is not one that the grammar allows here", token);
     config_ = next;
     is_first_ = false;

@@ -26,9 +26,8 @@ class MaskCache {
   // One bit a token. Valid until the next call. `is_first`: nothing has been read.
   std::span<const uint64_t> mask(Machine::Config config, bool is_first);
   size_t bytes() const { return machine_.bytes() + mask_bytes_; }
-  // The work of one call or of one token is bounded: what follows throws ResourceExhausted when it is more than that.
-  void start_work() { work_limit_ = machine_.work() + kMaxWork; }
-  void check_work() const;
+  // What one token may cost: what follows throws ResourceExhausted when it is more than that.
+  void start_work() { machine_.limit_work(kMaxWork); }
 
  private:
   using Bits = std::vector<uint64_t>;
@@ -37,7 +36,7 @@ class MaskCache {
     std::vector<uint32_t> escapes;  // trie nodes where the local rules have ended and longer tokens go on
   };
 
-  static constexpr int64_t kMaxWork = 4'000'000;
+  static constexpr int64_t kMaxWork = 300'000;
   static constexpr uint64_t kKnown = uint64_t{1} << 63;  // no kind of byte has this bit
 
   const LocalMask& local_mask(Machine::Config local);
@@ -58,7 +57,6 @@ class MaskCache {
   std::vector<uint64_t> loop_kinds_;  // [configuration], kKnown when it has been computed
   std::vector<Machine::Config> path_;
   size_t mask_bytes_ = 0;
-  int64_t work_limit_ = INT64_MAX;
 };
 
 }  // namespace tokamak::llm::grammar

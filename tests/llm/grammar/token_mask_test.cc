@@ -279,17 +279,27 @@ TEST(TokenMask, CachesAreBounded) {
 
 TEST(TokenMask, AmbiguityEndsTheRequestOnly) {
   const auto tokens = make_tokens(300);
-  const auto mask =
-      make_token_mask(Grammar::from_regex("((((a{1,900}){1,900}){1,900}){1,900}){1,900}"), TokenTrie::from_tokens(tokens, {0}));
-  Answer answer(mask, tokens.size());
-  try {
-    for (int step = 0; step < 2000; ++step) {
-      answer.fill();
-      answer.accept('a');
+  const auto vocabulary = TokenTrie::from_tokens(tokens, {0});
+  for (const auto& grammar : {Grammar::from_regex("((((a{1,900}){1,900}){1,900}){1,900}){1,900}"),
+                              Grammar::from_ebnf("root ::= \"a\" root root | \"a\" root | \"a\"")}) {
+    const auto mask = make_token_mask(grammar, vocabulary);
+    Answer answer(mask, tokens.size());
+    try {
+      for (int step = 0; step < 5000; ++step) {
+        answer.fill();
+        answer.accept('a');
+      }
+      FAIL() << "no limit was reached";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::ResourceExhausted) << e.what();
     }
-    FAIL() << "no limit was reached";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ErrorCode::ResourceExhausted);
+    // Others under the same mask go on.
+    Answer other(mask, tokens.size());
+    other.fill();
+    EXPECT_TRUE(other.allows('a'));
+    other.accept('a');
+    other.fill();
+    EXPECT_TRUE(other.allows('a'));
   }
 }
 
