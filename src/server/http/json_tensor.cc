@@ -66,6 +66,8 @@ simdjson::simdjson_result<element> try_parse(ThreadParser& thread, std::string_v
 }  // namespace
 
 element parse(std::string_view text) {
+  // Before the parser sees it: an empty body may have no address.
+  if (text.empty()) fail(ErrorCode::InvalidArgument, "failed to parse the request JSON buffer: The document is empty.");
   ThreadParser& thread = thread_parser();
   auto result = try_parse(thread, text);
   if (result.error() && (text.find("NaN") != std::string_view::npos || text.find("Infinity") != std::string_view::npos)) {
@@ -74,8 +76,6 @@ element parse(std::string_view text) {
   }
   if (result.error() == simdjson::DEPTH_ERROR)
     fail(ErrorCode::InvalidArgument, "failed to parse the request JSON buffer: it is nested more than {} deep", kMaxJsonDepth);
-  if (result.error() == simdjson::EMPTY)
-    fail(ErrorCode::InvalidArgument, "failed to parse the request JSON buffer: The document is empty.");
   if (result.error())
     fail(ErrorCode::InvalidArgument, "failed to parse the request JSON buffer: {}", simdjson::error_message(result.error()));
   return result.value_unsafe();

@@ -54,9 +54,9 @@ class RawClient {
   // One answer with a Content-Length: head and body.
   std::string read_answer(int timeout_ms = 3000) {
     std::string text = read_until("\r\n\r\n", timeout_ms);
-    const size_t at = text.find("Content-Length: ");
+    const size_t at = text.find("\r\nContent-Length: ");
     if (at == std::string::npos) return text;
-    const size_t length = std::stoul(text.substr(at + 16));
+    const size_t length = std::stoul(text.substr(at + 18));
     while (rest_.size() < length && !is_closed_) {
       const size_t before = rest_.size();
       rest_ = read_until(std::string_view("\0never\0", 7), timeout_ms);
