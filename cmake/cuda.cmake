@@ -5,7 +5,8 @@ file(GLOB device_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backends/cuda/d
 set(embedded ${CMAKE_BINARY_DIR}/device_files.cc)
 add_custom_command(
   OUTPUT ${embedded}
-  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${embedded} "-DFILES=${device_files}" -P ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
+  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${embedded} -DHEADER=backends/cuda/device_files.h -DNAMESPACE=tokamak::cuda -DFUNCTION=device_files
+          "-DFILES=${device_files}" -P ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
   DEPENDS ${device_files} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
   VERBATIM)
 target_sources(tokamak_runtime PRIVATE ${cuda_sources} ${embedded})

@@ -50,21 +50,23 @@ function(tokamak_backend name)
   add_dependencies(tokamak_server tokamak_${name})
 endfunction()
 
-set(page ${CMAKE_BINARY_DIR}/page/server/page/index_html.h)
-add_custom_command(OUTPUT ${page}
-                   COMMAND ${CMAKE_COMMAND} -DINPUT=${CMAKE_SOURCE_DIR}/src/server/page/index.html -DOUTPUT=${page} -DNAME=kIndexHtml -DNAMESPACE=tokamak::server
-                           -P ${CMAKE_SOURCE_DIR}/cmake/embed_text.cmake
-                   DEPENDS ${CMAKE_SOURCE_DIR}/src/server/page/index.html ${CMAKE_SOURCE_DIR}/cmake/embed_text.cmake VERBATIM)
-target_sources(tokamak_server PRIVATE ${page})
-target_include_directories(tokamak_server PRIVATE ${CMAKE_BINARY_DIR}/page)
+set(page_files ${CMAKE_SOURCE_DIR}/src/server/page/index.html)
+set(embedded_page ${CMAKE_BINARY_DIR}/embedded_page.cc)
+add_custom_command(
+  OUTPUT ${embedded_page}
+  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${embedded_page} -DHEADER=server/page/page_files.h -DNAMESPACE=tokamak::server -DFUNCTION=page_files
+          "-DFILES=${page_files}" -P ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
+  DEPENDS ${page_files} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
+  VERBATIM)
+target_sources(tokamak_server PRIVATE ${embedded_page})
 
 set(python_files ${CMAKE_SOURCE_DIR}/src/server/backends/python/worker.py
                  ${CMAKE_SOURCE_DIR}/src/server/backends/python/triton_python_backend_utils.py)
 set(embedded_python ${CMAKE_BINARY_DIR}/embedded_python.cc)
 add_custom_command(
   OUTPUT ${embedded_python}
-  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${embedded_python} -DHEADER=server/backends/python/embedded_files.h -DNAMESPACE=tokamak::backends::python
-          "-DFILES=${python_files}" -P ${CMAKE_SOURCE_DIR}/cmake/embed_files.cmake
-  DEPENDS ${python_files} ${CMAKE_SOURCE_DIR}/cmake/embed_files.cmake
+  COMMAND ${CMAKE_COMMAND} -DOUTPUT=${embedded_python} -DHEADER=server/backends/python/embedded_files.h -DNAMESPACE=tokamak::backends::python -DFUNCTION=embedded_files
+          "-DFILES=${python_files}" -P ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
+  DEPENDS ${python_files} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
   VERBATIM)
 tokamak_backend(python ${embedded_python})

@@ -167,7 +167,8 @@ void ServeFlags::add_to(CLI::App& app) {
        "counter_latencies, histogram_latencies, summary_latencies=true|false, summary_quantiles=0.5,0.99");
   option(group, "--gpu-hour", gpu_hour, "price of this machine an hour, for tokamak:cost_per_million_tokens")
       ->check(CLI::NonNegativeNumber);
-  list(group, "--trace-config", trace_config, "level=TIMESTAMPS|TENSORS|OFF, rate=N, count=N, log-frequency=N, file=F");
+  list(group, "--trace-config", trace_config,
+       "level=TIMESTAMPS|TENSORS|OFF, rate=N, count=N, log-frequency=N, file=F: kept and shown; no traces are written yet");
   option(group, "--log-file", log_file, "instead of standard error");
   option(group, "--log-format", log_format, "default, ISO8601 or JSON")->check(CLI::IsMember({"default", "ISO8601", "JSON"}));
   option(group, "--log-verbose", log_verbose, "0: not")->check(CLI::NonNegativeNumber);

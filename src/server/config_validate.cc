@@ -239,12 +239,9 @@ const std::set<std::string> kUsed = {"name",
                                      "ensemble_scheduling",
                                      "parameters",
                                      "model_warmup",
-                                     "model_transaction_policy",
-                                     "response_cache",
-                                     "model_metrics"};
-const std::set<std::string> kUnused = {"instance_group.profile",     "instance_group.secondary_devices",
-                                       "instance_group.host_policy", "instance_group.passive",
-                                       "input.allow_ragged_batch",   "ensemble_scheduling.step.model_namespace"};
+                                     "model_transaction_policy"};
+const std::set<std::string> kUnused = {"instance_group.profile", "instance_group.secondary_devices", "instance_group.host_policy",
+                                       "instance_group.passive", "ensemble_scheduling.step.model_namespace"};
 
 void collect_unused(const google::protobuf::Message& message, const std::string& prefix, std::set<std::string>& out) {
   std::vector<const google::protobuf::FieldDescriptor*> fields;

@@ -193,6 +193,16 @@ void ExecutedModel::infer(std::unique_ptr<InferRequest> request) {
 
 }  // namespace
 
-std::shared_ptr<Model> load_model(const LoadArgs& args) { return std::make_shared<ExecutedModel>(args); }
+std::shared_ptr<Model> load_model(const LoadArgs& args) {
+  // Served without these a model would give wrong answers.
+  if (args.config.has_ensemble_scheduling() || args.config.platform() == "ensemble")
+    fail(ErrorCode::Unsupported, "model '{}' is an ensemble, which this version does not run: ask its steps one by one", args.name);
+  if (args.config.has_sequence_batching())
+    fail(ErrorCode::Unsupported,
+         "model '{}' asks for sequence_batching, which this version does not have: a python model can keep state by the request's "
+         "correlation id",
+         args.name);
+  return std::make_shared<ExecutedModel>(args);
+}
 
 }  // namespace tokamak::server

@@ -25,11 +25,10 @@ struct Server::InFlight {
 
 Server::Server(ServerOptions options)
     : options_(std::move(options)), trace_(options_.trace), metrics_(std::make_unique<Metrics>(options_.metrics)) {
-  metadata_ = {
-      options_.id,
-      kVersion,
-      {"classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy", "model_configuration",
-       "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters", "statistics", "trace", "logging"}};
+  metadata_ = {options_.id,
+               kVersion,
+               {"classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+                "model_configuration", "system_shared_memory", "binary_tensor_data", "parameters", "statistics", "trace", "logging"}};
   CHECK(options_.loader);
   repository_ =
       std::make_unique<Repository>(options_.repository, std::make_shared<const BackendSettings>(options_.backends), options_.loader);

@@ -128,11 +128,6 @@ void ModelStatistics::record_load(double seconds) {
   totals_.load_s = seconds;
 }
 
-void ModelStatistics::set_first_response_buckets(std::vector<double> buckets_ms) {
-  const std::lock_guard lock(mutex_);
-  if (distributions_.first_response_ms.bounds() != buckets_ms) distributions_.first_response_ms = Histogram(std::move(buckets_ms));
-}
-
 ModelStatistics::Totals ModelStatistics::totals() const {
   const std::lock_guard lock(mutex_);
   return totals_;

@@ -94,8 +94,6 @@ class ModelStatistics {
     const std::lock_guard lock(mutex_);
     read(distributions_);
   }
-  // Of first_response_ms; forgets what was observed. Ascending.
-  void set_first_response_buckets(std::vector<double> buckets_ms);
 
  private:
   struct BatchStatistics {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "server/log.h"
 
 namespace tokamak::server {
 
@@ -47,6 +48,10 @@ void check(const std::string& name, const std::vector<std::string>& values) {
   }
 }
 
+void warn_when_on(const std::vector<std::string>& levels) {
+  if (levels != kDefaults.at("trace_level")) log_warning("trace settings are kept and shown, but this version writes no traces");
+}
+
 }  // namespace
 
 TraceControl::TraceControl(const TraceSettings& initial) : initial_(kDefaults) {
@@ -55,6 +60,7 @@ TraceControl::TraceControl(const TraceSettings& initial) : initial_(kDefaults) {
     initial_[name] = values;
   }
   global_ = initial_;
+  warn_when_on(initial_.at("trace_level"));
 }
 
 TraceSettings TraceControl::settings(const std::string& model) const {
@@ -80,7 +86,9 @@ TraceSettings TraceControl::update(const std::string& model, const TraceUpdate& 
       else own.erase(name);
     }
   }
-  return settings(model);
+  const TraceSettings now = settings(model);
+  if (update.contains("trace_level")) warn_when_on(now.at("trace_level"));
+  return now;
 }
 
 void TraceControl::forget_model(const std::string& model) {

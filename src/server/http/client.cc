@@ -162,7 +162,6 @@ void Client::after(std::chrono::nanoseconds delay, std::function<void()> call) {
 }
 
 void Client::run() { impl_->context.run(); }
-void Client::stop() { impl_->context.stop(); }
 
 Answer fetch(const Url& server, ClientRequest request, std::chrono::milliseconds timeout) {
   Client client(server, timeout);

@@ -45,9 +45,8 @@ class Client {
 
   void send(ClientRequest request, ClientCallbacks callbacks);
   void after(std::chrono::nanoseconds delay, std::function<void()> call);
-  // Returns when nothing is left to do, or after stop(). An exception of a callback comes out of it.
+  // Returns when nothing is left to do. An exception of a callback comes out of it.
   void run();
-  void stop();
 
  private:
   struct Impl;

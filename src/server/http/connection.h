@@ -274,8 +274,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     });
     exchange_ = exchange;
     limit(0);
-    const std::string_view encoding = accepted_encoding(request->header("Accept-Encoding"));
-    const std::string request_encoding(encoding);
+    const std::string encoding(accepted_encoding(request->header("Accept-Encoding")));
     dispatch(std::move(request), *body, raw_path, std::make_shared<ExchangeHandle>(exchange));
     read_ahead();
     bool is_streaming = false, ok = true;
@@ -283,7 +282,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
       Exchange::Work work = exchange->take();
       if (work.has_response && !work.is_streamed) {
         limit(shared_.options.body_timeout_s);
-        ok = co_await write_whole(work.response, request_encoding);
+        ok = co_await write_whole(work.response, encoding);
         break;
       }
       std::string out;

@@ -42,12 +42,8 @@ void place(const NamedTensor& output, size_t size, const OutputForm::Place& plac
   if (range.offset != 0) parameters.insert_or_assign("shared_memory_offset", range.offset);
 }
 
-}  // namespace
-
-Response write_infer(const InferResponse& response, const OutputForm& form) {
-  Response answer;
-  std::string& json = answer.body;
-  json = "{";
+// What every answer begins with: "id" when the request had one, "model_name", "model_version".
+void append_model(std::string& json, const InferResponse& response) {
   if (!response.id.empty()) {
     json += "\"id\":";
     append_string(json, response.id);
@@ -58,6 +54,15 @@ Response write_infer(const InferResponse& response, const OutputForm& form) {
   json += ",\"model_version\":\"";
   append_number(json, response.model_version);
   json += '"';
+}
+
+}  // namespace
+
+Response write_infer(const InferResponse& response, const OutputForm& form) {
+  Response answer;
+  std::string& json = answer.body;
+  json = "{";
+  append_model(json, response);
   if (!response.parameters.empty()) {
     json += ",\"parameters\":{";
     append_parameters(json, response.parameters);
@@ -108,16 +113,7 @@ Response write_infer(const InferResponse& response, const OutputForm& form) {
 
 std::string write_generated(const InferResponse& response) {
   std::string json = "{";
-  if (!response.id.empty()) {
-    json += "\"id\":";
-    append_string(json, response.id);
-    json += ',';
-  }
-  json += "\"model_name\":";
-  append_string(json, response.model_name);
-  json += ",\"model_version\":\"";
-  append_number(json, response.model_version);
-  json += '"';
+  append_model(json, response);
   if (!response.parameters.empty()) {
     json += ',';
     append_parameters(json, response.parameters);

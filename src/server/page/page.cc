@@ -1,6 +1,6 @@
 #include "server/page/page.h"
 
-#include "server/page/index_html.h"
+#include "server/page/page_files.h"
 
 namespace tokamak::server {
 
@@ -10,7 +10,7 @@ void add_page_route(http::Server& server) {
     responder->send({.headers = {{"Content-Type", "text/html; charset=utf-8"},
                                  {"Cache-Control", "no-cache"},
                                  {"Content-Security-Policy", "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"}},
-                     .body = std::string(kIndexHtml)});
+                     .body = page_files().at("index.html")});
   });
 }
 
