@@ -19,7 +19,7 @@ usage: benchmarks/gpu.sh [OPTIONS]
   --case-filter RE    the backend cases whose path matches
   --goldens DIR       checkpoint folders with reference.json (default: ../shared/models/llm)
   --text FILE         what perplexity is measured on (default: ../shared/models/data/heldout.txt.gz)
-  --filter PATTERN    of the tests, as GoogleTest takes it (default: *Cuda*:*Gpu*:*Device*)
+  --filter PATTERN    of the tests, as GoogleTest takes it (default: *Cuda*:*Gpu*:*Device*; for the sanitizers those of our kernels)
   --sanitizer TOOLS   run the tests of our kernels under compute-sanitizer: of memcheck,racecheck,synccheck,initcheck, one after the other.
                       Without --steps nothing else but the build
   --jobs N            processes side by side in tests and checks (default: two less than there are cores)
@@ -36,7 +36,7 @@ TEXT
 }
 
 output= steps= prebuilt= pack= deps= build=$root/build/gpu
-cases=$root/../shared/onnx-conformance/open.tar.zst models=$root/../shared/models/onnx filter='*Cuda*:*Gpu*:*Device*'
+cases=$root/../shared/onnx-conformance/open.tar.zst models=$root/../shared/models/onnx filter=
 goldens=$root/../shared/models/llm text=$root/../shared/models/data/heldout.txt.gz
 case_filter= sanitizer= precisions=fp16,int8,fp8,int4 batches=1,8,64 loads=128/128,2048/128,1000/1000 peers= limit=570
 jobs=$(($(nproc) > 3 ? $(nproc) - 2 : 1)) code_cache=${TMPDIR:-/tmp}/tokamak-cuda-code engines=
@@ -150,27 +150,33 @@ pack_binaries() {
   du -sh "$pack" | cut -f1
 }
 
-# run_tests OUTPUT FILTER [COMMAND...]: the tests in processes side by side, each under COMMAND; a few tests a process, those that compile
-# most first. A test that breaks or outlasts its process costs the others of it, which the table counts.
+# run_tests OUTPUT FILTER [COMMAND...]: each test in a process of its own under COMMAND, side by side on all GPUs, those that compile most
+# first and their cases divided among `shares` processes. What has not ended after `test_limit` seconds is cut off, which the table counts.
 run_tests() {
-  local parts=$1 filter=$2
+  local parts=$1 filter=$2 gpus deadline=$(($(date +%s) + ${test_limit:-240}))
   shift 2
   rm -rf "$parts"
   mkdir -p "$parts"
+  gpus=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)}
   "$bin/tokamak_tests" --gtest_filter="$filter" --gtest_list_tests | awk '/^[^ ].*\.$/ { suite = $1 } /^  / { print suite $1 }' |
-    awk '{ print ($0 ~ /Attention|Conv|Matmul|Linear|MmaTile/ ? 0 : 1) "\t" NR "\t" $0 }' | sort -n | cut -f3 >"$parts/names"
-  xargs -a "$parts/names" -r -P "$jobs" -n 2 bash -c 'parts=$0 binary=$1 limit=$2 command=$3; shift 3
-    log=$(mktemp "$parts/log.XXXXXX"); printf "%s\n" "$@" >"$log.names"
-    timeout -k 5 "$limit" $command "$binary" --gtest_filter="$(IFS=:; echo "$*")" >"$log" 2>&1; echo "exit $?" >>"$log"' \
-    "$parts" "$bin/tokamak_tests" "${test_limit:-240}" "$*"
+    awk -v n="${shares:-1}" -v gpus="${gpus:-0}" 'BEGIN { num_gpus = split(gpus, gpu, ",") }
+      { heavy = $0 ~ /Attention|Conv|Matmul|Linear|MmaTile|Fused|Search|Softmax|Gather/ && $0 !~ /Compiles/
+        for (i = 0; i < (heavy ? n : 1); ++i) print (heavy ? 0 : 1) "\t" NR "\t" $0, i "/" (heavy ? n : 1), gpu[count++ % num_gpus + 1] }' |
+    sort -n -s -k 1,1 | cut -f3 >"$parts/names"
+  xargs -a "$parts/names" -r -P "$jobs" -n 3 bash -c 'parts=$0 binary=$1 seconds=$(($2 - $(date +%s))) command=$3
+    log=$(mktemp "$parts/log.XXXXXX"); echo "$4" >"$log.names"
+    [ "$seconds" -gt 0 ] || exit 0
+    TOKAMAK_TEST_SHARE=$5 CUDA_VISIBLE_DEVICES=$6 timeout -k 5 "$seconds" $command "$binary" --gtest_filter="$4" >"$log" 2>&1
+    echo "exit $?" >>"$log"' "$parts" "$bin/tokamak_tests" "$deadline" "$*"
 }
 
 # Free memory is the whole GPU's: tests that look at it run alone.
 alone='*ComesBack*:*WhatDoesNotFit*:*LoadingAndUnloading*'
 
 step_tests() {
-  local rc=0
-  run_tests "$output/tests-parts" "$filter-$alone"
+  local rc=0 test_limit=$(($(left) - 40))
+  [ "$test_limit" -lt 240 ] || test_limit=240
+  run_tests "$output/tests-parts" "${filter:-*Cuda*:*Gpu*:*Device*}-$alone"
   jobs=1 run_tests "$output/tests-alone" "$alone"
   test_table "$output/tests.md" "plain" "$output/tests-parts" "$output/tests-alone" || rc=1
   cat "$output"/tests-{parts,alone}/log.?????? # the log of the step
@@ -185,10 +191,10 @@ step_sanitizer() {
   for tool in $tools; do
     pattern='*Cuda*-CudaExecutor.*:CudaDeviceConstants.*:*CudaConformance*:*CompilesForEveryArchitecture*:*.Compiles:CudaStep*'
     [ $tool != racecheck ] || pattern+=':CudaPointwise.*:CudaGather.*:CudaResize.*:CudaPool.*'
+    pattern=${filter:-$pattern}
     begin=$SECONDS
     seconds=$(($(left) / count - 5)) count=$((count - 1))
-    # A process that is out of time is cut off, and its tests counted as such.
-    TOKAMAK_TEST_KERNELS=cuda. test_limit=$seconds run_tests "$output/$tool-parts" "$pattern" \
+    TOKAMAK_TEST_KERNELS=cuda. shares=6 test_limit=$seconds run_tests "$output/$tool-parts" "$pattern" \
       compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 --print-limit 20
     test_table "$output/$tool.md" "$tool" "$output/$tool-parts" || rc=1
     cat "$output/$tool.md" >>"$output/sanitizer.md"
@@ -199,24 +205,23 @@ step_sanitizer() {
   return $rc
 }
 
-# test_table FILE NAME FOLDER...: what became of the tests of run_tests' folders. Fails when one failed, was cut off, or a sanitizer said something.
+# test_table FILE.md NAME FOLDER...: what became of the tests of run_tests' folders, all their names in FILE.json. Fails when one failed, was cut off, or a sanitizer said something.
 test_table() {
   python3 - "$@" <<'PY'
-import glob, re, sys
+import glob, json, re, sys
 table, name, folders = sys.argv[1], sys.argv[2], sys.argv[3:]
-passed, failed, skipped, cut, reports = [], [], [], [], []
+statuses, reports = {}, []  # of a test: of each process that ran some of its cases
 for folder in folders:
     for path in glob.glob(folder + "/log.??????"):
-        text = open(path, errors="replace").read()
-        done = {m[1]: m[0] for m in re.findall(r"^\[ +(OK|FAILED|SKIPPED) +\] ([^ ,]+)(?:, where .*)? \(\d+ ms\)", text, re.M)}
-        for test in open(path + ".names").read().split():
-            {"OK": passed, "FAILED": failed, "SKIPPED": skipped}.get(done.get(test), cut).append(test)
-        for count in re.findall(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+)", text):
-            if int(count) > 0:
-                reports.append(f"{count} in " + " ".join(sorted(done)))
-        for line in re.findall(r"^exit (\d+)$", text, re.M):
-            if int(line) not in (0, 1) and not cut:
-                reports.append(f"exit {line} of " + " ".join(sorted(done)))
+        text, test = open(path, errors="replace").read(), open(path + ".names").read().strip()
+        status = re.search(r"^\[ +(OK|FAILED|SKIPPED) +\] [^ ,]+(?:, where .*)? \(\d+ ms\)", text, re.M)
+        statuses.setdefault(test, []).append(status[1] if status else "CUT")
+        reports += [f"{count} in {test}" for count in re.findall(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+)", text) if int(count) > 0]
+        reports += [f"exit {code} of {test}" for code in re.findall(r"^exit (\d+)$", text, re.M) if status and int(code) not in (0, 1)]
+passed, failed, skipped, cut = [], [], [], []
+for test, all_of in statuses.items():
+    (failed if "FAILED" in all_of else cut if "CUT" in all_of else skipped if "SKIPPED" in all_of else passed).append(test)
+json.dump({"passed": passed, "failed": failed, "skipped": skipped, "not finished": cut, "reports": reports}, open(table[:-2] + "json", "w"), indent=1)
 with open(table, "w") as file:
     print(f"| tests, {name} | passed | failed | skipped | not finished | reports |\n| --- | --- | --- | --- | --- | --- |", file=file)
     print(f"| {len(passed) + len(failed) + len(skipped) + len(cut)} | {len(passed)} | {len(failed)} | {len(skipped)} | {len(cut)} | {len(reports)} |\n", file=file)

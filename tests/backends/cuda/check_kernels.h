@@ -32,6 +32,10 @@ struct CudaCheck {
 // a sanitizer takes minutes to instrument).
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
 
+// Whether this process checks the next case: with the environment variable TOKAMAK_TEST_SHARE=I/N one of each N, so that N processes share
+// the cases of a long test. check_cuda_kernels() asks it.
+bool takes_next_case();
+
 // Finite values of E4M3, of all sizes.
 Tensor random_f8(const Shape& shape);
 
