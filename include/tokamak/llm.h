@@ -45,9 +45,11 @@ struct SamplingParams {
   // Draws depend on the seed, the choice's index and the token's position alone, never on what else is in the batch. Absent: the
   // engine picks one.
   std::optional<uint64_t> seed;
-  int logprobs = -1;    // -1: none; 0: of the chosen token; k: and of the k likeliest. Of the raw logits, before any of the above.
+  int logprobs = -1;  // -1: none; 0: of the chosen token; k: and of the k likeliest. Of the raw logits, before any of the above.
+  // The same of the prompt's tokens, each given those before it; such a prompt is computed whole, whatever the prefix cache holds.
+  int prompt_logprobs = -1;
   int n = 1;            // independent answers to one prompt
-  int max_tokens = 16;  // of the answer, >= 1
+  int max_tokens = 16;  // of the answer, >= 0; 0: the prompt is computed, and nothing more
   int min_tokens = 0;   // eos and stop_token_ids cannot be chosen, and stop strings are not looked for, before this many
   bool ignore_eos = false;
   std::vector<int32_t> stop_token_ids;      // end the answer like the model's own eos ids; part of token_ids, not of the text
@@ -107,6 +109,8 @@ struct Event {
   std::vector<int32_t> token_ids;  // new ones; several after speculation
   std::string text;                // whole characters only; may lag behind the tokens. Empty without a tokenizer.
   std::vector<Logprobs> logprobs;  // one a token when asked for
+  // When asked for, with the first event of each answer: one for each token of the prompt but the first.
+  std::vector<Logprobs> prompt_logprobs;
   FinishReason finish_reason = FinishReason::None;
   std::string stop_string;                     // the stop string that matched, if one did
   int32_t stop_token_id = -1;                  // or the token that ended the answer

@@ -17,7 +17,13 @@ struct ActiveRequest {
   std::vector<std::unique_ptr<Answer>> answers;
   int num_unfinished = 0;  // answers, those to come included
   Usage usage;
+  std::vector<Logprobs> prompt_logprobs;  // so far
   int64_t arrival_ns = 0, first_step_ns = 0, first_token_ns = 0;
+
+  // Whether log-probabilities of the prompt are asked for and not all there yet.
+  bool lacks_prompt_logprobs() const {
+    return request.sampling.prompt_logprobs >= 0 && prompt_logprobs.size() + 1 < request.prompt_ids.size();
+  }
 };
 
 struct Answer : Sequence {
@@ -39,8 +45,9 @@ struct Answer : Sequence {
   std::unique_ptr<TextDecoder> decoder;
   StopMatcher stops;
   Proposal proposal;
-  int first_row = -1;   // of this step's logits; -1: none yet
-  int num_unknown = 0;  // last of `tokens`: unknown_token(row), chosen by steps in flight
+  int first_row = -1;                             // of this step's logits; -1: none yet
+  int first_prompt_row = 0, num_prompt_rows = 0;  // of this step's logits: those for log-probabilities of the prompt
+  int num_unknown = 0;                            // last of `tokens`: unknown_token(row), chosen by steps in flight
   bool has_ended = false;
 
  private:

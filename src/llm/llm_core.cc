@@ -32,6 +32,8 @@ SchedulerOptions scheduler_options(const LlmOptions& options) {
   return {options.max_num_seqs, options.max_num_batched_tokens, options.chunked_prefill};
 }
 
+constexpr int kMaxPromptRows = 256;  // of logits in a step, for log-probabilities of a prompt
+
 }  // namespace
 
 const char* to_string(FinishReason reason) {
@@ -101,6 +103,7 @@ std::unique_ptr<Answer> LlmCore::make_answer(ActiveRequest& active, int index) {
   answer->order = active.arrival_ns + int64_t{request.priority} * options_.priority_aging_ms * 1'000'000;
   answer->serial = next_serial_++;
   const SamplingParams& p = request.sampling;
+  if (p.prompt_logprobs >= 0 && index == 0) answer->skips_prefix = true, answer->max_chunk = kMaxPromptRows;
   if (p.ignore_eos && p.stop_token_ids.empty() && p.stop.empty())
     answer->final_size = static_cast<int>(std::min<int64_t>(std::ssize(request.prompt_ids) + int64_t{p.max_tokens}, context_length_));
   return answer;
@@ -213,7 +216,8 @@ bool LlmCore::can_submit() const {
   if (!options_.run_ahead || parts_.proposer || !parts_.model->is_asynchronous() || step_answers_.empty()) return false;
   return std::ranges::all_of(step_answers_, [](const Answer* answer) {
     const bool forks = std::ssize(answer->request.answers) < answer->request.request.sampling.n;
-    return !forks && answer->sampling.is_plain(answer->num_unknown);
+    return !forks && answer->sampling.params().max_tokens > 0 && !answer->request.lacks_prompt_logprobs() &&
+           answer->sampling.is_plain(answer->num_unknown);
   });
 }
 
@@ -325,10 +329,18 @@ void LlmCore::run() {
   builder_.clear();
   for (Answer* answer : step_answers_) {
     const bool has_logits = answer->num_scheduled == answer->remaining();
-    const int num_rows = has_logits ? 1 + static_cast<int>(answer->proposal.tokens.size()) : 0;
+    int num_rows = has_logits ? 1 + static_cast<int>(answer->proposal.tokens.size()) : 0;
+    answer->num_prompt_rows = 0;
+    if (answer->request.lacks_prompt_logprobs()) {
+      // Of every token of the prompt but the last, which comes with has_logits.
+      const int end = answer->num_computed + answer->num_scheduled - has_logits;
+      answer->num_prompt_rows = std::max(0, end - std::max<int>(answer->num_computed, std::ssize(answer->request.prompt_logprobs)));
+      num_rows += answer->num_prompt_rows;
+    }
     const int row =
         builder_.add(answer->tokens, answer->num_computed, answer->num_scheduled, answer->proposal.tokens, answer->table.blocks, num_rows);
-    answer->first_row = has_logits ? row : -1;
+    answer->first_prompt_row = row;
+    answer->first_row = has_logits ? row + answer->num_prompt_rows : -1;
     const bool is_plain = answer->proposal.tokens.empty() && answer->sampling.is_plain(0);
     for (int i = 0; i < num_rows; ++i) builder_.choose(is_plain ? answer->sampling.choice(0) : TokenChoice());
   }
@@ -342,14 +354,26 @@ void LlmCore::copy_blocks() {
 }
 
 void LlmCore::process(Answer& answer) {
-  if (answer.first_row < 0) return scheduler_.commit(answer, answer.num_scheduled);
+  if (answer.num_prompt_rows == 0 && answer.first_row < 0) return scheduler_.commit(answer, answer.num_scheduled);
   ActiveRequest& request = answer.request;
   guard(
       [&] {
+        take_prompt_logprobs(answer);
+        if (answer.first_row < 0) return scheduler_.commit(answer, answer.num_scheduled);
         if (std::ssize(request.answers) < request.request.sampling.n) return fork(answer);
         generate(answer, answer.num_scheduled);
       },
       [&](ErrorCode code, const std::string& message) { end_all(request, FinishReason::Error, code, message); });
+}
+
+void LlmCore::take_prompt_logprobs(Answer& answer) {
+  ActiveRequest& request = answer.request;
+  const std::vector<int32_t>& prompt = request.request.prompt_ids;
+  for (int i = 0; i < answer.num_prompt_rows; ++i)
+    request.prompt_logprobs.push_back(sampler_.logprobs(parts_.model->logits(answer.first_prompt_row + i),
+                                                        prompt[request.prompt_logprobs.size() + 1],
+                                                        request.request.sampling.prompt_logprobs));
+  if (!request.lacks_prompt_logprobs()) answer.skips_prefix = false, answer.max_chunk = 0;
 }
 
 // The prompt is computed: the other answers begin, from the same logits.
@@ -370,6 +394,8 @@ void LlmCore::generate(Answer& answer, int num_computed) {
   ActiveRequest& request = answer.request;
   const SamplingParams& params = request.request.sampling;
   Event event{.request = request.id, .index = answer.index};
+  if (answer.sampling.num_generated() == 0) event.prompt_logprobs = request.prompt_logprobs;
+  if (params.max_tokens == 0) return conclude(answer, std::move(event), FinishReason::Length);
   FinishReason reason = FinishReason::None;
   int num_accepted = 0;
   try {
@@ -394,7 +420,7 @@ void LlmCore::generate(Answer& answer, int num_computed) {
 // The event's tokens are the answer's now.
 void LlmCore::conclude(Answer& answer, Event event, FinishReason reason) {
   ActiveRequest& request = answer.request;
-  if (request.first_token_ns == 0) request.first_token_ns = parts_.now_ns();
+  if (request.first_token_ns == 0 && !event.token_ids.empty()) request.first_token_ns = parts_.now_ns();
   request.usage.completion_tokens += static_cast<int>(event.token_ids.size());
   totals_.generated_tokens += std::ssize(event.token_ids);
   event.finish_reason = reason;

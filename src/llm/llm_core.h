@@ -70,6 +70,7 @@ class LlmCore {
   void propose();
   void run();
   void process(Answer& answer);
+  void take_prompt_logprobs(Answer& answer);
   void fork(Answer& first);
   void generate(Answer& answer, int num_computed);
   void conclude(Answer& answer, Event event, FinishReason reason);

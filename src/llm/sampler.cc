@@ -37,8 +37,10 @@ void validate(const SamplingParams& p, int vocab_size) {
     expect(bias < kInfinity, "logit_bias", bias, "a number, or -infinity to forbid the token");
   }
   expect(p.logprobs >= -1 && p.logprobs <= vocab_size, "logprobs", p.logprobs, "-1 (none) up to the size of the vocabulary");
+  expect(p.prompt_logprobs >= -1 && p.prompt_logprobs <= vocab_size, "prompt_logprobs", p.prompt_logprobs,
+         "-1 (none) up to the size of the vocabulary");
   expect(p.n >= 1, "n", p.n, "1 or more");
-  expect(p.max_tokens >= 1, "max_tokens", p.max_tokens, "1 or more");
+  expect(p.max_tokens >= 0, "max_tokens", p.max_tokens, "0 or more");
   expect(p.min_tokens >= 0 && p.min_tokens <= p.max_tokens, "min_tokens", p.min_tokens, "0 to max_tokens");
   for (const int32_t token : p.stop_token_ids) expect_token(token, vocab_size, "stop_token_ids");
   for (const std::string& text : p.stop)

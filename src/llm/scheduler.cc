@@ -47,7 +47,7 @@ int Scheduler::seats_used() const {
 
 // Free blocks that admitting would take; a cached block that nobody references counts, it leaves the free list too.
 int Scheduler::blocks_to_admit(const Sequence& s) const {
-  const auto match = blocks_.find_prefix(std::span(s.tokens).first(s.tokens.size() - 1));
+  const auto match = blocks_.find_prefix(cacheable(s));
   return blocks_.blocks_for(s.size()) - match.num_blocks + match.num_unreferenced;
 }
 
@@ -116,6 +116,7 @@ void Scheduler::schedule_prompt(Sequence& s, int& budget) {
     if (has_prompt_) return;
     count = s.remaining();
   }
+  if (s.max_chunk > 0) count = std::min(count, s.max_chunk);
   if (count <= 0) return;
   s.num_scheduled = count;
   budget -= count;
@@ -141,7 +142,7 @@ void Scheduler::foresee() {
 // Whether there are blocks for it and all that run, as they grow and end. Then it is one of them.
 bool Scheduler::fits_to_the_end(const Sequence& s) {
   if (s.final_size == 0 || running_.empty()) return true;
-  const int cached = blocks_.find_prefix(std::span(s.tokens).first(s.tokens.size() - 1)).num_blocks * blocks_.block_size();
+  const int cached = blocks_.find_prefix(cacheable(s)).num_blocks * blocks_.block_size();
   const Growth own{s.final_size - s.size(), s.size() - cached, s.seats};
   const auto at = growths_.insert(std::ranges::upper_bound(growths_, own.steps, std::ranges::greater(), &Growth::steps), own);
   const int64_t own_final = int64_t{blocks_.blocks_for(s.final_size - cached)} * s.seats;
@@ -167,11 +168,11 @@ void Scheduler::admit(int& budget) {
     Sequence* s = *waiting_.begin();
     if (!fits(*s) || !fits_to_the_end(*s)) return;
     if (!options_.chunked_prefill && has_prompt_) {
-      const int cached = blocks_.find_prefix(std::span(s->tokens).first(s->tokens.size() - 1)).num_blocks * blocks_.block_size();
+      const int cached = blocks_.find_prefix(cacheable(*s)).num_blocks * blocks_.block_size();
       if (s->size() - cached > budget) return;
     }
     waiting_.erase(waiting_.begin());
-    s->num_computed = blocks_.take_prefix(s->tokens, (s->size() - 1) / blocks_.block_size(), s->table);
+    s->num_computed = blocks_.take_prefix(s->tokens, static_cast<int>(cacheable(*s).size()) / blocks_.block_size(), s->table);
     CHECK(blocks_.grow(s->table, s->size()));
     prefix_query_tokens_ += s->size();
     prefix_hit_tokens_ += s->num_computed;

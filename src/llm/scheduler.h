@@ -19,8 +19,7 @@
 
 namespace tokamak::llm {
 
-// One growing list of tokens. The scheduler owns its fields but `tokens`, `order`, `serial`, `max_lookahead` and `final_size`, which the
-// caller sets.
+// One growing list of tokens. The scheduler owns its fields but those above `table`, which the caller sets.
 // A sequence without remaining tokens waits for one and is not scheduled.
 struct Sequence {
   std::vector<int32_t> tokens;  // prompt and answer; those past num_computed are not in the cache yet
@@ -29,6 +28,8 @@ struct Sequence {
   int seats = 1;                // places in the batch: 1, or the number of answers while they still are one prompt
   int max_lookahead = 0;        // speculated tokens this sequence can use in a step
   int final_size = 0;           // tokens it is going to have, when it is certain; 0: not known
+  bool skips_prefix = false;    // every token is computed, whatever the prefix cache holds
+  int max_chunk = 0;            // most tokens of it in a step; 0: no limit of its own
 
   BlockTable table;
   int num_computed = 0;
@@ -91,6 +92,8 @@ class Scheduler {
     }
   };
 
+  // The tokens that may come from the prefix cache: never the last, which gives the logits.
+  static std::span<const int32_t> cacheable(const Sequence& s) { return {s.tokens.data(), s.skips_prefix ? 0 : s.tokens.size() - 1}; }
   int seats_used() const;
   int blocks_to_admit(const Sequence& sequence) const;
   int reserve() const;

@@ -217,7 +217,7 @@ class FakeTextDecoder final : public TextDecoder {
 struct Result {
   std::vector<int32_t> tokens;
   std::string text;
-  std::vector<Logprobs> logprobs;
+  std::vector<Logprobs> logprobs, prompt_logprobs;
   FinishReason reason = FinishReason::None;
   std::string error, stop_string;
   bool operator==(const Result& o) const { return tokens == o.tokens && text == o.text && reason == o.reason; }
@@ -240,6 +240,7 @@ struct Rig {
       r.tokens.insert(r.tokens.end(), e.token_ids.begin(), e.token_ids.end());
       r.text += e.text;
       r.logprobs.insert(r.logprobs.end(), e.logprobs.begin(), e.logprobs.end());
+      r.prompt_logprobs.insert(r.prompt_logprobs.end(), e.prompt_logprobs.begin(), e.prompt_logprobs.end());
       if (e.finish_reason != FinishReason::None) {
         if (r.reason != FinishReason::None) fail(ErrorCode::Internal, "an answer ended twice");
         r.reason = e.finish_reason, r.error = e.error, r.stop_string = e.stop_string;

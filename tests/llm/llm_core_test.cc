@@ -212,7 +212,8 @@ TEST(LlmCore, BadRequestsAreRefused) {
       {"logit_bias", with([&](auto& s) { s.logit_bias[6] = nan; })},
       {"logprobs", with([](auto& s) { s.logprobs = 62; })},
       {"n is 0", with([](auto& s) { s.n = 0; })},
-      {"max_tokens", with([](auto& s) { s.max_tokens = 0; })},
+      {"prompt_logprobs", with([](auto& s) { s.prompt_logprobs = -2; })},
+      {"max_tokens", with([](auto& s) { s.max_tokens = -1, s.min_tokens = -1; })},
       {"min_tokens", with([](auto& s) { s.min_tokens = 5; })},
       {"stop_token_ids", with([](auto& s) { s.stop_token_ids = {99}; })},
       {"stop string", with([](auto& s) { s.stop = {""}; })},
@@ -407,6 +408,42 @@ TEST(LlmCore, LogprobsAreOfTheRawLogits) {
     std::ranges::sort(sorted, std::greater<>());
     for (int k = 0; k < 3; ++k) EXPECT_NEAR(result.logprobs[i].top[k].logprob, sorted[k] - std::log(total), 1e-4);
     context.push_back(result.tokens[i]);
+  }
+}
+
+// Whatever the chunks, the cache, preemption, what runs beside them and how many answers there are.
+TEST(LlmCore, LogprobsOfThePrompt) {
+  std::mt19937 random(3);
+  for (const auto& [num_blocks, chunk, asynchronous] : {std::tuple(4096, 96, false), {4096, 7, true}, {60, 16, false}, {60, 16, true}}) {
+    Rig rig({.num_blocks = num_blocks, .asynchronous = asynchronous}, {.max_num_seqs = 7, .max_num_batched_tokens = chunk});
+    std::vector<std::pair<RequestId, Request>> all;
+    const auto shared = random_tokens(random, 40);
+    for (int i = 0; i < 24; ++i) {
+      Request r = greedy(i % 2 ? shared : random_tokens(random, 1 + i * 3), i % 3 == 2 ? 0 : 40);
+      r.sampling.prompt_logprobs = i % 4 == 3 ? -1 : i % 3;
+      r.sampling.n = 1 + i % 2;
+      all.emplace_back(rig.add(r), r);
+      rig.core->step();
+    }
+    rig.run();
+    rig.expect_idle();
+    std::vector<float> logits(61);
+    for (const auto& [id, r] : all)
+      for (int index = 0; index < r.sampling.n; ++index) {
+        const Result& result = rig.result(id, index);
+        EXPECT_TRUE(result.reason == FinishReason::Stop || std::ssize(result.tokens) == r.sampling.max_tokens);
+        const auto& prompt = r.prompt_ids;
+        ASSERT_EQ(result.prompt_logprobs.size(), r.sampling.prompt_logprobs < 0 ? 0 : prompt.size() - 1);
+        for (size_t i = 0; i < result.prompt_logprobs.size(); ++i) {
+          rig.model->logits_of(std::span(prompt).first(i + 1), logits);
+          double total = 0;
+          for (const float x : logits) total += std::exp(x);
+          EXPECT_NEAR(result.prompt_logprobs[i].logprob, logits[prompt[i + 1]] - std::log(total), 1e-4);
+          EXPECT_EQ(std::ssize(result.prompt_logprobs[i].top), r.sampling.prompt_logprobs);
+        }
+      }
+    EXPECT_EQ(rig.core->statistics().preemptions > 0, num_blocks < 200);
+    EXPECT_GT(rig.core->statistics().prefix_hit_tokens, 0);
   }
 }
 

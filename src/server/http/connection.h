@@ -253,11 +253,12 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     response.status = status;
     limit(5);
     co_await write_whole(response, "");
-    // What the client still sends is read for a moment: closing on it at once would reset the answer away.
+    // What the client still sends is read for a moment: closing on it at once would reset the answer away, and most clients read no answer
+    // before they have sent all.
     error_code ignored;
     socket().shutdown(tcp::socket::shutdown_send, ignored);
     std::array<char, 16 << 10> sink;
-    for (size_t total = 0; total < (4u << 20);) {
+    for (size_t total = 0; total < (256u << 20);) {
       auto [code, size] = co_await stream_.async_read_some(asio::buffer(sink), kWait);
       if (code) break;
       total += size;

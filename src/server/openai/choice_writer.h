@@ -36,6 +36,8 @@ struct ChoiceOptions {
   int num_top_logprobs = -1;                                         // -1: no log-probabilities
   std::vector<int32_t> stop_token_ids = {};                          // of the request, told apart from the model's own in stop_reason
   std::shared_ptr<const std::vector<int32_t>> prompt_ids = nullptr;  // with return_token_ids
+  // An echoed prompt whose log-probabilities come with the first event.
+  std::shared_ptr<const std::vector<int32_t>> scored_prompt = nullptr;
 };
 
 class ChoiceWriter {

@@ -9,7 +9,7 @@ namespace tokamak::server::openai {
 
 CompletionChoice::CompletionChoice(std::shared_ptr<const ChunkFrame> frame, const LlmModel& model, ChoiceOptions options, std::string echo)
     : ChoiceWriter(std::move(frame), model, std::move(options)), text_(std::move(echo)) {
-  offset_ = llm::tokenizer::count_characters(text_);
+  if (!options_.scored_prompt) offset_ = llm::tokenizer::count_characters(text_);
 }
 
 void CompletionChoice::stream(const llm::Event& event, std::string& out) {
@@ -61,37 +61,42 @@ void CompletionChoice::append_choice(std::string& out, int index) {
 }
 
 void CompletionChoice::add_logprobs(const llm::Event& event) {
-  const size_t count = std::min(event.token_ids.size(), event.logprobs.size());
-  for (size_t i = 0; i < count; ++i) {
-    if (!tokens_.empty())
-      for (std::string* items : {&tokens_, &token_logprobs_, &top_logprobs_, &text_offsets_}) *items += ',';
-    const int32_t token = event.token_ids[i];
-    const llm::Logprobs& at = event.logprobs[i];
-    const std::string text = token_text(model_, token);
-    append_json_string(tokens_, text);
-    append_logprob(token_logprobs_, at.logprob);
-    append_integer(text_offsets_, static_cast<int64_t>(offset_));
-    offset_ += llm::tokenizer::count_characters(text);
-    if (options_.num_top_logprobs == 0) {
-      top_logprobs_ += "null";
-      continue;
-    }
-    // By text: of tokens that look the same, the likeliest. The chosen token is always there.
-    std::vector<std::pair<std::string, float>> items;
-    const auto add = [&](std::string key, float value) {
-      if (std::ranges::none_of(items, [&](const auto& item) { return item.first == key; })) items.emplace_back(std::move(key), value);
-    };
-    for (const llm::TokenLogprob& top : at.top) add(token_text(model_, top.token), top.logprob);
-    add(text, at.logprob);
-    top_logprobs_ += '{';
-    for (const auto& [key, value] : items) {
-      if (top_logprobs_.back() != '{') top_logprobs_ += ',';
-      append_json_string(top_logprobs_, key);
-      top_logprobs_ += ':';
-      append_logprob(top_logprobs_, value);
-    }
-    top_logprobs_ += '}';
+  if (const auto prompt = std::exchange(options_.scored_prompt, nullptr)) {
+    // The first token of a prompt has nothing before it that would give it a probability.
+    for (size_t i = 0; i < prompt->size(); ++i) add_token((*prompt)[i], i == 0 ? nullptr : &event.prompt_logprobs.at(i - 1));
   }
+  const size_t count = std::min(event.token_ids.size(), event.logprobs.size());
+  for (size_t i = 0; i < count; ++i) add_token(event.token_ids[i], &event.logprobs[i]);
+}
+
+void CompletionChoice::add_token(int32_t token, const llm::Logprobs* at) {
+  if (!tokens_.empty())
+    for (std::string* items : {&tokens_, &token_logprobs_, &top_logprobs_, &text_offsets_}) *items += ',';
+  const std::string text = token_text(model_, token);
+  append_json_string(tokens_, text);
+  append_integer(text_offsets_, static_cast<int64_t>(offset_));
+  offset_ += llm::tokenizer::count_characters(text);
+  if (at == nullptr) token_logprobs_ += "null";
+  else append_logprob(token_logprobs_, at->logprob);
+  if (at == nullptr || options_.num_top_logprobs == 0) {
+    top_logprobs_ += "null";
+    return;
+  }
+  // By text: of tokens that look the same, the likeliest. The chosen token is always there.
+  std::vector<std::pair<std::string, float>> items;
+  const auto add = [&](std::string key, float value) {
+    if (std::ranges::none_of(items, [&](const auto& item) { return item.first == key; })) items.emplace_back(std::move(key), value);
+  };
+  for (const llm::TokenLogprob& top : at->top) add(token_text(model_, top.token), top.logprob);
+  add(text, at->logprob);
+  top_logprobs_ += '{';
+  for (const auto& [key, value] : items) {
+    if (top_logprobs_.back() != '{') top_logprobs_ += ',';
+    append_json_string(top_logprobs_, key);
+    top_logprobs_ += ':';
+    append_logprob(top_logprobs_, value);
+  }
+  top_logprobs_ += '}';
 }
 
 void CompletionChoice::append_logprobs(std::string& out) {

@@ -16,6 +16,7 @@ class CompletionChoice final : public ChoiceWriter {
 
  private:
   void add_logprobs(const llm::Event& event);
+  void add_token(int32_t token, const llm::Logprobs* at);  // null: it has none
   void append_logprobs(std::string& out);
 
   std::string text_;                                                   // whole: all so far; streamed: what the next chunk begins with

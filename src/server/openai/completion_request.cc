@@ -50,8 +50,6 @@ CompletionRequest read_completion_request(const Json& body) {
   if (request.best_of != 0 && request.best_of < n)
     bad_request("best_of", "'best_of' is {}, it should be at least n ({})", request.best_of, n);
   if (request.best_of > n && request.stream) bad_request("best_of", "'best_of' above n cannot be streamed: the best are known at the end");
-  if (request.echo && request.logprobs >= 0)
-    bad_request("logprobs", "'logprobs' with 'echo' is not supported: log-probabilities of the prompt are not computed");
   if (request.max_tokens == 0 && !request.echo)
     bad_request("max_tokens", "'max_tokens' is 0; it should be at least 1 unless 'echo' is true");
   if (request.max_tokens > 0 && request.sampling.min_tokens > request.max_tokens)
@@ -83,19 +81,22 @@ GenerationJob make_job(CompletionRequest request, std::shared_ptr<LlmModel> mode
   request.sampling.n = std::max(n, request.best_of);
   request.sampling.logprobs = chooses ? std::max(request.logprobs, 0) : request.logprobs;
   job.num_kept = chooses ? n : 0;
-  job.computes_nothing = request.max_tokens == 0;
+  const bool scores_prompt = request.echo && request.logprobs >= 0;
+  if (scores_prompt) request.sampling.prompt_logprobs = request.logprobs;
+  job.computes_nothing = request.max_tokens == 0 && !scores_prompt;
   for (CompletionRequest::Prompt& prompt : request.prompts) {
     if (prompt.is_text) prompt.ids = model->tokenizer().encode(prompt.text, request.add_special_tokens);
     else if (request.echo) prompt.text = model->tokenizer().decode(prompt.ids);
     llm::Request one{.sampling = request.sampling, .priority = request.priority, .mask = mask};
     one.sampling.max_tokens = answer_limit(prompt.ids.size(), request.max_tokens, model->context_length(), "prompt");
-    const auto prompt_ids = request.return_token_ids ? std::make_shared<const std::vector<int32_t>>(prompt.ids) : nullptr;
+    const auto prompt_ids = request.return_token_ids || scores_prompt ? std::make_shared<const std::vector<int32_t>>(prompt.ids) : nullptr;
     for (int i = 0; i < request.sampling.n; ++i) {
       ChoiceOptions options{.index = static_cast<int>(job.choices.size()),
                             .prompt_tokens = static_cast<int>(prompt.ids.size()),
                             .num_top_logprobs = request.logprobs,
                             .stop_token_ids = request.sampling.stop_token_ids,
-                            .prompt_ids = prompt_ids};
+                            .prompt_ids = request.return_token_ids ? prompt_ids : nullptr,
+                            .scored_prompt = scores_prompt ? prompt_ids : nullptr};
       job.choices.push_back(
           std::make_unique<CompletionChoice>(job.frame, *model, std::move(options), request.echo ? prompt.text : std::string()));
     }

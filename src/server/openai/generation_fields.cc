@@ -94,7 +94,7 @@ GenerationFields read_generation_fields(Fields& fields) {
 
   // For bookkeeping at OpenAI; an answer does not depend on them.
   fields.ignore({"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"});
-  fields.refuse("prompt_logprobs", "log-probabilities of the prompt are not computed");
+  fields.refuse("prompt_logprobs", "use /v1/completions with echo and logprobs");
   fields.refuse("use_beam_search", "answers are sampled; use n with temperature");
   fields.refuse("cache_salt", "the prefix cache is shared by all requests to a model");
   return out;

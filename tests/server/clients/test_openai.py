@@ -190,6 +190,19 @@ class Completions(unittest.TestCase):
     def test_echo_and_best_of(self):
         self.assertTrue(complete(echo=True).choices[0].text.startswith("The function returns"))
         self.assertEqual(complete(echo=True, max_tokens=0).choices[0].text, "The function returns")
+        # Each token of an echoed prompt has the probability that it would have had as an answer to those before it.
+        scored = complete(prompt="The function returns a list", echo=True, logprobs=5, max_tokens=2).choices[0]
+        found = scored.logprobs
+        self.assertEqual("".join(found.tokens).lstrip("<s>").strip()[-len(scored.text) + 1:], scored.text[1:])
+        self.assertIsNone(found.token_logprobs[0])
+        self.assertEqual(len(found.tokens), len(found.top_logprobs))
+        ids = post("/tokenize", {"model": MODEL, "prompt": "The function returns a list"})[0]["tokens"]
+        for i in range(1, len(ids)):
+            one = complete(prompt=ids[:i], max_tokens=1, logprobs=5).choices[0].logprobs
+            for token, value in one.top_logprobs[0].items():
+                self.assertAlmostEqual(found.top_logprobs[i].get(token, value), value, places=3)
+        alone = complete(prompt="The function returns a list", echo=True, logprobs=5, max_tokens=0).choices[0].logprobs
+        self.assertEqual(alone.tokens, found.tokens[: len(ids)])
         self.assertEqual(len(complete(best_of=4, n=2, temperature=1).choices), 2)
 
     def test_vllm_fields(self):

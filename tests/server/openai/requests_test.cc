@@ -82,7 +82,6 @@ TEST(CompletionRequest, Refusals) {
       {R"("max_tokens": 99999999999)", "max_tokens"},
       {R"("logprobs": 21)", "logprobs"},
       {R"("logprobs": true)", "logprobs"},
-      {R"("echo": true, "logprobs": 1)", "logprobs"},
       {R"("best_of": 1, "n": 2)", "best_of"},
       {R"("best_of": 2, "stream": true)", "best_of"},
       {R"("stop": [""])", "stop"},

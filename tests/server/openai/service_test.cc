@@ -51,7 +51,7 @@ std::string streamed_text(FakeResponder& responder, int index = 0) {
 TEST_F(OpenAiService, CompletionStreamedEqualsWhole) {
   for (const json& more : {json::object(), json{{"n", 3}, {"temperature", 1}, {"seed", 7}}, json{{"echo", true}},
                            json{{"stop", {" the", "e"}}}, json{{"prompt", {"one", "two"}}}, json{{"prompt", {{5, 6, 7}, {8, 9}}}, {"n", 2}},
-                           json{{"logprobs", 2}}, json{{"return_token_ids", true}}}) {
+                           json{{"logprobs", 2}}, json{{"logprobs", 2}, {"echo", true}, {"n", 2}}, json{{"return_token_ids", true}}}) {
     SCOPED_TRACE(more.dump());
     const auto whole = server.complete(completion(more));
     ASSERT_EQ(whole->status(), 200) << whole->body();

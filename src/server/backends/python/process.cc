@@ -74,13 +74,13 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 
 }  // namespace
 
-Process::Process(const std::string& python) {
+Process::Process(const std::string& python, const std::string& model) {
   const fs::path& folder = worker_folder();
   flags.map(kSlots, true);
   int pair[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) fail(ErrorCode::Io, "socketpair: {}", std::strerror(errno));
   socket_ = pair[0];
-  std::vector<std::string> words = {python, (folder / "worker.py").string()}, variables = environment(folder);
+  std::vector<std::string> words = {python, (folder / "worker.py").string(), model}, variables = environment(folder);
   std::vector<char*> argv = pointers(words), env = pointers(variables);
   // High numbers first: 3 to 6 may be among the sources.
   int fds[4] = {pair[1], inputs.fd(), outputs.fd(), flags.fd()};

@@ -101,7 +101,7 @@ Json call(Process& process, const PythonModel& model, const Json& message) {
 }  // namespace
 
 std::optional<Json> auto_complete(const PythonModel& model, const std::string& config_json) {
-  Process process(model.python);
+  Process process(model.python, model.path);
   const Json reply = call(process, model, {{"op", "describe"}, {"path", model.path}, {"config", config_json}});
   process.end(model.finalize_timeout_ms);
   return reply.contains("config") ? std::optional(reply["config"]) : std::nullopt;
@@ -119,7 +119,7 @@ PythonInstance::~PythonInstance() { stop(); }
 
 void PythonInstance::start() {
   stop();
-  process_ = std::make_unique<Process>(model_.python);
+  process_ = std::make_unique<Process>(model_.python, model_.path);
   call(*process_, model_, {{"op", "initialize"}, {"path", model_.path}, {"args", args_}});
   {
     const std::lock_guard lock(mutex_);
