@@ -70,3 +70,4 @@ add_custom_command(
   DEPENDS ${python_files} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
   VERBATIM)
 tokamak_backend(python ${embedded_python})
+tokamak_backend(onnxruntime)

@@ -223,7 +223,8 @@ void check_metrics(const inference::ModelConfig& config) {
   }
 }
 
-// Fields (as paths) that are read somewhere in this server; what is below a listed message counts as read.
+// Fields (as paths) that are read somewhere in this server; what is below a listed message counts as read. `optimization` is the
+// onnxruntime backend's.
 const std::set<std::string> kUsed = {"name",
                                      "platform",
                                      "backend",
@@ -239,9 +240,20 @@ const std::set<std::string> kUsed = {"name",
                                      "ensemble_scheduling",
                                      "parameters",
                                      "model_warmup",
-                                     "model_transaction_policy"};
-const std::set<std::string> kUnused = {"instance_group.profile", "instance_group.secondary_devices", "instance_group.host_policy",
-                                       "instance_group.passive", "ensemble_scheduling.step.model_namespace"};
+                                     "model_transaction_policy",
+                                     "optimization"};
+const std::set<std::string> kUnused = {"instance_group.profile",
+                                       "instance_group.secondary_devices",
+                                       "instance_group.host_policy",
+                                       "instance_group.passive",
+                                       "ensemble_scheduling.step.model_namespace",
+                                       "optimization.priority",
+                                       "optimization.cuda",
+                                       "optimization.execution_accelerators.cpu_execution_accelerator",
+                                       "optimization.input_pinned_memory",
+                                       "optimization.output_pinned_memory",
+                                       "optimization.gather_kernel_buffer_threshold",
+                                       "optimization.eager_batching"};
 
 void collect_unused(const google::protobuf::Message& message, const std::string& prefix, std::set<std::string>& out) {
   std::vector<const google::protobuf::FieldDescriptor*> fields;
@@ -265,6 +277,11 @@ void collect_unused(const google::protobuf::Message& message, const std::string&
 std::vector<std::string> unused_fields(const inference::ModelConfig& config) {
   std::set<std::string> out;
   collect_unused(config, "", out);
+  const bool is_onnxruntime = config.backend() == "onnxruntime" || config.platform().starts_with("onnxruntime");
+  if (config.has_optimization() && !is_onnxruntime) {
+    std::erase_if(out, [](const std::string& path) { return path.starts_with("optimization."); });
+    out.insert("optimization");
+  }
   return {out.begin(), out.end()};
 }
 
