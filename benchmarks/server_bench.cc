@@ -1,0 +1,252 @@
+// What the server costs beside the model: latency of one client and throughput of several, against bare servers of the same libraries.
+//   tokamak_server_bench [MODEL] [--rounds 7] [--requests 1000] [--connections 16] [--seconds 2] [--json FILE]
+// MODEL: an ONNX file or an engine without data-dependent inputs; variable dims are 1. Without one: y = -x of 16 floats.
+//
+// The ways are measured in turns, a round each, as other programs may use the machine: figures are medians of the rounds. All are in this
+// process, with the client.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "benchmarks/server_clients.h"
+#include "benchmarks/server_echo.h"
+#include "builder/builder.h"
+#include "grpc_service.pb.h"
+#include "runtime/execution_context.h"
+#include "server/executed_model.h"
+#include "server/grpc/grpc_server.h"
+#include "server/http/kserve_routes.h"
+#include "server/kserve.h"
+#include "tests/support/onnx_writer.h"
+
+namespace tokamak::bench {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string model, json;
+  int rounds = 7, requests = 1000, connections = 16;
+  double seconds = 2;
+};
+
+// A repository of one model, "m", in a folder that goes with it.
+class Repository {
+ public:
+  explicit Repository(const std::string& model) {
+    std::string name = (fs::temp_directory_path() / "tokamak-server-bench-XXXXXX").string();
+    if (!::mkdtemp(name.data())) fail(ErrorCode::Io, "cannot make a folder like '{}'", name);
+    path_ = name;
+    fs::create_directories(path_ / "models" / "m" / "1");
+    std::string source = model;
+    if (model.empty()) {
+      source = (path_ / "negate.onnx").string();
+      test::OnnxGraph g;
+      g.input("x", DType::F32, {"batch", 16}).output("y", DType::F32, {"batch", 16}).node("Neg", {"x"}, {"y"});
+      std::ofstream(source, std::ios::binary) << test::onnx_model(g);
+    }
+    engine_ = fs::path(source).extension() == ".engine" ? Engine::load(source) : build_engine(source, {.num_threads = 1});
+    engine_->save((path_ / "models" / "m" / "1" / "model.engine").string());
+  }
+  ~Repository() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  std::string path() const { return (path_ / "models").string(); }
+  const std::shared_ptr<const Engine>& engine() const { return engine_; }
+
+ private:
+  fs::path path_;
+  std::shared_ptr<const Engine> engine_;
+};
+
+std::vector<server::NamedTensor> make_inputs(const Engine& engine) {
+  std::vector<server::NamedTensor> inputs;
+  for (const TensorInfo& info : engine.inputs()) {
+    Shape shape;
+    for (const ir::Dim& dim : info.type.dims) shape.push_back(dim.is_const() ? dim.value() : 1);
+    inputs.push_back({.name = info.name, .tensor = Tensor::zeros(info.dtype, std::move(shape))});
+  }
+  return inputs;
+}
+
+std::string http_request(const std::vector<server::NamedTensor>& inputs) {
+  Json json = {{"parameters", {{"binary_data_output", true}}}, {"inputs", Json::array()}};
+  std::string bytes;
+  for (const auto& [name, tensor, parameters] : inputs) {
+    const auto size = static_cast<size_t>(server::kserve::wire_size(tensor));
+    json["inputs"].push_back({{"name", name},
+                              {"shape", tensor.shape()},
+                              {"datatype", server::kserve::datatype_name(tensor.dtype())},
+                              {"parameters", {{"binary_data_size", size}}}});
+    const size_t at = bytes.size();
+    bytes.resize(at + size);
+    server::kserve::write_wire(tensor, reinterpret_cast<std::byte*>(bytes.data() + at));
+  }
+  const std::string head = json.dump();
+  return fmt::format(
+      "POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+      "Inference-Header-Content-Length: {}\r\nContent-Length: {}\r\n\r\n{}{}",
+      head.size(), head.size() + bytes.size(), head, bytes);
+}
+
+std::string grpc_request(const std::vector<server::NamedTensor>& inputs) {
+  inference::ModelInferRequest request;
+  request.set_model_name("m");
+  for (const auto& [name, tensor, parameters] : inputs) {
+    auto& input = *request.add_inputs();
+    input.set_name(name);
+    input.set_datatype(server::kserve::datatype_name(tensor.dtype()));
+    input.mutable_shape()->Add(tensor.shape().begin(), tensor.shape().end());
+    std::string& bytes = *request.add_raw_input_contents();
+    bytes.resize(static_cast<size_t>(server::kserve::wire_size(tensor)));
+    server::kserve::write_wire(tensor, reinterpret_cast<std::byte*>(bytes.data()));
+  }
+  return request.SerializeAsString();
+}
+
+void infer_in_process(server::Server& server, const std::vector<server::NamedTensor>& inputs) {
+  auto request = std::make_unique<server::InferRequest>();
+  request->model_name = "m";
+  request->inputs = inputs;
+  std::atomic<int> state = 0;
+  std::string error;
+  request->on_response = [&](server::InferResponse response) {
+    error = response.error;
+    state.store(1, std::memory_order_release);
+    state.notify_one();
+    state.store(2, std::memory_order_release);  // the last that this thread does with it
+  };
+  server.infer(std::move(request));
+  state.wait(0, std::memory_order_acquire);
+  while (state.load(std::memory_order_acquire) != 2) {
+  }
+  if (!error.empty()) fail(ErrorCode::Internal, "{}", error);
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// One way to have the model run, and what its rounds measured.
+struct Way {
+  std::string name;
+  std::function<void()> ask;
+  std::vector<double> medians_us = {}, p99s_us = {};
+
+  void measure(int requests) {
+    std::vector<double> us;
+    for (int i = 0; i < requests + requests / 10; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      ask();
+      if (i >= requests / 10) us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+    }
+    std::sort(us.begin(), us.end());
+    medians_us.push_back(us[us.size() / 2]);
+    p99s_us.push_back(us[us.size() * 99 / 100]);
+  }
+};
+
+struct Load {
+  std::string name;
+  std::function<double()> run;
+  std::vector<double> per_second = {};
+};
+
+void run(const Options& options) {
+  const Repository repository(options.model);
+  server::Server server({.repository = {.paths = {repository.path()}, .mode = server::ControlMode::Explicit, .startup_models = {"m"}},
+                         .loader = server::load_model});
+  for (const auto& [model, reason] : server.start()) fail(ErrorCode::InvalidArgument, "model '{}': {}", model, reason);
+  server::http::Server http({.address = "127.0.0.1", .port = 0, .threads = 1});
+  server::http::add_kserve_routes(http, server);
+  http.start();
+  server::GrpcOptions grpc_options;
+  grpc_options.address = "127.0.0.1";
+  grpc_options.port = 0;
+  server::GrpcServer grpc(server, std::move(grpc_options));
+  grpc.start();
+
+  const std::vector<server::NamedTensor> inputs = make_inputs(*repository.engine());
+  ExecutionContext context(repository.engine());
+  const std::string http_text = http_request(inputs), grpc_bytes = grpc_request(inputs);
+  HttpClient http_client(http.port(), http_text);
+  GrpcClient grpc_client(grpc.port(), grpc_bytes);
+  const std::string http_answer = http_client.ask(), grpc_answer = grpc_client.ask();
+  const HttpEcho http_echo(http_answer);
+  const GrpcEcho grpc_echo(grpc_answer);
+  HttpClient bare_http(http_echo.port(), http_text);
+  GrpcClient bare_grpc(grpc_echo.port(), grpc_bytes);
+
+  Way ways[] = {{"engine",
+                 [&] {
+                   for (const auto& input : inputs) context.set_input(input.name, input.tensor);
+                   context.run();
+                 }},
+                {"in process", [&] { infer_in_process(server, inputs); }},
+                {"HTTP", [&] { http_client.ask(); }},
+                {"bare HTTP", [&] { bare_http.ask(); }},
+                {"gRPC", [&] { grpc_client.ask(); }},
+                {"bare gRPC", [&] { bare_grpc.ask(); }}};
+  Load loads[] = {{"HTTP", [&] { return http_throughput(http.port(), http_text, options.connections, options.seconds); }},
+                  {"bare HTTP", [&] { return http_throughput(http_echo.port(), http_text, options.connections, options.seconds); }},
+                  {"gRPC", [&] { return grpc_throughput(grpc.port(), grpc_bytes, options.connections, options.seconds); }},
+                  {"bare gRPC", [&] { return grpc_throughput(grpc_echo.port(), grpc_bytes, options.connections, options.seconds); }}};
+  for (int round = 0; round < options.rounds; ++round) {
+    for (Way& way : ways) way.measure(options.requests);
+    for (Load& load : loads) load.per_second.push_back(load.run());
+  }
+
+  Json json = {{"model", options.model.empty() ? "negate 16 floats" : options.model},
+               {"rounds", options.rounds},
+               {"requests", options.requests},
+               {"connections", options.connections},
+               {"latency_us", Json::object()},
+               {"per_second", Json::object()}};
+  const double engine_us = median(ways[0].medians_us);
+  fmt::print("{}; {} rounds of {} requests, {} bytes in an HTTP request, {} in its answer\n\n", json["model"].get<std::string>(),
+             options.rounds, options.requests, http_text.size(), http_answer.size());
+  fmt::print("| one client | median us | P99 us | median above the engine |\n| --- | --: | --: | --: |\n");
+  for (const Way& way : ways) {
+    const double us = median(way.medians_us), p99 = median(way.p99s_us);
+    fmt::print("| {} | {:.1f} | {:.1f} | {:.1f} |\n", way.name, us, p99, us - engine_us);
+    json["latency_us"][way.name] = {{"median", us}, {"p99", p99}, {"above_engine", us - engine_us}, {"rounds", way.medians_us}};
+  }
+  fmt::print("\n| {} connections | requests a second |\n| --- | --: |\n", options.connections);
+  for (const Load& load : loads) {
+    fmt::print("| {} | {:.0f} |\n", load.name, median(load.per_second));
+    json["per_second"][load.name] = {{"median", median(load.per_second)}, {"rounds", load.per_second}};
+  }
+  if (!options.json.empty()) std::ofstream(options.json) << json.dump(1) << "\n";
+  http.stop(1);
+  grpc.stop(std::chrono::seconds(1));
+}
+
+}  // namespace
+}  // namespace tokamak::bench
+
+int main(int argc, char** argv) {
+  using namespace tokamak;
+  bench::Options options;
+  CLI::App app("What the server costs beside the model");
+  app.add_option("model", options.model, "ONNX file or engine; without one: y = -x of 16 floats");
+  app.add_option("--rounds", options.rounds, "in turns, figures are their medians")->check(CLI::PositiveNumber);
+  app.add_option("--requests", options.requests, "of one client, a round and way")->check(CLI::PositiveNumber);
+  app.add_option("--connections", options.connections, "of the throughput's client")->check(CLI::PositiveNumber);
+  app.add_option("--seconds", options.seconds, "of throughput, a round and way")->check(CLI::PositiveNumber);
+  app.add_option("--json", options.json, "also writes the figures to this file");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    bench::run(options);
+  } catch (const std::exception& e) {
+    std::cerr << "error: " << e.what() << "\n";
+    return 1;
+  }
+}
