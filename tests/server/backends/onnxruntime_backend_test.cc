@@ -257,6 +257,7 @@ TEST_F(OnnxRuntimeBackendTest, AnInputThatIsAnOutputIsNotLentAway) {
 
 TEST_F(OnnxRuntimeBackendTest, AnExecutionThatNobodyWantsEnds) {
   OnnxGraph body;
+  body.message.text(2, "body");  // ONNX Runtime wants a name
   body.input("i", DType::I64, {}).input("c", DType::Bool, {}).input("v", DType::F32, {"n", 1});
   body.output("c2", DType::Bool, {}).output("v2", DType::F32, {"n", 1});
   body.node("Identity", {"c"}, {"c2"}).node("Cos", {"v"}, {"v2"});

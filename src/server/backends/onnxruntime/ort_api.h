@@ -80,6 +80,7 @@ class OrtApi {
   OrtStatus* (*SessionGetOutputName)(const OrtSession*, size_t index, OrtAllocator*, char**) = at(37);
   OrtStatus* (*SessionGetOverridableInitializerName)(const OrtSession*, size_t index, OrtAllocator*, char**) = at(38);
   OrtStatus* (*CreateRunOptions)(OrtRunOptions**) = at(39);
+  OrtStatus* (*RunOptionsSetRunLogSeverityLevel)(OrtRunOptions*, int) = at(41);
   OrtStatus* (*RunOptionsSetTerminate)(OrtRunOptions*) = at(46);
   OrtStatus* (*RunOptionsUnsetTerminate)(OrtRunOptions*) = at(47);
   OrtStatus* (*CreateTensorAsOrtValue)(OrtAllocator*, const int64_t* shape, size_t rank, OrtElementType, OrtValue**) = at(48);

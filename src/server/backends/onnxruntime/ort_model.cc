@@ -29,7 +29,8 @@ constexpr Type kTypes[] = {{TKB_F32, 1, "TYPE_FP32"},   {TKB_F16, 10, "TYPE_FP16
 std::map<std::string, std::string> settings_of(const tkb_model_args& args, const Json& config) {
   std::map<std::string, std::string> result;
   for (size_t i = 0; i < args.num_settings; ++i) result[args.settings[i].key] = args.settings[i].value;
-  for (const auto& [name, value] : config.value("parameters", Json::object()).items()) result[name] = value.value("string_value", "");
+  const Json parameters = config.value("parameters", Json::object());
+  for (const auto& [name, value] : parameters.items()) result[name] = value.value("string_value", "");
   return result;
 }
 
@@ -185,6 +186,7 @@ Owned<OrtRunOptions> OrtModel::make_run_options() const {
   OrtRunOptions* options = nullptr;
   library_.check(library_.api.CreateRunOptions(&options));
   Owned<OrtRunOptions> owned(options, library_.api.ReleaseRunOptions);
+  library_.check(library_.api.RunOptionsSetRunLogSeverityLevel(options, kOrtFatal));  // what goes wrong is the answer; no line a request
   for (const auto& [name, value] : settings_)
     if (name.starts_with("memory.")) library_.check(library_.api.AddRunConfigEntry(options, name.c_str(), value.c_str()));
   return owned;
