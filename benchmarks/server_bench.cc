@@ -1,5 +1,5 @@
 // What the server costs beside the model: latency of one client and throughput of several, against bare servers of the same libraries.
-//   tokamak_server_bench [MODEL] [--rounds 7] [--requests 1000] [--connections 16] [--seconds 2] [--json FILE]
+//   tokamak_server_bench [MODEL] [--rounds 7] [--requests 1000] [--connections 16] [--seconds 2] [--only HTTP,gRPC] [--json FILE]
 // MODEL: an ONNX file or an engine without data-dependent inputs; variable dims are 1. Without one: y = -x of 16 floats.
 //
 // The ways are measured in turns, a round each, as other programs may use the machine: figures are medians of the rounds. All are in this
@@ -32,6 +32,7 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string model, json;
+  std::vector<std::string> only;  // ways; empty: all
   int rounds = 7, requests = 1000, connections = 16;
   double seconds = 2;
 };
@@ -131,6 +132,7 @@ void infer_in_process(server::Server& server, const std::vector<server::NamedTen
 }
 
 double median(std::vector<double> values) {
+  if (values.empty()) return 0;  // not measured
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
   return values[values.size() / 2];
 }
@@ -199,9 +201,14 @@ void run(const Options& options) {
                   {"bare HTTP", [&] { return http_throughput(http_echo.port(), http_text, options.connections, options.seconds); }},
                   {"gRPC", [&] { return grpc_throughput(grpc.port(), grpc_bytes, options.connections, options.seconds); }},
                   {"bare gRPC", [&] { return grpc_throughput(grpc_echo.port(), grpc_bytes, options.connections, options.seconds); }}};
+  const auto is_wanted = [&](const std::string& name) {
+    return options.only.empty() || std::find(options.only.begin(), options.only.end(), name) != options.only.end();
+  };
   for (int round = 0; round < options.rounds; ++round) {
-    for (Way& way : ways) way.measure(options.requests);
-    for (Load& load : loads) load.per_second.push_back(load.run());
+    for (Way& way : ways)
+      if (is_wanted(way.name)) way.measure(options.requests);
+    for (Load& load : loads)
+      if (is_wanted(load.name)) load.per_second.push_back(load.run());
   }
 
   Json json = {{"model", options.model.empty() ? "negate 16 floats" : options.model},
@@ -241,6 +248,7 @@ int main(int argc, char** argv) {
   app.add_option("--requests", options.requests, "of one client, a round and way")->check(CLI::PositiveNumber);
   app.add_option("--connections", options.connections, "of the throughput's client")->check(CLI::PositiveNumber);
   app.add_option("--seconds", options.seconds, "of throughput, a round and way")->check(CLI::PositiveNumber);
+  app.add_option("--only", options.only, "these ways: engine, in process, HTTP, bare HTTP, gRPC, bare gRPC")->delimiter(',');
   app.add_option("--json", options.json, "also writes the figures to this file");
   CLI11_PARSE(app, argc, argv);
   try {
