@@ -181,9 +181,10 @@ void run(const Options& options) {
   const std::string http_text = http_request(inputs), grpc_bytes = grpc_request(inputs);
   HttpClient http_client(http.port(), http_text);
   GrpcClient grpc_client(grpc.port(), grpc_bytes);
-  const std::string http_answer = http_client.ask(), grpc_answer = grpc_client.ask();
+  const std::string http_answer = http_client.ask();
+  grpc_client.ask();
   const HttpEcho http_echo(http_answer);
-  const GrpcEcho grpc_echo(grpc_answer);
+  const GrpcEcho grpc_echo(grpc_client.answer());
   HttpClient bare_http(http_echo.port(), http_text);
   GrpcClient bare_grpc(grpc_echo.port(), grpc_bytes);
 

@@ -1,5 +1,5 @@
 #pragma once
-// Clients that cost as little as a client can: a blocking socket with a request that is ready, and gRPC's stub.
+// Clients that cost as little as a client can: a blocking socket, and raw calls of gRPC, with requests that are ready.
 
 #include <cstddef>
 #include <functional>
@@ -28,8 +28,8 @@ class GrpcClient {
  public:
   GrpcClient(int port, const std::string& request);
   ~GrpcClient();
-  // Returns the serialized answer. Throws Error.
-  std::string ask();
+  void ask();                  // waits for the answer; throws Error
+  std::string answer() const;  // the last one, serialized
 
  private:
   struct Impl;

@@ -22,6 +22,7 @@
 
 #include "server/http/compression.h"
 #include "server/http/exchange.h"
+#include "server/http/outgoing.h"
 #include "server/http/router.h"
 
 namespace tokamak::server::http {
@@ -51,7 +52,6 @@ class ConnectionBase {
   virtual void close() = 0;          // likewise
 };
 
-const char* reason_of(int status);
 Response error_response(const Shared& shared, ErrorCode code, const std::string& message);
 
 // Stream: Socket or ssl::stream<Socket>. Everything happens on the socket's executor, one thread.
@@ -66,6 +66,9 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
         watched_(stream_.get_executor()) {
     woken_.expires_at(asio::steady_timer::time_point::max());
     watched_.expires_at(asio::steady_timer::time_point::max());
+  }
+  ~Connection() override {
+    if (exchange_) exchange_->detach();  // its handler may still send
   }
 
   asio::awaitable<void> run() {
@@ -97,6 +100,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
   void close() override {
     is_closed_ = true;
     for (asio::steady_timer* timer : {&deadline_, &woken_, &watched_}) timer->cancel();
+    if (exchange_) exchange_->stop_sending();
     error_code ignored;
     socket().shutdown(tcp::socket::shutdown_both, ignored);
     socket().close(ignored);
@@ -154,6 +158,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
   asio::awaitable<bool> serve_one() {
     namespace http = beast::http;
     is_busy_ = false;
+    form_ = {};
     if (shared_.is_stopping || !co_await wait_for_request()) co_return false;
     is_busy_ = true;
     limit(shared_.options.header_timeout_s);
@@ -180,9 +185,10 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     const std::string raw_path(target.substr(0, question));
     if (question < target.size()) request->query = std::string(target.substr(question + 1));
     request->path = percent_decode(raw_path);
-    keep_alive_ = head.keep_alive() && !shared_.is_stopping;
-    is_http10_ = head.version() < 11;
-    is_head_ = request->method == "HEAD";
+    form_ = {.keep_alive = head.keep_alive() && !shared_.is_stopping,
+             .is_http10 = head.version() < 11,
+             .is_head = request->method == "HEAD",
+             .encoding = std::string(accepted_encoding(request->header("Accept-Encoding")))};
     if (request->header("Expect") == "100-continue") {
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       co_await asio::async_write(stream_, asio::buffer(kContinue), kWait);
@@ -248,11 +254,13 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
   }
 
   asio::awaitable<bool> refuse(int status, std::string message) {
-    keep_alive_ = false;
+    form_.keep_alive = false;
+    form_.encoding.clear();
     Response response = error_response(shared_, ErrorCode::InvalidArgument, message);
     response.status = status;
     limit(5);
-    co_await write_whole(response, "");
+    outgoing_.emplace(std::move(response), form_);
+    co_await write_rest();
     // What the client still sends is read for a moment: closing on it at once would reset the answer away, and most clients read no answer
     // before they have sent all.
     error_code ignored;
@@ -268,14 +276,22 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
 
   asio::awaitable<bool> answer(std::shared_ptr<Request> request, std::shared_ptr<std::vector<std::byte>> body,
                                const std::string& raw_path) {
-    auto exchange = std::make_shared<Exchange>([weak = this->weak_from_this(), executor = stream_.get_executor()] {
-      asio::post(executor, [weak] {
-        if (const auto self = weak.lock()) self->woken_.cancel();
-      });
-    });
+    std::function<void(Response)> send_now;
+    // A thread that has the answer sends it: handing it over would cost a waking up. Not where it would have to compress or encrypt.
+    if (std::is_same_v<Stream, Socket> && form_.encoding.empty())
+      send_now = [this, descriptor = socket().native_handle()](Response response) {
+        outgoing_.emplace(std::move(response), form_);
+        outgoing_->send_some(descriptor);
+      };
+    auto exchange = std::make_shared<Exchange>(
+        [weak = this->weak_from_this(), executor = stream_.get_executor()] {
+          asio::post(executor, [weak] {
+            if (const auto self = weak.lock()) self->woken_.cancel();
+          });
+        },
+        std::move(send_now));
     exchange_ = exchange;
     limit(0);
-    const std::string encoding(accepted_encoding(request->header("Accept-Encoding")));
     dispatch(std::move(request), *body, raw_path, std::make_shared<ExchangeHandle>(exchange));
     read_ahead();
     bool is_streaming = false, ok = true;
@@ -283,23 +299,24 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
       Exchange::Work work = exchange->take();
       if (work.has_response && !work.is_streamed) {
         limit(shared_.options.body_timeout_s);
-        ok = co_await write_whole(work.response, encoding);
+        if (!outgoing_) outgoing_.emplace(std::move(work.response), form_);
+        ok = co_await write_rest();
         break;
       }
       std::string out;
       if (work.has_response) {
         is_streaming = true;
-        out = head_of(work.response, std::nullopt);
+        out = head_of(work.response, form_, std::nullopt);
       }
       size_t bytes = 0;
       for (const std::string& piece : work.pieces) {
         bytes += piece.size();
-        if (is_head_) continue;
-        if (is_http10_) out += piece;
+        if (form_.is_head) continue;
+        if (form_.is_http10) out += piece;
         else out += fmt::format("{:x}\r\n", piece.size()) + piece + "\r\n";
       }
       const bool is_complete = is_streaming && work.is_complete;
-      if (is_complete && !is_http10_ && !is_head_) out += "0\r\n\r\n";
+      if (is_complete && !form_.is_http10 && !form_.is_head) out += "0\r\n\r\n";
       if (!out.empty()) {
         limit(shared_.options.body_timeout_s);
         auto [code, size] = co_await asio::async_write(stream_, asio::buffer(out), kWait);
@@ -313,7 +330,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
         }
       }
       if (is_complete) {
-        keep_alive_ = keep_alive_ && !is_http10_;
+        form_.keep_alive &= !form_.is_http10;
         break;
       }
       if (is_closed_) {
@@ -326,7 +343,8 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     }
     exchange->detach();
     exchange_ = nullptr;
-    co_return ok&& keep_alive_ && !is_closed_;
+    outgoing_.reset();
+    co_return ok&& form_.keep_alive && !is_closed_;
   }
 
   void dispatch(std::shared_ptr<Request> request, std::vector<std::byte>& body, const std::string& raw_path,
@@ -366,41 +384,10 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     }
   }
 
-  std::string head_of(const Response& response, std::optional<size_t> length) {
-    std::string head = fmt::format("HTTP/1.1 {} {}\r\n", response.status, reason_of(response.status));
-    for (const auto& [name, value] : response.headers) {
-      // A line break in a value would begin another header.
-      head += name + ": ";
-      for (const char c : value) head += c == '\r' || c == '\n' || c == '\0' ? ' ' : c;
-      head += "\r\n";
-    }
-    if (length) head += fmt::format("Content-Length: {}\r\n", *length);
-    else if (!is_http10_) head += "Transfer-Encoding: chunked\r\n";
-    if (!keep_alive_ || (is_http10_ && !length)) head += "Connection: close\r\n";
-    else if (is_http10_) head += "Connection: keep-alive\r\n";
-    return head += "\r\n";
-  }
-
-  asio::awaitable<bool> write_whole(Response& response, std::string_view encoding) {
-    size_t size = response.body.size();
-    for (const auto& [owner, piece] : response.pieces) size += piece.size();
-    std::string packed;
-    constexpr size_t kWorthwhile = 1024;
-    if (!encoding.empty() && size >= kWorthwhile) {
-      std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(response.body))};
-      for (const auto& [owner, piece] : response.pieces) pieces.push_back(piece);
-      packed = compress(encoding, pieces);
-      size = packed.size();
-      response.headers.emplace_back("Content-Encoding", std::string(encoding));
-    }
-    const std::string head = head_of(response, size);
-    std::vector<asio::const_buffer> buffers = {asio::buffer(head)};
-    if (!is_head_ && !packed.empty()) {
-      buffers.push_back(asio::buffer(packed));
-    } else if (!is_head_) {
-      buffers.push_back(asio::buffer(response.body));
-      for (const auto& [owner, piece] : response.pieces) buffers.push_back(asio::buffer(piece.data(), piece.size()));
-    }
+  asio::awaitable<bool> write_rest() {
+    if (outgoing_->rest().empty()) co_return true;
+    std::vector<asio::const_buffer> buffers;
+    for (const auto& piece : outgoing_->rest()) buffers.push_back(asio::buffer(piece.data(), piece.size()));
     auto [code, written] = co_await asio::async_write(stream_, buffers, kWait);
     co_return !code;
   }
@@ -410,10 +397,11 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
   asio::steady_timer deadline_, woken_, watched_;  // the last two are signals: waits end when they are cancelled
   std::chrono::steady_clock::time_point until_ = std::chrono::steady_clock::time_point::max();
   beast::flat_buffer buffer_;
-  std::shared_ptr<Exchange> exchange_;
+  std::shared_ptr<Exchange> exchange_;  // of the request that is being answered
+  AnswerForm form_;
+  std::optional<Outgoing> outgoing_;  // written by a thread that sends (under the exchange's lock), read when `exchange_` said so
   std::string remote_;
   bool reading_ = false, is_gone_ = false, is_closed_ = false, is_busy_ = false;
-  bool keep_alive_ = false, is_http10_ = false, is_head_ = false;
 };
 
 }  // namespace tokamak::server::http

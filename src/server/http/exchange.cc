@@ -12,7 +12,8 @@ void Exchange::send(Response response) {
   answered_ = ended_ = true;
   if (detached_) return;
   work_.has_response = work_.is_complete = true;
-  work_.response = std::move(response);
+  if (send_now_) send_now_(std::move(response));
+  else work_.response = std::move(response);
   wake_locked();
 }
 
@@ -73,10 +74,16 @@ void Exchange::disconnected() {
   if (call) call();
 }
 
+void Exchange::stop_sending() {
+  const std::lock_guard lock(mutex_);
+  send_now_ = nullptr;
+}
+
 void Exchange::detach() {
   std::function<void()> wake, call;  // destroyed outside the lock
   const std::lock_guard lock(mutex_);
   detached_ = true;
+  send_now_ = nullptr;
   wake.swap(wake_);
   call.swap(on_disconnect_);
   work_ = {};

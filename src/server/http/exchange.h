@@ -11,8 +11,9 @@ namespace tokamak::server::http {
 
 class Exchange : public Responder {
  public:
-  // `wake` is called, from any thread, when there is something to write; never after detach().
-  explicit Exchange(std::function<void()> wake) : wake_(std::move(wake)) {}
+  // `wake` is called, from any thread, when there is something to write; never after detach(). `send_now`, which may be null, gets a whole
+  // answer before that, on the thread that sends it; never after stop_sending() or detach().
+  Exchange(std::function<void()> wake, std::function<void(Response)> send_now) : wake_(std::move(wake)), send_now_(std::move(send_now)) {}
 
   void send(Response response) override;
   void begin(int status, std::vector<Header> headers) override;
@@ -23,7 +24,7 @@ class Exchange : public Responder {
 
   // The connection's side.
   struct Work {
-    bool has_response = false;  // whole, or the status and headers of a streamed one
+    bool has_response = false;  // whole (`send_now` may have had it), or the status and headers of a streamed one
     bool is_streamed = false, is_complete = false;
     Response response;
     std::deque<std::string> pieces;
@@ -34,6 +35,8 @@ class Exchange : public Responder {
   void wrote(size_t bytes) { queued_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
   // The client is gone; calls what on_disconnect() registered, once.
   void disconnected();
+  // `send_now` is not being called any more, nor will be.
+  void stop_sending();
   // The connection ends its part: no more wake, everything that comes is dropped.
   void detach();
 
@@ -42,6 +45,7 @@ class Exchange : public Responder {
 
   mutable std::mutex mutex_;
   std::function<void()> wake_, on_disconnect_;
+  std::function<void(Response)> send_now_;
   Work work_;
   bool answered_ = false, streaming_ = false, ended_ = false, gone_ = false, detached_ = false;
   std::atomic<size_t> queued_bytes_ = 0;

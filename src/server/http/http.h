@@ -101,6 +101,7 @@ class Server {
 
 // NOT_FOUND 404, Unavailable and ResourceExhausted 503, Unsupported 501, Internal 500, Cancelled 499, the rest 400.
 int http_status(ErrorCode code);
+const char* reason_of(int status);  // "Not Found"
 std::string percent_decode(std::string_view text);
 
 }  // namespace tokamak::server::http
