@@ -2,8 +2,8 @@
 //   tokamak_server_bench [MODEL] [--rounds 7] [--requests 1000] [--connections 16] [--seconds 2] [--only HTTP,gRPC] [--json FILE]
 // MODEL: an ONNX file or an engine without data-dependent inputs; variable dims are 1. Without one: y = -x of 16 floats.
 //
-// The ways are measured in turns, a round each, as other programs may use the machine: figures are medians of the rounds. All are in this
-// process, with the client.
+// The ways are measured in turns, a round each, as other programs may use the machine: figures are medians of the rounds. Clients of HTTP
+// and gRPC are processes of their own, this program again: within one process gRPC's clients and servers share their polling threads.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -13,6 +13,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "benchmarks/server_clients.h"
 #include "benchmarks/server_echo.h"
 #include "builder/builder.h"
@@ -31,6 +32,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 struct Options {
+  std::string client, request;  // what a client's process is told: "http" or "grpc", and the file with its request
+  int port = 0;
   std::string model, json;
   std::vector<std::string> only;  // ways; empty: all
   int rounds = 7, requests = 1000, connections = 16;
@@ -137,30 +140,69 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+struct Latency {
+  double median_us = 0, p99_us = 0;
+};
+
+Latency measure(int requests, const std::function<void()>& ask) {
+  std::vector<double> us;
+  for (int i = 0; i < requests + requests / 10; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    ask();
+    if (i >= requests / 10) us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(us.begin(), us.end());
+  return {us[us.size() / 2], us[us.size() * 99 / 100]};
+}
+
+// The client's process: prints median and P99, and how many answers a second several connections get.
+void run_client(const Options& o) {
+  const std::string request = read_file(o.request);
+  Latency latency;
+  double per_second = 0;
+  if (o.client == "http") {
+    HttpClient client(o.port, request);
+    latency = measure(o.requests, [&] { client.ask(); });
+    per_second = http_throughput(o.port, request, o.connections, o.seconds);
+  } else {
+    GrpcClient client(o.port, request);
+    latency = measure(o.requests, [&] { client.ask(); });
+    per_second = grpc_throughput(o.port, request, o.connections, o.seconds);
+  }
+  fmt::print("{} {} {}\n", latency.median_us, latency.p99_us, per_second);
+}
+
 // One way to have the model run, and what its rounds measured.
 struct Way {
   std::string name;
-  std::function<void()> ask;
-  std::vector<double> medians_us = {}, p99s_us = {};
+  std::function<void()> ask;  // null: a client's process does
+  std::string client = {}, request = {};
+  int port = 0;
+  std::vector<double> medians_us = {}, p99s_us = {}, per_second = {};
 
-  void measure(int requests) {
-    std::vector<double> us;
-    for (int i = 0; i < requests + requests / 10; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      ask();
-      if (i >= requests / 10) us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+  void run(const Options& o) {
+    Latency latency;
+    if (ask) {
+      latency = measure(o.requests, ask);
+    } else {
+      const std::string command =
+          fmt::format("'{}' --client {} --port {} --request '{}' --requests {} --connections {} --seconds {}",
+                      fs::read_symlink("/proc/self/exe").string(), client, port, request, o.requests, o.connections, o.seconds);
+      std::FILE* pipe = ::popen(command.c_str(), "re");
+      double rate = 0;
+      const bool is_read = pipe && std::fscanf(pipe, "%lf %lf %lf", &latency.median_us, &latency.p99_us, &rate) == 3;
+      if (!pipe || ::pclose(pipe) != 0 || !is_read) fail(ErrorCode::Internal, "the client of {} failed: {}", name, command);
+      per_second.push_back(rate);
     }
-    std::sort(us.begin(), us.end());
-    medians_us.push_back(us[us.size() / 2]);
-    p99s_us.push_back(us[us.size() * 99 / 100]);
+    medians_us.push_back(latency.median_us);
+    p99s_us.push_back(latency.p99_us);
   }
 };
 
-struct Load {
-  std::string name;
-  std::function<double()> run;
-  std::vector<double> per_second = {};
-};
+std::string write_text(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+  return path;
+}
 
 void run(const Options& options) {
   const Repository repository(options.model);
@@ -179,58 +221,47 @@ void run(const Options& options) {
   const std::vector<server::NamedTensor> inputs = make_inputs(*repository.engine());
   ExecutionContext context(repository.engine());
   const std::string http_text = http_request(inputs), grpc_bytes = grpc_request(inputs);
-  HttpClient http_client(http.port(), http_text);
+  const std::string http_file = write_text(repository.path() + "/../http", http_text);
+  const std::string grpc_file = write_text(repository.path() + "/../grpc", grpc_bytes);
+  const std::string http_answer = HttpClient(http.port(), http_text).ask();
   GrpcClient grpc_client(grpc.port(), grpc_bytes);
-  const std::string http_answer = http_client.ask();
   grpc_client.ask();
   const HttpEcho http_echo(http_answer);
   const GrpcEcho grpc_echo(grpc_client.answer());
-  HttpClient bare_http(http_echo.port(), http_text);
-  GrpcClient bare_grpc(grpc_echo.port(), grpc_bytes);
 
-  Way ways[] = {{"engine",
-                 [&] {
-                   for (const auto& input : inputs) context.set_input(input.name, input.tensor);
-                   context.run();
-                 }},
-                {"in process", [&] { infer_in_process(server, inputs); }},
-                {"HTTP", [&] { http_client.ask(); }},
-                {"bare HTTP", [&] { bare_http.ask(); }},
-                {"gRPC", [&] { grpc_client.ask(); }},
-                {"bare gRPC", [&] { bare_grpc.ask(); }}};
-  Load loads[] = {{"HTTP", [&] { return http_throughput(http.port(), http_text, options.connections, options.seconds); }},
-                  {"bare HTTP", [&] { return http_throughput(http_echo.port(), http_text, options.connections, options.seconds); }},
-                  {"gRPC", [&] { return grpc_throughput(grpc.port(), grpc_bytes, options.connections, options.seconds); }},
-                  {"bare gRPC", [&] { return grpc_throughput(grpc_echo.port(), grpc_bytes, options.connections, options.seconds); }}};
-  const auto is_wanted = [&](const std::string& name) {
-    return options.only.empty() || std::find(options.only.begin(), options.only.end(), name) != options.only.end();
+  const auto in_engine = [&] {
+    for (const auto& input : inputs) context.set_input(input.name, input.tensor);
+    context.run();
   };
-  for (int round = 0; round < options.rounds; ++round) {
+  Way ways[] = {{.name = "engine", .ask = in_engine},
+                {.name = "in process", .ask = [&] { infer_in_process(server, inputs); }},
+                {.name = "HTTP", .ask = nullptr, .client = "http", .request = http_file, .port = http.port()},
+                {.name = "bare HTTP", .ask = nullptr, .client = "http", .request = http_file, .port = http_echo.port()},
+                {.name = "gRPC", .ask = nullptr, .client = "grpc", .request = grpc_file, .port = grpc.port()},
+                {.name = "bare gRPC", .ask = nullptr, .client = "grpc", .request = grpc_file, .port = grpc_echo.port()}};
+  const auto is_wanted = [&](const Way& way) {
+    return options.only.empty() || std::find(options.only.begin(), options.only.end(), way.name) != options.only.end();
+  };
+  for (int round = 0; round < options.rounds; ++round)
     for (Way& way : ways)
-      if (is_wanted(way.name)) way.measure(options.requests);
-    for (Load& load : loads)
-      if (is_wanted(load.name)) load.per_second.push_back(load.run());
-  }
+      if (is_wanted(way)) way.run(options);
 
   Json json = {{"model", options.model.empty() ? "negate 16 floats" : options.model},
                {"rounds", options.rounds},
                {"requests", options.requests},
                {"connections", options.connections},
-               {"latency_us", Json::object()},
-               {"per_second", Json::object()}};
+               {"ways", Json::object()}};
   const double engine_us = median(ways[0].medians_us);
-  fmt::print("{}; {} rounds of {} requests, {} bytes in an HTTP request, {} in its answer\n\n", json["model"].get<std::string>(),
-             options.rounds, options.requests, http_text.size(), http_answer.size());
-  fmt::print("| one client | median us | P99 us | median above the engine |\n| --- | --: | --: | --: |\n");
+  fmt::print("{}; {} rounds of {} requests, {} bytes in an HTTP request, {} in its answer; {} connections for requests a second\n\n",
+             json["model"].get<std::string>(), options.rounds, options.requests, http_text.size(), http_answer.size(), options.connections);
+  fmt::print("| | median us | P99 us | median above the engine | requests a second |\n| --- | --: | --: | --: | --: |\n");
   for (const Way& way : ways) {
+    if (way.medians_us.empty()) continue;
     const double us = median(way.medians_us), p99 = median(way.p99s_us);
-    fmt::print("| {} | {:.1f} | {:.1f} | {:.1f} |\n", way.name, us, p99, us - engine_us);
-    json["latency_us"][way.name] = {{"median", us}, {"p99", p99}, {"above_engine", us - engine_us}, {"rounds", way.medians_us}};
-  }
-  fmt::print("\n| {} connections | requests a second |\n| --- | --: |\n", options.connections);
-  for (const Load& load : loads) {
-    fmt::print("| {} | {:.0f} |\n", load.name, median(load.per_second));
-    json["per_second"][load.name] = {{"median", median(load.per_second)}, {"rounds", load.per_second}};
+    fmt::print("| {} | {:.1f} | {:.1f} | {:.1f} | {} |\n", way.name, us, p99, us - engine_us,
+               way.per_second.empty() ? "" : fmt::format("{:.0f}", median(way.per_second)));
+    json["ways"][way.name] = {{"median_us", us}, {"p99_us", p99}, {"above_engine_us", us - engine_us}, {"medians_us", way.medians_us}};
+    if (!way.per_second.empty()) json["ways"][way.name]["per_second"] = median(way.per_second);
   }
   if (!options.json.empty()) std::ofstream(options.json) << json.dump(1) << "\n";
   http.stop(1);
@@ -251,9 +282,13 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "of throughput, a round and way")->check(CLI::PositiveNumber);
   app.add_option("--only", options.only, "these ways: engine, in process, HTTP, bare HTTP, gRPC, bare gRPC")->delimiter(',');
   app.add_option("--json", options.json, "also writes the figures to this file");
+  app.add_option("--client", options.client)->group("");
+  app.add_option("--port", options.port)->group("");
+  app.add_option("--request", options.request)->group("");
   CLI11_PARSE(app, argc, argv);
   try {
-    bench::run(options);
+    if (options.client.empty()) bench::run(options);
+    else bench::run_client(options);
   } catch (const std::exception& e) {
     std::cerr << "error: " << e.what() << "\n";
     return 1;
