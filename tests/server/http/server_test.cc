@@ -42,12 +42,23 @@ class HttpServer : public testing::Test {
         ++streams_ended_;
       }).detach();
     });
+    server_->route("GET", "/later/{}", [](auto request, auto responder) {
+      std::thread([responder, size = std::stoul(request->captures[0])] {
+        // Behind the body, as tensors are.
+        auto piece = std::make_shared<std::vector<std::byte>>(size / 2, std::byte{'y'});
+        Response response{.body = std::string(size - size / 2, 'x')};
+        const std::span<const std::byte> view(*piece);
+        response.pieces.emplace_back(std::move(piece), view);
+        responder->send(std::move(response));
+      }).detach();
+    });
     server_->route("GET", "/slow", [this](auto, auto responder) {
       responder->on_disconnect([this, responder] {
         ++disconnects_;
         responder->send({.status = 499, .body = "cancelled"});
       });
       waiting_ = responder;
+      is_waiting_ = true;
     });
     server_->start();
   }
@@ -70,7 +81,7 @@ class HttpServer : public testing::Test {
 
   std::unique_ptr<Server> server_;
   std::atomic<int> disconnects_ = 0, streams_ended_ = 0;
-  std::atomic<bool> short_stream_ = true;
+  std::atomic<bool> short_stream_ = true, is_waiting_ = false;
   std::shared_ptr<Responder> waiting_;
 };
 
@@ -191,7 +202,7 @@ TEST_F(HttpServer, AWaitingClientThatLeavesIsNoticed) {
   start();
   RawClient c(server_->port());
   c.send("GET /slow HTTP/1.1\r\n\r\n");
-  ASSERT_TRUE(eventually([&] { return waiting_ != nullptr; }));
+  ASSERT_TRUE(eventually([&] { return is_waiting_.load(); }));
   EXPECT_EQ(disconnects_, 0);
   c.close();
   EXPECT_TRUE(eventually([&] { return disconnects_ == 1; }));
@@ -229,6 +240,40 @@ TEST_F(HttpServer, LargeAnswersToClientsThatDoNotRead) {
   EXPECT_TRUE(eventually([&] { return server_->num_connections() == 0; })) << "one that takes nothing is closed";
 }
 
+TEST_F(HttpServer, WhatOtherThreadsAnswerComesWholeAndInOrder) {
+  start();
+  RawClient c(server_->port());
+  const size_t sizes[] = {10, 4'000'000, 0, 1, 2'000'001, 7};  // some that a socket does not take at once
+  for (const size_t size : sizes) c.send("GET /later/" + std::to_string(size) + " HTTP/1.1\r\n\r\n");
+  for (const size_t size : sizes) {
+    const std::string answer = c.read_answer(10'000);
+    const size_t head = answer.find("\r\n\r\n") + 4;
+    ASSERT_EQ(answer.size() - head, size);
+    EXPECT_EQ(std::count(answer.begin() + static_cast<int64_t>(head), answer.end(), 'y'), static_cast<int64_t>(size / 2));
+  }
+  c.send("HEAD /later/100 HTTP/1.1\r\n\r\nGET /later/3 HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_NE(c.read_until("\r\n\r\n").find("Content-Length: 100\r\n"), std::string::npos);
+  EXPECT_TRUE(c.read_answer().ends_with("xxy"));
+  EXPECT_TRUE(c.is_closed());
+}
+
+TEST_F(HttpServer, ClientsThatLeaveWhileOtherThreadsAnswer) {
+  start();
+  std::vector<std::thread> clients;
+  for (int t = 0; t < 4; ++t)
+    clients.emplace_back([&, t] {
+      for (int i = 0; i < 100; ++i) {
+        RawClient c(server_->port());
+        c.send(i % 3 == 0 ? "GET /later/3000000 HTTP/1.1\r\n\r\n" : "GET /later/8 HTTP/1.1\r\n\r\n");
+        if (i % 2 == t % 2) c.read_until("\r\n", 100);
+      }
+    });
+  for (std::thread& client : clients) client.join();
+  RawClient last(server_->port());
+  last.send("GET /later/3000000 HTTP/1.1\r\n\r\n");
+  server_->stop(0);  // whether or not that one is being written
+}
+
 TEST_F(HttpServer, ManyIdleConnections) {
   rlimit files = {};
   getrlimit(RLIMIT_NOFILE, &files);
@@ -261,7 +306,7 @@ TEST_F(HttpServer, StoppingLetsAnswersInProgressFinish) {
   start();
   RawClient c(server_->port()), idle(server_->port());
   c.send("GET /slow HTTP/1.1\r\n\r\n");
-  ASSERT_TRUE(eventually([&] { return waiting_ != nullptr; }));
+  ASSERT_TRUE(eventually([&] { return is_waiting_.load(); }));
   std::thread stop([&] { server_->stop(5); });
   EXPECT_TRUE(idle.is_closed());
   EXPECT_THROW(RawClient(server_->port()), Error);
