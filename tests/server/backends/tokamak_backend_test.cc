@@ -137,7 +137,7 @@ TEST_F(LanguageModelFace, TextInTextOutWholeAndStreamed) {
 TEST_F(LanguageModelFace, WrongParametersAndCancellation) {
   EXPECT_EQ(ask("x", {{"temprature", 0.5}}).wait().error_code, ErrorCode::InvalidArgument);
   EXPECT_EQ(ask("x", {{"temperature", std::string("hot")}}).wait().error_code, ErrorCode::InvalidArgument);
-  EXPECT_EQ(ask("x", {{"max_tokens", int64_t{0}}}).wait().error_code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(ask("x", {{"max_tokens", int64_t{-1}}}).wait().error_code, ErrorCode::InvalidArgument);
   const Answer endless = ask("The", {{"max_tokens", int64_t{200}}, {"ignore_eos", true}});
   while (model_->llm()->engine().statistics().num_running == 0 && !endless.is_answered()) std::this_thread::yield();
   endless.cancellation->cancel();
