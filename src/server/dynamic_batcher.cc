@@ -6,7 +6,7 @@ namespace tokamak::server {
 
 namespace {
 
-constexpr int64_t kNever = DynamicBatcher::kNever;
+constexpr int64_t kNever = Batcher::kNever;
 
 QueuePolicy queue_policy(const inference::ModelQueuePolicy& policy) {
   return {.delays_late = policy.timeout_action() == inference::ModelQueuePolicy::DELAY,
@@ -37,6 +37,35 @@ BatcherOptions batcher_options(const inference::ModelConfig& config) {
   options.default_policy = queue_policy(dynamic.default_queue_policy());
   for (const auto& [level, policy] : dynamic.priority_queue_policy()) options.level_policies[level] = queue_policy(policy);
   return options;
+}
+
+BatchPicker::BatchPicker(const BatcherOptions& options)
+    : options_(options), max_preferred_(options.preferred.empty() ? options.max_rows : *options.preferred.rbegin()) {}
+
+bool BatchPicker::add(const QueuedRequest& request, int64_t since_ns) {
+  const int64_t more = request.rows();
+  if (count_ > 0) {
+    if (rows_ + more > max_preferred_ && best_ == 0) best_ = count_;
+    is_full_ = !options_.is_dynamic || rows_ + more > options_.max_rows || request.batch_key() != *key_;
+    if (is_full_) return false;
+  } else {
+    key_ = &request.batch_key();
+  }
+  rows_ += more;
+  ++count_;
+  oldest_ns_ = std::min(oldest_ns_, since_ns);
+  if (options_.preferred.contains(rows_)) best_ = count_;
+  return true;
+}
+
+size_t BatchPicker::decide(int64_t now_ns, bool is_closed, int64_t& wake_ns) const {
+  if (!options_.is_dynamic || count_ == 0) return count_;
+  const int64_t delay_ns = options_.max_delay_us * 1000;
+  const bool is_overdue = delay_ns > 0 && now_ns - oldest_ns_ >= delay_ns;
+  if (best_ > 0 && !is_overdue) return best_;
+  if (is_full_ || rows_ >= max_preferred_ || is_overdue || delay_ns == 0 || is_closed) return count_;
+  wake_ns = std::min(wake_ns, oldest_ns_ + delay_ns);
+  return 0;
 }
 
 void ResponseOrder::add(std::shared_ptr<ResponseOrder> order, InferRequest& request) {
@@ -75,9 +104,7 @@ void ResponseOrder::send(uint64_t ticket, InferResponse response) {
 }
 
 DynamicBatcher::DynamicBatcher(BatcherOptions options, ModelStatistics* statistics)
-    : options_(std::move(options)),
-      max_preferred_(options_.preferred.empty() ? options_.max_rows : *options_.preferred.rbegin()),
-      statistics_(statistics) {
+    : options_(std::move(options)), statistics_(statistics) {
   if (options_.preserve_ordering) order_ = std::make_shared<ResponseOrder>();
 }
 
@@ -175,32 +202,9 @@ void DynamicBatcher::apply_policies(int64_t now_ns, Refused& refused) {
 size_t DynamicBatcher::count_to_take(int64_t now_ns, int64_t& wake_ns) const {
   wake_ns = size_ > 0 && next_deadline_ns_ != kNever ? next_deadline_ns_ + 1 : kNever;
   if (size_ == 0) return 0;
-  if (!options_.is_dynamic) return 1;
-  size_t count = 0, best = 0;
-  int64_t rows = 0, oldest_ns = kNever;
-  const std::vector<int64_t>* key = nullptr;
-  bool is_full = false;
-  visit([&](const Entry& entry) {
-    const int64_t more = entry.request->rows();
-    if (count > 0) {
-      if (rows + more > max_preferred_ && best == 0) best = count;
-      is_full = rows + more > options_.max_rows || entry.request->batch_key() != *key;
-      if (is_full) return false;
-    } else {
-      key = &entry.request->batch_key();
-    }
-    rows += more;
-    ++count;
-    oldest_ns = std::min(oldest_ns, entry.request->times().queue_start);
-    if (options_.preferred.contains(rows)) best = count;
-    return true;
-  });
-  const int64_t delay_ns = options_.max_delay_us * 1000;
-  const bool is_overdue = delay_ns > 0 && now_ns - oldest_ns >= delay_ns;
-  if (best > 0 && !is_overdue) return best;
-  if (is_full || rows >= max_preferred_ || is_overdue || delay_ns == 0 || is_closed_) return count;
-  wake_ns = std::min(wake_ns, oldest_ns + delay_ns);
-  return 0;
+  BatchPicker picker(options_);
+  visit([&](const Entry& entry) { return picker.add(*entry.request, entry.request->times().queue_start); });
+  return picker.decide(now_ns, is_closed_, wake_ns);
 }
 
 DynamicBatcher::Batch DynamicBatcher::pop(size_t count) {
@@ -217,7 +221,7 @@ DynamicBatcher::Batch DynamicBatcher::pop(size_t count) {
   return batch;
 }
 
-DynamicBatcher::Batch DynamicBatcher::take() {
+DynamicBatcher::Batch DynamicBatcher::take(int) {
   std::unique_lock lock(mutex_);
   while (true) {
     const int64_t now_ns = steady_now_ns();
@@ -268,11 +272,6 @@ void DynamicBatcher::close() {
 bool DynamicBatcher::is_closed() const {
   const std::lock_guard lock(mutex_);
   return is_closed_;
-}
-
-size_t DynamicBatcher::size() const {
-  const std::lock_guard lock(mutex_);
-  return size_;
 }
 
 }  // namespace tokamak::server

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -17,7 +16,7 @@
 #include <vector>
 
 #include "model_config.pb.h"
-#include "server/queued_request.h"
+#include "server/batcher.h"
 
 namespace tokamak::server {
 
@@ -40,6 +39,25 @@ struct BatcherOptions {
 };
 BatcherOptions batcher_options(const inference::ModelConfig& config);
 
+// Which of the next requests are a batch. They are shown in the order in which they would be taken.
+class BatchPicker {
+ public:
+  // Both outlive it.
+  explicit BatchPicker(const BatcherOptions& options);
+  // `since_ns`: when it began to wait. False: neither it nor what comes after it is of the batch.
+  bool add(const QueuedRequest& request, int64_t since_ns);
+  // How many, or 0: none until `wake_ns`, which only becomes earlier. `is_closed`: no more will come.
+  size_t decide(int64_t now_ns, bool is_closed, int64_t& wake_ns) const;
+
+ private:
+  const BatcherOptions& options_;
+  const int64_t max_preferred_;
+  size_t count_ = 0, best_ = 0;  // best_: the largest preferred one
+  int64_t rows_ = 0, oldest_ns_ = Batcher::kNever;
+  const std::vector<int64_t>* key_ = nullptr;
+  bool is_full_ = false;
+};
+
 // Hands on responses in the order of tickets, whoever finishes first.
 class ResponseOrder {
  public:
@@ -60,21 +78,14 @@ class ResponseOrder {
   bool is_sending_ = false;
 };
 
-class DynamicBatcher : public std::enable_shared_from_this<DynamicBatcher> {
+class DynamicBatcher : public Batcher, public std::enable_shared_from_this<DynamicBatcher> {
  public:
-  using Batch = std::vector<std::unique_ptr<QueuedRequest>>;
-  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
-
   DynamicBatcher(BatcherOptions options, ModelStatistics* statistics);
 
-  // Queues it or answers it with an error. After close(): Unavailable. Needs a shared_ptr to this.
-  void enqueue(std::unique_ptr<QueuedRequest> request);
-  // Waits for the next batch; empty after close() when nothing is left.
-  Batch take();
-  // What is queued is still taken, without waiting for more.
-  void close();
-  bool is_closed() const;
-  size_t size() const;
+  void enqueue(std::unique_ptr<QueuedRequest> request) override;
+  Batch take(int index) override;  // any instance may have any batch
+  void close() override;
+  bool is_closed() const override;
 
  private:
   struct Entry {
@@ -98,7 +109,6 @@ class DynamicBatcher : public std::enable_shared_from_this<DynamicBatcher> {
   void visit(Visit&& visit) const;
 
   const BatcherOptions options_;
-  int64_t max_preferred_;
   ModelStatistics* statistics_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -1,41 +1,14 @@
 #include "server/warmup.h"
 
-#include <cstring>
 #include <random>
 
-#include "base/file.h"
 #include "server/config.h"
+#include "server/sequence_controls.h"
+#include "server/tensor_file.h"
 
 namespace tokamak::server {
 
 namespace {
-
-// The strings of KServe's BYTES: a 32-bit length before each.
-Tensor read_strings(Shape shape, std::span<const std::byte> bytes, const std::string& path) {
-  Tensor tensor = Tensor::empty(DType::String, std::move(shape));
-  size_t at = 0;
-  for (std::string& text : tensor.strings()) {
-    uint32_t length = 0;
-    if (bytes.size() - at < sizeof length) fail(ErrorCode::InvalidArgument, "'{}' ends within the lengths of its strings", path);
-    std::memcpy(&length, bytes.data() + at, sizeof length);
-    at += sizeof length;
-    if (bytes.size() - at < length) fail(ErrorCode::InvalidArgument, "'{}' ends within a string", path);
-    text.assign(reinterpret_cast<const char*>(bytes.data()) + at, length);
-    at += length;
-  }
-  return tensor;
-}
-
-Tensor read_file(DType dtype, Shape shape, const std::string& path) {
-  const auto file = MappedFile::open(path);
-  if (dtype == DType::String) return read_strings(std::move(shape), file->bytes(), path);
-  Tensor tensor = Tensor::empty(dtype, std::move(shape));
-  if (file->size_bytes() < tensor.size_bytes())
-    fail(ErrorCode::InvalidArgument, "warm-up data '{}' has {} bytes, {} needs {}", path, file->size_bytes(), to_string(tensor.shape()),
-         tensor.size_bytes());
-  if (tensor.size_bytes() > 0) std::memcpy(tensor.raw(), file->bytes().data(), tensor.size_bytes());
-  return tensor;
-}
 
 Tensor sample_tensor(const std::string& name, const inference::ModelWarmup::Input& input, int64_t rows, const std::string& folder) {
   const std::optional<DType> dtype = from_config_type(input.data_type());
@@ -46,7 +19,7 @@ Tensor sample_tensor(const std::string& name, const inference::ModelWarmup::Inpu
     case inference::ModelWarmup::Input::kInputDataFile: {
       if (input.input_data_file().find("..") != std::string::npos)
         fail(ErrorCode::InvalidArgument, "the warm-up data '{}' is outside the model's folder", input.input_data_file());
-      return read_file(*dtype, std::move(shape), folder + "/warmup/" + input.input_data_file());
+      return read_tensor_file(*dtype, std::move(shape), folder + "/warmup/" + input.input_data_file(), "warm-up data");
     }
     case inference::ModelWarmup::Input::kRandomData: {
       if (*dtype == DType::String) return Tensor::empty(*dtype, std::move(shape));
@@ -78,7 +51,7 @@ std::vector<std::shared_ptr<const InferRequest>> warmup_requests(const inference
     auto request = std::make_shared<InferRequest>();
     request->id = sample.name();
     for (const auto& [name, input] : sample.inputs())
-      request->inputs.push_back({.name = name, .tensor = sample_tensor(name, input, rows, model_folder)});
+      if (!is_sequence_input(config, name)) request->inputs.push_back({.name = name, .tensor = sample_tensor(name, input, rows, model_folder)});
     requests.insert(requests.end(), std::max(1u, sample.count()), request);
   }
   return requests;
