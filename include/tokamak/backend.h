@@ -87,7 +87,11 @@ typedef struct tkb_parameter {
 enum { TKB_SEQUENCE_START = 1, TKB_SEQUENCE_END = 2 };
 
 /* One request, checked against the model's config. It and all it points to live until its final response; every request given to
- * execute() must get one, during execute() or, from a decoupled or asynchronous backend, after it. */
+ * execute() must get one, during execute() or, from a decoupled or asynchronous backend, after it; or be rescheduled.
+ *
+ * A model with sequence_batching gets more than its clients send: inputs for control_input and state, and among the outputs asked for those
+ * that are states. Rows of a batch to which no sequence has a request are requests, too: READY is false in them, the inputs are zeros, and
+ * what they are answered with is dropped. */
 typedef struct tkb_request {
   void* handle; /* the server's, for the functions below */
   const char* id;
@@ -97,7 +101,7 @@ typedef struct tkb_request {
   uint64_t priority, timeout_us;
   int64_t rows; /* of each input, first axis; 0 when the model does not batch */
   const tkb_tensor* inputs;
-  size_t num_inputs; /* optional ones that the client left out are missing */
+  size_t num_inputs; /* in the config's order, then controls, then states; optional ones that the client left out are missing */
   const char* const* outputs;
   size_t num_outputs; /* asked for; never empty */
   const tkb_parameter* parameters;
@@ -134,6 +138,10 @@ typedef struct tkb_server {
   /* Within execute(): when the computation itself began and ended (CLOCK_MONOTONIC, ns). What is before is input time, what is after output
    * time. Not called: all of execute() was computation. */
   void (*report_compute)(const tkb_request* const* requests, size_t count, int64_t start_ns, int64_t end_ns);
+  /* Within execute(), of a model with iterative_sequence: no final response yet, execute it again, with whatever else waits then. START and
+   * END are off from now on; `states` are outputs that sequence_batching.state names, for the next execution. The request must not be used
+   * after execute(). Not there in servers without sequence batching: see `size`. */
+  tkb_error* (*reschedule)(const tkb_request* request, const tkb_tensor* states, size_t num_states);
 } tkb_server;
 
 typedef struct tkb_setting {
@@ -174,6 +182,7 @@ typedef struct tkb_backend {
    *   max_batch_size      optional
    *   decoupled           optional
    *   dynamic_batching    optional: its config, {} for the defaults
+   *   sequence_tensors    optional: false when inputs and outputs leave out what sequence_batching names
    * The server takes from it what the config does not say, and refuses a config that contradicts it. Valid until unload(). NULL: the config
    * must say everything. */
   const char* (*describe)(tkb_model* model);

@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 
+#include "server/backends/support.h"
 #include "server/log.h"
 #include "server/queued_request.h"
 
@@ -67,6 +68,15 @@ void report_compute(const tkb_request* const* requests, size_t count, int64_t st
   }
 }
 
+tkb_error* reschedule(const tkb_request* request, const tkb_tensor* states, size_t num_states) {
+  try {
+    QueuedRequest::of(*request).reschedule(states, num_states);
+    return nullptr;
+  } catch (const Error& e) {
+    return make_error(backends::to_code(e.code()), e.what());
+  }
+}
+
 struct Registry {
   std::mutex mutex;
   std::map<std::string, const tkb_backend*> backends;  // by name, or by path of the library
@@ -110,7 +120,8 @@ const tkb_server& server_functions() {
                                        .is_cancelled = is_cancelled,
                                        .on_cancel = on_cancel,
                                        .gather = gather,
-                                       .report_compute = report_compute};
+                                       .report_compute = report_compute,
+                                       .reschedule = reschedule};
   return functions;
 }
 

@@ -43,6 +43,8 @@ struct ModelDescription {
     bool is_optional = false;
   };
   std::vector<Io> inputs, outputs;
+  // Whether they are all that the model has, those that sequence_batching names too, or all but these.
+  bool has_sequence_tensors = true;
   bool can_batch = false;  // axis 0 of every input and output is variable and means rows
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "server/config.h"
+#include "server/sequence_controls.h"
 
 namespace tokamak::server {
 
@@ -104,14 +105,48 @@ void check_io(const inference::ModelConfig& config, const char* what, const Io& 
          config.max_batch_size() > 0 ? ", an initial batch dimension included because max_batch_size > 0" : "");
 }
 
+// The controls and states of sequence_batching in the form of inputs and outputs.
+void add_sequence_tensors(const inference::ModelConfig& config, std::vector<inference::ModelInput>& inputs,
+                          std::vector<inference::ModelOutput>& outputs) {
+  for (const auto& control : config.sequence_batching().control_input()) {
+    if (control.control().empty()) continue;  // validate_config() refuses it
+    inference::ModelInput& input = inputs.emplace_back();
+    input.set_name(control.name());
+    input.set_data_type(control_type(control.control(0)));
+    input.add_dims(1);
+  }
+  for (const auto& state : config.sequence_batching().state()) {
+    inputs.emplace_back().set_name(state.input_name());
+    outputs.emplace_back().set_name(state.output_name());
+    inputs.back().set_data_type(state.data_type());
+    outputs.back().set_data_type(state.data_type());
+    *inputs.back().mutable_dims() = *outputs.back().mutable_dims() = state.dims();
+  }
+}
+
+// What of the model clients see: all but these, unless the config lists a state's output.
+ModelDescription without_sequence_tensors(const inference::ModelConfig& config, const ModelDescription& model) {
+  ModelDescription own = model;
+  std::vector<inference::ModelInput> inputs;
+  std::vector<inference::ModelOutput> outputs;
+  add_sequence_tensors(config, inputs, outputs);
+  const auto has = [](const auto& ios, const std::string& name) {
+    return std::any_of(ios.begin(), ios.end(), [&](const auto& io) { return io.name() == name; });
+  };
+  std::erase_if(own.inputs, [&](const auto& io) { return has(inputs, io.name); });
+  std::erase_if(own.outputs, [&](const auto& io) { return has(outputs, io.name) && !has(config.output(), io.name); });
+  return own;
+}
+
 }  // namespace
 
 void complete_config(inference::ModelConfig& config, const ModelDescription& model, int default_max_batch_size) {
   decide_batching(config, model, default_max_batch_size);
   const bool batches = config.max_batch_size() > 0;
   const bool fills_inputs = config.input().empty();
-  fill_ios(*config.mutable_input(), model.inputs, batches);
-  fill_ios(*config.mutable_output(), model.outputs, batches);
+  const ModelDescription own = without_sequence_tensors(config, model);
+  fill_ios(*config.mutable_input(), own.inputs, batches);
+  fill_ios(*config.mutable_output(), own.outputs, batches);
   if (fills_inputs)
     for (auto& io : *config.mutable_input())
       if (const auto* known = find(model.inputs, io.name()); known && known->is_optional) io.set_optional(true);
@@ -119,14 +154,22 @@ void complete_config(inference::ModelConfig& config, const ModelDescription& mod
 }
 
 void check_against_model(const inference::ModelConfig& config, const ModelDescription& model) {
-  for (const auto& io : config.input()) check_io(config, "input", io, model.inputs);
-  for (const auto& io : config.output()) check_io(config, "output", io, model.outputs);
-  for (const auto& io : model.inputs) {
+  const ModelDescription own = without_sequence_tensors(config, model);
+  for (const auto& io : config.input()) check_io(config, "input", io, own.inputs);
+  for (const auto& io : config.output()) check_io(config, "output", io, own.outputs);
+  if (model.has_sequence_tensors) {
+    std::vector<inference::ModelInput> inputs;
+    std::vector<inference::ModelOutput> outputs;
+    add_sequence_tensors(config, inputs, outputs);
+    for (const auto& io : inputs) check_io(config, "input", io, model.inputs);
+    for (const auto& io : outputs) check_io(config, "output", io, model.outputs);
+  }
+  for (const auto& io : own.inputs) {
     const bool given =
         std::any_of(config.input().begin(), config.input().end(), [&](const auto& input) { return input.name() == io.name; });
     if (!given && !io.is_optional)
       fail(ErrorCode::InvalidArgument, "unable to load model '{}', configuration expects {} inputs, model provides {}: '{}' is missing",
-           config.name(), config.input_size(), model.inputs.size(), io.name);
+           config.name(), config.input_size(), own.inputs.size(), io.name);
   }
 }
 

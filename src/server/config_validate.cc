@@ -130,6 +130,59 @@ void check_control(const inference::ModelConfig& config, const std::string& inpu
          config.name());
 }
 
+void check_initial_state(const inference::ModelSequenceBatching::State& state) {
+  const std::string& name = state.input_name();
+  if (state.initial_state_size() > 1)
+    fail(ErrorCode::InvalidArgument,
+         "initial_state field for state input '{}' must contain exactly one or zero element. Found '{}' elements.", name,
+         state.initial_state_size());
+  if (state.initial_state().empty()) return;
+  const auto& initial = state.initial_state(0);
+  if (initial.data_type() != state.data_type())
+    fail(ErrorCode::InvalidArgument, "The data type used for 'initial_state' field of state '{}' does not match the state data type.",
+         name);
+  if (initial.name().empty())
+    fail(ErrorCode::InvalidArgument, "Field 'name' must be set when using initial_state for state input '{}'.", name);
+  if (initial.dims_size() != state.dims_size())
+    fail(ErrorCode::InvalidArgument,
+         "Number of dimensions in 'initial_state' doesn't match the size of 'state' dimensions for state input '{}'. {} != {}", name,
+         initial.dims_size(), state.dims_size());
+  for (int i = 0; i < state.dims_size(); ++i) {
+    if (initial.dims(i) < 0)
+      fail(ErrorCode::InvalidArgument, "'initial_state' field for state input name '{}' contains variable dimensions.", name);
+    if (state.dims(i) >= 0 && state.dims(i) != initial.dims(i))
+      fail(ErrorCode::InvalidArgument, "'initial_state' dim for input name '{}' doesn't match 'state' dim description. {} != {}", name,
+           initial.dims(i), state.dims(i));
+  }
+  if (initial.state_data_case() == inference::ModelSequenceBatching::InitialState::STATE_DATA_NOT_SET)
+    fail(ErrorCode::InvalidArgument, "initial_state setting expects state '{}' to have state_data set", name);
+}
+
+// `inputs`: the names of the controls.
+void check_states(const inference::ModelConfig& config, std::set<std::string> inputs) {
+  for (const auto& io : config.input())
+    if (!inputs.insert(io.name()).second)
+      fail(ErrorCode::InvalidArgument, "input '{}' of {} is also one that sequence batching makes: clients must not send it", io.name(),
+           config.name());
+  std::set<std::string> outputs;
+  for (const auto& state : config.sequence_batching().state()) {
+    if (state.input_name().empty() || state.output_name().empty())
+      fail(ErrorCode::InvalidArgument, "sequence batching state must have 'input_name' and 'output_name' for {}", config.name());
+    if (!inputs.insert(state.input_name()).second)
+      fail(ErrorCode::InvalidArgument, "State input name '{}' specified more than once.", state.input_name());
+    if (!outputs.insert(state.output_name()).second)
+      fail(ErrorCode::InvalidArgument, "State output name '{}' specified more than once.", state.output_name());
+    if (!from_config_type(state.data_type()))
+      fail(ErrorCode::InvalidArgument, "sequence batching state '{}' must specify 'data_type' for {}", state.input_name(), config.name());
+    for (const int64_t dim : state.dims())
+      if (dim < 1 && dim != -1)
+        fail(ErrorCode::InvalidArgument,
+             "sequence batching state '{}' dimension must be integer >= 1, or -1 to indicate a variable-size dimension",
+             state.input_name());
+    check_initial_state(state);
+  }
+}
+
 void check_sequence_batching(const inference::ModelConfig& config) {
   const auto& batching = config.sequence_batching();
   if (config.response_cache().enable())
@@ -143,6 +196,9 @@ void check_sequence_batching(const inference::ModelConfig& config) {
     if (!inputs.insert(input.name()).second || input.control_size() > 1)
       fail(ErrorCode::InvalidArgument, "sequence batching control tensor '{}' is specified for multiple control kinds for {}", input.name(),
            config.name());
+    if (input.control().empty())
+      fail(ErrorCode::InvalidArgument, "sequence batching control tensor '{}' must specify a 'control' for {}", input.name(),
+           config.name());
     for (const auto& control : input.control()) {
       if (!kinds.insert(control.kind()).second)
         fail(ErrorCode::InvalidArgument, "sequence batching specifies multiple {} tensors for {}",
@@ -150,6 +206,7 @@ void check_sequence_batching(const inference::ModelConfig& config) {
       check_control(config, input.name(), control);
     }
   }
+  check_states(config, inputs);
   if (batching.has_oldest()) check_preferred("sequence batching preferred batch size", batching.oldest().preferred_batch_size(), config);
   if (batching.has_direct() && (batching.direct().minimum_slot_utilization() < 0 || batching.direct().minimum_slot_utilization() > 1))
     fail(ErrorCode::InvalidArgument, "sequence batching minimum slot utilization must be in range (0.0, 1.0] for {}", config.name());
@@ -247,6 +304,9 @@ const std::set<std::string> kUnused = {"instance_group.profile",
                                        "instance_group.host_policy",
                                        "instance_group.passive",
                                        "ensemble_scheduling.step.model_namespace",
+                                       // Hints for memory; states are exchanged either way.
+                                       "sequence_batching.state.use_same_buffer_for_input_output",
+                                       "sequence_batching.state.use_growable_memory",
                                        "optimization.priority",
                                        "optimization.cuda",
                                        "optimization.execution_accelerators.cpu_execution_accelerator",

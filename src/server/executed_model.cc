@@ -7,6 +7,7 @@
 #include "server/dynamic_batcher.h"
 #include "server/instance.h"
 #include "server/llm_model.h"
+#include "server/sequence_batcher.h"
 #include "server/warmup.h"
 
 namespace tokamak::server {
@@ -38,6 +39,7 @@ Described read_description(const char* text) {
     for (const auto& io : json.value("inputs", nlohmann::json::array())) d.model.inputs.push_back(read_io(io));
     for (const auto& io : json.value("outputs", nlohmann::json::array())) d.model.outputs.push_back(read_io(io));
     d.model.can_batch = json.value("can_batch", false);
+    d.model.has_sequence_tensors = json.value("sequence_tensors", true);
     if (json.contains("max_batch_size")) d.max_batch_size = json.at("max_batch_size").get<int>();
     if (json.contains("decoupled")) d.is_decoupled = json.at("decoupled").get<bool>();
     if (json.contains("dynamic_batching")) d.dynamic_batching = json.at("dynamic_batching").dump();
@@ -90,7 +92,7 @@ class ExecutedModel : public Model {
   tkb_model* model_ = nullptr;
   LlmModel* llm_ = nullptr;
   std::unique_ptr<RequestScope> scope_;
-  std::shared_ptr<DynamicBatcher> batcher_;
+  std::shared_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;
 };
 
@@ -150,10 +152,18 @@ void ExecutedModel::start_instances() {
   scope_->is_decoupled = is_decoupled();
   scope_->statistics = args_.statistics.get();
   scope_->labels = args_.labels;
-  batcher_ = std::make_shared<DynamicBatcher>(batcher_options(config_), args_.statistics.get());
+  scope_->is_iterative = config_.sequence_batching().iterative_sequence();
   const auto warmup = warmup_requests(config_, args_.directory);
   const bool has_gpu = args_.settings && args_.settings->default_device.starts_with("cuda");
-  for (InstancePlan& plan : plan_instances(config_, has_gpu))
+  std::vector<InstancePlan> plans = plan_instances(config_, has_gpu);
+  if (config_.has_sequence_batching()) {
+    std::vector<bool> takes;
+    for (const InstancePlan& plan : plans) takes.push_back(!plan.is_passive);
+    batcher_ = std::make_shared<SequenceBatcher>(config_, args_.directory, takes, args_.statistics.get());
+  } else {
+    batcher_ = std::make_shared<DynamicBatcher>(batcher_options(config_), args_.statistics.get());
+  }
+  for (InstancePlan& plan : plans)
     instances_.push_back(std::make_unique<Instance>(std::move(plan), static_cast<int>(instances_.size()),
                                                     Instance::Parts{.backend = *backend_,
                                                                     .model = model_,
@@ -197,11 +207,6 @@ std::shared_ptr<Model> load_model(const LoadArgs& args) {
   // Served without these a model would give wrong answers.
   if (args.config.has_ensemble_scheduling() || args.config.platform() == "ensemble")
     fail(ErrorCode::Unsupported, "model '{}' is an ensemble, which this version does not run: ask its steps one by one", args.name);
-  if (args.config.has_sequence_batching())
-    fail(ErrorCode::Unsupported,
-         "model '{}' asks for sequence_batching, which this version does not have: a python model can keep state by the request's "
-         "correlation id",
-         args.name);
   return std::make_shared<ExecutedModel>(args);
 }
 

@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+
 #include "server/backend_library.h"
 #include "server/log.h"
 
@@ -55,7 +57,7 @@ void Instance::run() {
   }
   ready_.set_value();
   while (!plan_.is_passive) {
-    DynamicBatcher::Batch batch = parts_.batcher->take();
+    Batcher::Batch batch = parts_.batcher->take(index_);
     if (batch.empty()) break;
     if (member) parts_.limiter->acquire(member);
     execute(instance, std::move(batch));
@@ -69,7 +71,7 @@ void Instance::run() {
   parts_.backend.destroy_instance(instance);
 }
 
-void Instance::execute(tkb_instance* instance, DynamicBatcher::Batch batch) {
+void Instance::execute(tkb_instance* instance, Batcher::Batch batch) {
   requests_.clear();
   abi_.clear();
   int64_t rows = 0;
@@ -89,14 +91,16 @@ void Instance::execute(tkb_instance* instance, DynamicBatcher::Batch batch) {
   } catch (const Error& e) {
     error = e;
   }
-  if (ModelStatistics* statistics = requests_.front()->statistics()) {
-    const RequestTimes& times = requests_.front()->times();
+  // Padding counts nothing, but its rows do.
+  const auto counted = std::find_if(requests_.begin(), requests_.end(), [](const QueuedRequest* r) { return r->statistics() != nullptr; });
+  if (counted != requests_.end()) {
+    const RequestTimes& times = (*counted)->times();
     const bool is_reported = times.compute_input_end > 0;
     const int64_t input_end = is_reported ? times.compute_input_end : start_ns;
     const int64_t output_start = is_reported ? times.compute_output_start : end_ns;
-    statistics->record_execution(rows, {.compute_input_ns = input_end - start_ns,
-                                        .compute_infer_ns = output_start - input_end,
-                                        .compute_output_ns = end_ns - output_start});
+    (*counted)->statistics()->record_execution(rows, {.compute_input_ns = input_end - start_ns,
+                                                      .compute_infer_ns = output_start - input_end,
+                                                      .compute_output_ns = end_ns - output_start});
   }
   for (QueuedRequest* request : requests_) request->end_execution(error ? &*error : nullptr);
 }
@@ -107,6 +111,7 @@ void Instance::warm_up(tkb_instance* instance) {
     scope.model_name = parts_.scope.model_name;
     scope.model_version = parts_.scope.model_version;
     scope.is_decoupled = parts_.scope.is_decoupled;
+    scope.is_iterative = parts_.scope.is_iterative;
     std::optional<Error> error;  // written before num_in_backend becomes 0
     auto request = std::make_unique<InferRequest>();
     request->model_name = scope.model_name;
@@ -114,8 +119,10 @@ void Instance::warm_up(tkb_instance* instance) {
     request->on_response = [&error](const InferResponse& response) {
       if (response.error_code) error.emplace(*response.error_code, response.error);
     };
-    DynamicBatcher::Batch batch;
+    Batcher::Batch batch;
     batch.push_back(std::make_unique<QueuedRequest>(request, scope));
+    parts_.batcher->complete(*batch.front());
+    batch.front()->set_on_end([](std::unique_ptr<QueuedRequest>) {});  // one iteration is enough
     execute(instance, std::move(batch));
     std::unique_lock lock(scope.mutex);
     scope.idle.wait(lock, [&scope] { return scope.num_in_backend == 0; });

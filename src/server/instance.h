@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "server/dynamic_batcher.h"
+#include "server/batcher.h"
 #include "server/rate_limiter.h"
 #include "tokamak/backend.h"
 
@@ -31,21 +31,21 @@ class Instance {
     const tkb_backend& backend;
     tkb_model* model;
     RequestScope& scope;
-    std::shared_ptr<DynamicBatcher> batcher;
+    std::shared_ptr<Batcher> batcher;
     std::shared_ptr<RateLimiter> limiter;                          // may be null
     std::vector<std::shared_ptr<const InferRequest>> warmup = {};  // run once each, before the first batch
   };
 
   // Starts the thread, which creates the backend's instance.
   Instance(InstancePlan plan, int index, Parts parts);
-  ~Instance();  // after DynamicBatcher::close(): waits for what it executes
+  ~Instance();  // after Batcher::close(): waits for what it executes
   // Waits until it is created and warm. Throws what the backend said.
   void wait_ready();
 
  private:
   void run();
   void warm_up(tkb_instance* instance);
-  void execute(tkb_instance* instance, DynamicBatcher::Batch batch);
+  void execute(tkb_instance* instance, Batcher::Batch batch);
 
   const InstancePlan plan_;
   const int index_;

@@ -7,22 +7,22 @@
 
 namespace tokamak::server {
 
-namespace {
-
-Tensor zeros(DType dtype, Shape shape) {
+Tensor zero_tensor(DType dtype, Shape shape) {
   return dtype == DType::String ? Tensor::empty(dtype, std::move(shape)) : Tensor::zeros(dtype, std::move(shape));
 }
+
+namespace {
 
 // One of `dims`, which has the batch axis when the model batches.
 Tensor initial_tensor(const inference::ModelSequenceBatching::State& state, const StateRules::Rule& rule, const std::string& folder) {
   Shape shape = rule.dims;
   if (state.initial_state().empty()) {
     std::replace(shape.begin(), shape.end(), int64_t{-1}, int64_t{1});
-    return zeros(rule.dtype, std::move(shape));
+    return zero_tensor(rule.dtype, std::move(shape));
   }
   const auto& initial = state.initial_state(0);
   std::copy(initial.dims().rbegin(), initial.dims().rend(), shape.rbegin());
-  if (initial.zero_data()) return zeros(rule.dtype, std::move(shape));
+  if (initial.zero_data()) return zero_tensor(rule.dtype, std::move(shape));
   if (initial.data_file().find("..") != std::string::npos)
     fail(ErrorCode::InvalidArgument, "the initial state '{}' is outside the model's folder", initial.data_file());
   return read_tensor_file(rule.dtype, std::move(shape), folder + "/initial_state/" + initial.data_file(), "initial state");
@@ -62,6 +62,12 @@ void StateRules::check(int index, const Tensor& value) const {
 void SequenceState::reset() {
   values_.clear();
   for (const StateRules::Rule& rule : rules_.rules()) values_.push_back(rule.initial);
+}
+
+std::shared_ptr<SequenceState> SequenceState::zeros() const {
+  auto state = std::make_shared<SequenceState>(rules_);
+  for (size_t i = 0; i < values_.size(); ++i) state->values_[i] = zero_tensor(values_[i].dtype(), values_[i].shape());
+  return state;
 }
 
 void SequenceState::append(std::vector<NamedTensor>& inputs) const {

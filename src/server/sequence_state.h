@@ -1,6 +1,7 @@
 #pragma once
 // Implicit state: outputs of one execution that are inputs of the next in the same sequence. sequence_batching.state.
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -9,19 +10,21 @@
 
 namespace tokamak::server {
 
+Tensor zero_tensor(DType dtype, Shape shape);  // "" for strings
+
 // What the config says; immutable, shared by the sequences of a model.
 class StateRules {
  public:
   struct Rule {
     std::string input, output;
     DType dtype = DType::F32;
-    Shape dims;               // with a first axis of 1 when the model batches; -1: any
+    Shape dims;                // with a first axis of 1 when the model batches; -1: any
     bool is_variable = false;  // some dim is -1
-    Tensor initial;           // variable dims are 1 unless initial_state says otherwise
+    Tensor initial;            // variable dims are 1 unless initial_state says otherwise
   };
 
-  // Reads data files from `model_folder`/initial_state. Throws InvalidArgument for an initial state that does not fit its state, NotFound for
-  // a file. Of a valid config.
+  // Reads data files from `model_folder`/initial_state. Throws InvalidArgument for an initial state that does not fit its state, NotFound
+  // for a file. Of a valid config.
   StateRules(const inference::ModelConfig& config, const std::string& model_folder);
   bool empty() const { return rules_.empty(); }
   const std::vector<Rule>& rules() const { return rules_; }
@@ -40,6 +43,8 @@ class SequenceState {
   explicit SequenceState(const StateRules& rules) : rules_(rules) { reset(); }
   const StateRules& rules() const { return rules_; }
   void reset();
+  // The same shapes, all zeros.
+  std::shared_ptr<SequenceState> zeros() const;
   void set(int index, Tensor value) { values_[index] = std::move(value); }
   // Adds one input for each state.
   void append(std::vector<NamedTensor>& inputs) const;

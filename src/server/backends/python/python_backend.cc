@@ -47,7 +47,7 @@ std::string describe(const nlohmann::json& config) {
     }
     return result;
   };
-  nlohmann::json json = {{"inputs", list("input")}, {"outputs", list("output")}, {"can_batch", batch > 0}};
+  nlohmann::json json = {{"inputs", list("input")}, {"outputs", list("output")}, {"can_batch", batch > 0}, {"sequence_tensors", false}};
   if (batch > 0) json["max_batch_size"] = batch;
   if (config.contains("model_transaction_policy")) json["decoupled"] = config["model_transaction_policy"].value("decoupled", false);
   if (config.contains("dynamic_batching")) json["dynamic_batching"] = config["dynamic_batching"];

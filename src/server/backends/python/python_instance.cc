@@ -252,6 +252,15 @@ void PythonInstance::respond(const tkb_request& request, const Json& fields, con
   server_.respond(&request, &response);
 }
 
+void PythonInstance::reschedule(const tkb_request& request) {
+  tkb_error* error = server_.size > offsetof(tkb_server, reschedule)
+                         ? server_.reschedule(&request, nullptr, 0)
+                         : server_.error(TKB_UNSUPPORTED, "this server cannot reschedule requests");
+  if (!error) return;
+  const tkb_response response = {.error = error, .is_final = 1};
+  server_.respond(&request, &response);
+}
+
 Json PythonInstance::write_inputs(const tkb_request* const* requests, size_t count) {
   size_t total = 0;
   for (size_t r = 0; r < count; ++r)
@@ -359,6 +368,8 @@ void PythonInstance::execute(const tkb_request* const* requests, size_t count) {
         respond_error(server_, *request, ErrorCode::Internal, text);
     return;
   }
+  for (const size_t i : done->at("rescheduled"))
+    if (const tkb_request* request = i < count ? take(first + static_cast<int64_t>(i), true) : nullptr) reschedule(*request);
   const Json& responses = done->at("responses");
   if (responses.empty()) return;
   const size_t size = done->at("out_size");

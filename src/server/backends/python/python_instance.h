@@ -43,6 +43,7 @@ class PythonInstance {
   void read_messages();
   void respond(const tkb_request& request, const nlohmann::json& fields, const std::byte* bytes, size_t size, bool is_final);
   void respond_from_reader(const Message& message);
+  void reschedule(const tkb_request& request);
   const tkb_request* take(int64_t number, bool is_final);
   void fail_pending(const std::string& why);
   nlohmann::json write_inputs(const tkb_request* const* requests, size_t count);

@@ -149,6 +149,7 @@ class InferenceRequest:
 
     def __init__(self, fields, inputs, sender, flags):
         self._fields, self._inputs, self._sender, self._flags = fields, inputs, sender, flags
+        self._release_flags = TRITONSERVER_REQUEST_RELEASE_ALL
 
     def inputs(self):
         return self._inputs
@@ -176,6 +177,15 @@ class InferenceRequest:
 
     def get_response_sender(self):
         return self._sender
+
+    def set_release_flags(self, flags):
+        """TRITONSERVER_REQUEST_RELEASE_RESCHEDULE: an iterative model gets the request again; its response of this execution is None."""
+        if flags not in (TRITONSERVER_REQUEST_RELEASE_ALL, TRITONSERVER_REQUEST_RELEASE_RESCHEDULE):
+            raise TritonModelException(f"{flags} is neither TRITONSERVER_REQUEST_RELEASE_ALL nor TRITONSERVER_REQUEST_RELEASE_RESCHEDULE")
+        self._release_flags = flags
+
+    def _is_rescheduled(self):
+        return self._release_flags == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
 
     def is_cancelled(self):
         return self._flags[self._fields["slot"]] != 0

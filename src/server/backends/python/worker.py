@@ -162,15 +162,18 @@ class Worker:
             for r in message["requests"]
         ]
         responses = self.model.execute(requests)
+        rescheduled = [i for i, r in enumerate(requests) if r._is_rescheduled()]
         if responses is None:
-            if not self.is_decoupled and not all(r.get_response_sender().is_closed for r in requests):
+            if not self.is_decoupled and not all(r.get_response_sender().is_closed or r._is_rescheduled() for r in requests):
                 raise pb_utils.TritonModelException("execute() returned None, and not every request had its final response")
-            return {"responses": []}
+            return {"responses": [], "rescheduled": rescheduled}
         if self.is_decoupled:
             raise pb_utils.TritonModelException("execute() of a decoupled model must return None; its responses go through response senders")
         if not isinstance(responses, (list, tuple)) or len(responses) != len(requests):
             count = len(responses) if isinstance(responses, (list, tuple)) else type(responses).__name__
             raise pb_utils.TritonModelException(f"execute() must return a list of {len(requests)} responses, one a request; it returned {count}")
+        if any(responses[i] is not None for i in rescheduled):
+            raise pb_utils.TritonModelException("the response of a rescheduled request must be None")
         described = [self.describe_response(r) for r in responses]
         total = sum((len(part) + 63) & ~63 for _, parts in described for part in parts)
         region, at = self.outputs.view(total), 0
@@ -180,7 +183,7 @@ class Worker:
                     region[at : at + len(part)] = part
                 output["offset"] = at
                 at += (len(part) + 63) & ~63
-        return {"responses": [fields for fields, _ in described], "out_size": total}
+        return {"responses": [fields for fields, _ in described], "out_size": total, "rescheduled": rescheduled}
 
     def run(self):
         steps = {"describe": self.describe, "initialize": self.initialize, "execute": self.execute}
