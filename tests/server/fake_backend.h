@@ -31,6 +31,7 @@ struct FakeBackend {
   std::string description;                                           // of describe(); empty: none
   int num_instances = 0, num_models = 0;
   std::vector<std::thread> threads;  // of behaviours that answer later
+  static thread_local int instance;  // index of the one that executes on this thread
 
   static FakeBackend& get() {
     static FakeBackend fake;
@@ -96,10 +97,10 @@ struct FakeBackend {
         },
         .unload = [](tkb_model*) { --get().num_models; },
         .describe = [](tkb_model*) -> const char* { return get().description.empty() ? nullptr : get().description.c_str(); },
-        .create_instance = [](tkb_model*, const tkb_instance_args*, tkb_instance** instance) -> tkb_error* {
+        .create_instance = [](tkb_model*, const tkb_instance_args* args, tkb_instance** instance) -> tkb_error* {
           const std::lock_guard lock(get().mutex);
           ++get().num_instances;
-          *instance = reinterpret_cast<tkb_instance*>(&get());
+          *instance = reinterpret_cast<tkb_instance*>(static_cast<uintptr_t>(args->index + 1));
           return nullptr;
         },
         .destroy_instance =
@@ -112,8 +113,9 @@ struct FakeBackend {
   }
 
  private:
-  static tkb_error* execute(tkb_instance*, const tkb_request* const* requests, size_t count) {
+  static tkb_error* execute(tkb_instance* self, const tkb_request* const* requests, size_t count) {
     FakeBackend& fake = get();
+    instance = static_cast<int>(reinterpret_cast<uintptr_t>(self)) - 1;
     std::function<void(const tkb_request* const*, size_t)> behaviour;
     {
       std::unique_lock lock(fake.mutex);
@@ -142,6 +144,8 @@ struct FakeBackend {
     return nullptr;
   }
 };
+
+inline thread_local int FakeBackend::instance = -1;
 
 // Collects what a request is answered with.
 class Answer {
@@ -217,6 +221,7 @@ class FakeBackendTest : public testing::Test {
     args.statistics = statistics = std::make_shared<ModelStatistics>("m", 1);
     args.settings = settings;
     args.labels = labels;
+    args.directory = directory;
     model = load_model(args);
     return *model;
   }
@@ -227,6 +232,7 @@ class FakeBackendTest : public testing::Test {
   FakeBackend& fake = FakeBackend::get();
   std::shared_ptr<BackendSettings> settings = std::make_shared<BackendSettings>();
   std::map<std::string, std::vector<std::string>> labels;
+  std::string directory;
   std::shared_ptr<ModelStatistics> statistics;
   std::shared_ptr<Model> model;
 };
