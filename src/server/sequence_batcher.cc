@@ -76,20 +76,18 @@ uint64_t SequenceBatcher::watch(Cancellation& cancellation) {
 }
 
 void SequenceBatcher::enqueue(std::unique_ptr<QueuedRequest> request) {
-  const std::shared_ptr<Cancellation> cancellation = request->request().cancellation;
-  const std::string model = request->request().model_name, name = to_string(request->request().sequence);
+  const std::string model = request->request().model_name, name = id_text(request->request().sequence);
   bool has_conflict = false;
   Entry entry{.request = std::move(request)};
   Refused refused;
   try {
     check(*entry.request);
     // Before an instance can have it, as a backend sets its own.
-    entry.id = watch(*cancellation);
+    entry.id = watch(*entry.request->request().cancellation);
   } catch (const Error& e) {
     refused.push_back({std::move(entry.request), e.code(), e.what()});
     return refuse(refused);
   }
-  const uint64_t id = entry.id;
   {
     const std::lock_guard lock(mutex_);
     const int64_t now_ns = steady_now_ns();
@@ -105,13 +103,13 @@ void SequenceBatcher::enqueue(std::unique_ptr<QueuedRequest> request) {
   if (has_conflict)
     log_warning("model '{}': sequence {} starts again before it ended; what was queued of it is executed, then it begins anew", model,
                 name);
-  if (cancellation->is_cancelled()) cancel(id);  // between watch() and place()
 }
 
 // Into its sequence, a new one when it starts one; whether that was running already. Throws what is wrong with it, and leaves it.
 bool SequenceBatcher::place(Entry& entry, int64_t now_ns) {
   InferRequest& r = entry.request->request();
   if (is_closed_) fail(ErrorCode::Unavailable, "{}the model is being unloaded", request_prefix(r.id));
+  if (r.cancellation->is_cancelled()) fail(ErrorCode::Cancelled, "{}Request cancelled", request_prefix(r.id));  // before it was queued
   if (!r.sequence) {
     while (sequences_.contains({.number = next_sequence_})) ++next_sequence_;
     r.sequence.number = next_sequence_++;
@@ -122,7 +120,7 @@ bool SequenceBatcher::place(Entry& entry, int64_t now_ns) {
   if (!is_running && !r.sequence_start)
     fail(ErrorCode::InvalidArgument,
          "inference request for sequence {} to model '{}' must specify the START flag on the first request of the sequence",
-         to_string(r.sequence), r.model_name);
+         id_text(r.sequence), r.model_name);
   SequencePtr sequence;
   if (is_running) {
     sequence = found->second;
@@ -211,11 +209,16 @@ void SequenceBatcher::forget(const SequencePtr& sequence) {
   if (const auto found = sequences_.find(sequence->id); found != sequences_.end() && found->second == sequence) sequences_.erase(found);
 }
 
-// Frees the slot.
+void SequenceBatcher::free_slot(Sequence& sequence) {
+  if (sequence.slot < 0) return;
+  sequence.lane->slots[sequence.slot].reset();
+  free_.emplace(sequence.slot, sequence.lane->index);
+  sequence.slot = -1;
+}
+
 void SequenceBatcher::finish(const SequencePtr& sequence) {
   leave_idle(*sequence);
-  free_.emplace(sequence->slot, sequence->lane->index);
-  sequence->lane->slots[sequence->slot].reset();
+  free_slot(*sequence);
   sequence->lane = nullptr;
   forget(sequence);
 }
@@ -266,6 +269,11 @@ void SequenceBatcher::expire(int64_t now_ns, Refused& refused) {
          "timeout of the corresponding sequence has been expired", refused);
 }
 
+bool SequenceBatcher::is_drained() const {
+  return backlog_.empty() && free_.size() == num_slots_ &&
+         std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.num_executing == 0; });
+}
+
 int64_t SequenceBatcher::next_timer() const {
   int64_t due_ns = kNever;
   if (!idle_.empty()) due_ns = idle_.front()->idle_ns + options_.max_idle_ns + 1;
@@ -303,6 +311,8 @@ std::unique_ptr<QueuedRequest> SequenceBatcher::pop(const SequencePtr& sequence)
   entry.request->set_on_end([this, sequence](std::unique_ptr<QueuedRequest> again) { ended(sequence, std::move(again)); });
   const uint64_t turn = std::exchange(s.turn, 0);
   s.lane->ready.erase(turn);
+  // With its last request, as whoever gets the answer may start another sequence at once. An iterative one may come again.
+  if (s.is_closed && s.queue.empty() && !options_.is_iterative) free_slot(s);
   return std::move(entry.request);
 }
 
@@ -372,7 +382,7 @@ SequenceBatcher::Batch SequenceBatcher::take(int index) {
     int64_t wake_ns = next_timer();
     Batch batch = options_.is_oldest ? pick_oldest(lane, now_ns, wake_ns) : pick_direct(lane, now_ns, wake_ns);
     if (!batch.empty()) {
-      wake_for_timer();
+      settle();  // slots may be free, and another instance must look after the timers
       lock.unlock();
       for (auto& request : batch) request->request().cancellation->on_cancel(nullptr);
       return batch;

@@ -3,7 +3,7 @@
 //
 // Semantics are Triton's. Every instance has slots; a sequence gets a free one with its first request (START), or waits in the backlog, in
 // order of arrival, and keeps it until it ends: with END, when nothing was queued or executing for max_sequence_idle, or when one of its
-// queued requests is cancelled. There are two strategies:
+// queued requests is cancelled. A request's time limit counts in the backlog: there it takes the whole sequence with it. Two strategies:
 //   direct   a slot is a row of the batch; rows of slots that have no request are padded up to the highest one that has.
 //   oldest   a slot makes its sequence a candidate; batches are those of dynamic batching among the candidates' next requests, the one that
 //            waited longest as such first.
@@ -65,12 +65,12 @@ class SequenceBatcher : public Batcher, public std::enable_shared_from_this<Sequ
     std::deque<Entry> queue;
     std::shared_ptr<SequenceState> state;  // null: the model has none
     Lane* lane = nullptr;                  // null: in the backlog, or over
-    int slot = 0;
-    uint64_t turn = 0;                 // its key in the lane's `ready`, 0 when it has none
-    int64_t turn_ns = 0;               // when it got it
-    int64_t idle_ns = 0;               // != 0: since when it is idle
-    int64_t deadline_ns = kNever;      // in the backlog: the first time limit of its requests
-    std::shared_ptr<Sequence> before;  // in the backlog: of the same id; this one must not begin until that is over
+    int slot = -1;                         // -1: none, or its last request is executed
+    uint64_t turn = 0;                     // its key in the lane's `ready`, 0 when it has none
+    int64_t turn_ns = 0;                   // when it got it
+    int64_t idle_ns = 0;                   // != 0: since when it is idle
+    int64_t deadline_ns = kNever;          // in the backlog: the first time limit of its requests
+    std::shared_ptr<Sequence> before;      // in the backlog: of the same id; this one must not begin until that is over
     bool is_executing = false;
     bool is_closed = false;  // takes no more requests
     bool is_over = false;
@@ -105,6 +105,7 @@ class SequenceBatcher : public Batcher, public std::enable_shared_from_this<Sequ
   void push(const SequencePtr& sequence, Entry entry, bool is_first);
   void advance(const SequencePtr& sequence);
   void assign();
+  void free_slot(Sequence& sequence);
   void finish(const SequencePtr& sequence);
   void forget(const SequencePtr& sequence);
   void leave_backlog(const SequencePtr& sequence);
@@ -112,7 +113,7 @@ class SequenceBatcher : public Batcher, public std::enable_shared_from_this<Sequ
   void drop(const SequencePtr& sequence, size_t first, ErrorCode code, const std::string& message, Refused& refused);
   void expire(int64_t now_ns, Refused& refused);
   int64_t next_timer() const;
-  bool is_drained() const { return backlog_.empty() && free_.size() == num_slots_; }
+  bool is_drained() const;
   void settle();
   void wake_for_timer();
   Batch pick_direct(Lane& lane, int64_t now_ns, int64_t& wake_ns);

@@ -38,7 +38,7 @@ bool is_sequence_input(const inference::ModelConfig& config, const std::string& 
          std::any_of(batching.state().begin(), batching.state().end(), [&](const auto& s) { return s.input_name() == name; });
 }
 
-std::string to_string(const SequenceId& id) { return id.text.empty() ? std::to_string(id.number) : id.text; }
+std::string id_text(const SequenceId& id) { return id.text.empty() ? std::to_string(id.number) : id.text; }
 
 SequenceControls::SequenceControls(const inference::ModelConfig& config)
     : model_name_(config.name()), shape_(config.max_batch_size() > 0 ? Shape{1, 1} : Shape{1}) {
@@ -56,7 +56,7 @@ SequenceControls::SequenceControls(const inference::ModelConfig& config)
 Tensor SequenceControls::id_tensor(const Control& control, const SequenceId& id) const {
   if (control.dtype == DType::String) {
     Tensor tensor = Tensor::empty(DType::String, shape_);
-    if (id) tensor.strings()[0] = to_string(id);
+    if (id) tensor.strings()[0] = id_text(id);
     return tensor;
   }
   const auto most = [&]() -> uint64_t {
@@ -68,7 +68,7 @@ Tensor SequenceControls::id_tensor(const Control& control, const SequenceId& id)
     }
   };
   if (!id.text.empty() || id.number > most())
-    fail(ErrorCode::InvalidArgument, "the correlation ID '{}' cannot be given to model '{}': its control '{}' is {}", to_string(id),
+    fail(ErrorCode::InvalidArgument, "the correlation ID '{}' cannot be given to model '{}': its control '{}' is {}", id_text(id),
          model_name_, control.name, datatype_name(control.dtype));
   switch (control.dtype) {
     case DType::I32: return filled<int32_t>(shape_, id.number);

@@ -13,7 +13,7 @@ namespace tokamak::server {
 inference::DataType control_type(const inference::ModelSequenceBatching::Control& control);
 // Whether the sequence batcher makes this input, a control or a state; clients may not send it.
 bool is_sequence_input(const inference::ModelConfig& config, const std::string& name);
-std::string to_string(const SequenceId& id);
+std::string id_text(const SequenceId& id);
 
 class SequenceControls {
  public:

@@ -60,7 +60,7 @@ TEST_F(ExecutedModelTest, UnknownBackendSaysWhereItLooked) {
 }
 
 TEST_F(ExecutedModelTest, WhatIsNotBuiltIsRefusedNotLeftOut) {
-  for (const char* text : {"sequence_batching { }", "platform: \"ensemble\"", "ensemble_scheduling { step { model_name: \"a\" } }"}) {
+  for (const char* text : {"platform: \"ensemble\"", "ensemble_scheduling { step { model_name: \"a\" } }"}) {
     std::vector<std::string> warnings;
     const LoadArgs args{.name = "m", .config = parse_config(std::string("name: \"m\" ") + text, "the test", warnings)};
     const std::string message = tokamak::test::message_of([&] { load_model(args); });

@@ -42,8 +42,6 @@ TEST_F(SequenceBatcherTest, ARequestMustBelongToASequenceThatStarted) {
   EXPECT_EQ(ask(0, 1, kStart), "inference request to model 'm' must specify a non-zero or non-empty correlation ID");
   EXPECT_EQ(ask(7, 1), start_error(7));
   EXPECT_EQ(ask(7, 1, kEnd), start_error(7));
-  EXPECT_EQ(text_of(Answer(*model, request({.text = "seven"}, 1, kNone))),
-            "inference request for sequence seven to model 'm' must specify the START flag on the first request of the sequence");
   auto two = row(1, 1, 2);
   two->sequence.number = 1;
   two->sequence_start = true;
@@ -55,7 +53,7 @@ TEST_F(SequenceBatcherTest, ARequestMustBelongToASequenceThatStarted) {
   EXPECT_EQ(ask(7, 2), "4");
   EXPECT_EQ(ask(7, 3, kEnd), "6");
   EXPECT_EQ(ask(7, 4), start_error(7));
-  EXPECT_EQ(statistics->totals().failures[static_cast<int>(FailureReason::Other)], 6u);
+  EXPECT_EQ(statistics->totals().failures[static_cast<int>(FailureReason::Other)], 5u);
 }
 
 TEST_F(SequenceBatcherTest, ControlsSayWhereASequenceIs) {
@@ -105,6 +103,8 @@ TEST_F(SequenceBatcherTest, CorrelationIdsAreStringsOrFit) {
   load(
       "max_batch_size: 4 sequence_batching { control_input { name: \"ID\" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING } "
       "} }");
+  EXPECT_EQ(text_of(Answer(*model, request({.text = "a b"}, 1, kNone))),
+            "inference request for sequence a b to model 'm' must specify the START flag on the first request of the sequence");
   EXPECT_EQ(text_of(Answer(*model, request({.text = "a b"}, 1, kStart))), "2");
   EXPECT_EQ(text_of(Answer(*model, request({.text = "a b"}, 2, kEnd))), "4");
   EXPECT_EQ(ask(12, 3, kStart), "6");
@@ -417,7 +417,7 @@ TEST_F(SequenceBatcherTest, CancellationEndsASequence) {
   // Before it was sent.
   auto gone = request({.number = 5}, 50, kStart);
   gone->cancellation->cancel();
-  EXPECT_EQ(Answer(*model, std::move(gone)).wait().error_code.has_value(), true);
+  EXPECT_EQ(Answer(*model, std::move(gone)).wait().error_code, ErrorCode::Cancelled);
 }
 
 TEST_F(SequenceBatcherTest, AFailureDoesNotEndTheSequence) {
@@ -533,6 +533,7 @@ TEST_F(IterativeTest, RequestsGoOnTogetherWithNewOnes) {
   EXPECT_EQ(statistics->pending(), 0);
   EXPECT_EQ(ask(7, 1), start_error(7));  // ids of the clients' own need a START as always
   EXPECT_EQ(ask(7, 2, kStart), "2");
+  std::this_thread::sleep_for(20ms);
   EXPECT_EQ(ask(7, 1), start_error(7));  // the request was the sequence
 }
 

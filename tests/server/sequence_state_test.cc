@@ -179,6 +179,7 @@ TEST_F(SequenceStateTest, IterationsCarryIt) {
   // Doubles the state, beginning at 1, until it passes IN.
   answer_with([](const tkb_request& request) {
     const Row row = Row::of(request);
+    if (row.numbers.at("READY") == 0) return static_cast<void>(server_functions().reschedule(&request, nullptr, 0));  // is padding
     const std::vector<int32_t> next = {std::max(1, 2 * static_cast<int32_t>(row.numbers.at("STATE_IN")))};
     const std::vector<int64_t> dims = {1, 1};
     const tkb_tensor state = tensor("STATE_OUT", next, dims), wrong = tensor("OUT", next, dims);
