@@ -205,6 +205,96 @@ TEST_F(PythonBackendTest, WhatExecuteRaisesIsTheAnswer) {
   EXPECT_EQ(result(send(4)), 4);
 }
 
+TEST_F(PythonBackendTest, SequencesWithControlsAndState) {
+  load(R"(
+  @staticmethod
+  def auto_complete_config(config):
+    config.add_input({"name": "IN", "data_type": "TYPE_INT32", "dims": [-1]})
+    return config
+  def execute(self, requests):
+    result = []
+    for r in requests:
+      x, start, ready, corrid, state = [pb_utils.get_input_tensor_by_name(r, n).as_numpy() for n in ("IN", "START", "READY", "CORRID", "STATE_IN")]
+      assert r.requested_output_names() == ["OUT", "STATE_OUT"]
+      if ready[0, 0]:
+        assert corrid[0, 0].decode() == r.correlation_id() and bool(start[0, 0]) == bool(r.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START)
+      else:
+        assert r.correlation_id() == 0 and not x.any() and not state.any()
+      result.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", x + state), pb_utils.Tensor("STATE_OUT", x[:, :1] + state)]))
+    return result
+)",
+       R"(sequence_batching {
+    control_input { name: "START" control { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } }
+    control_input { name: "READY" control { kind: CONTROL_SEQUENCE_READY bool_false_true: [ false, true ] } }
+    control_input { name: "CORRID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING } }
+    state { input_name: "STATE_IN" output_name: "STATE_OUT" data_type: TYPE_INT32 dims: 1 } })");
+  const auto ask = [&](const std::string& id, int32_t value, bool is_start) {
+    auto request = row(value);
+    request->sequence.text = id;
+    request->sequence_start = is_start;
+    return result(Answer(*model_, std::move(request)));
+  };
+  EXPECT_EQ(ask("a", 1, true), 1);
+  EXPECT_EQ(ask("b", 10, true), 10);
+  EXPECT_EQ(ask("a", 2, false), 3);
+  EXPECT_EQ(ask("b", 20, false), 30);
+  EXPECT_EQ(ask("a", 3, true), 3);
+}
+
+TEST_F(PythonBackendTest, IterationsOfARequest) {
+  const char* body = R"(
+  def initialize(self, args):
+    self.left = {}
+  def execute(self, requests):
+    result = []
+    for r in requests:
+      x = pb_utils.get_input_tensor_by_name(r, "IN").as_numpy()
+      if r.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+        self.left[r.correlation_id()] = int(x[0, 0])
+      self.left[r.correlation_id()] -= 1
+      if self.left[r.correlation_id()] > 0:
+        r.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+        result.append(None)
+      else:
+        result.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", x)]))
+    return result
+)";
+  load(body, "sequence_batching { oldest { max_candidate_sequences: 8 } iterative_sequence: true }");
+  std::vector<Answer> answers;
+  for (int i = 1; i <= 5; ++i) answers.push_back(send(2 * i));
+  for (int i = 1; i <= 5; ++i) EXPECT_EQ(result(answers[i - 1]), 2 * i);
+  EXPECT_EQ(statistics_->totals().inference_count, 5u);
+  EXPECT_GE(statistics_->totals().execution_count, 10u);
+  load(body, "sequence_batching { oldest { max_candidate_sequences: 8 } }");
+  auto request = row(3);
+  request->sequence.number = 1;
+  request->sequence_start = true;
+  EXPECT_NE(Answer(*model_, std::move(request)).wait().error.find("iterative_sequence"), std::string::npos);
+}
+
+TEST_F(PythonBackendTest, IterationsOfADecoupledRequestStream) {
+  load(R"(
+  def initialize(self, args):
+    self.count = {}
+  def execute(self, requests):
+    for r in requests:
+      x = pb_utils.get_input_tensor_by_name(r, "IN").as_numpy()
+      n = self.count[r.correlation_id()] = self.count.get(r.correlation_id(), 0) + 1
+      is_last = n == int(x[0, 0])
+      r.get_response_sender().send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.full_like(x, n))]), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0)
+      if not is_last:
+        r.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+    return None
+)",
+       "model_transaction_policy { decoupled: true } sequence_batching { oldest { max_candidate_sequences: 8 } iterative_sequence: true }");
+  const Answer four = send(4), six = send(6);
+  for (const auto& [answer, count] : {std::pair(&four, 4), std::pair(&six, 6)}) {
+    const std::vector<InferResponse> all = answer->all();
+    ASSERT_EQ(all.size(), static_cast<size_t>(count));
+    for (int i = 0; i < count; ++i) EXPECT_EQ(all[i].outputs.at(0).tensor.int_at(0), i + 1);
+  }
+}
+
 TEST_F(PythonBackendTest, AProcessThatEndsIsStartedAgain) {
   load(R"(
   def execute(self, requests):

@@ -14,6 +14,8 @@
 #include "server/llm_model.h"
 #include "server/statistics.h"
 #include "tests/server/fake_backend.h"
+#include "tests/support/message_of.h"
+#include "tests/support/onnx_writer.h"
 
 namespace tokamak::server::test {
 namespace {
@@ -85,6 +87,58 @@ TEST_F(TokamakBackendTest, BatchesOfAnEngineAreTheEnginesOwnResults) {
   }
   EXPECT_EQ(statistics_->totals().execution_count, 1u);
   EXPECT_GT(statistics_->totals().compute_infer.ns, 0u);
+}
+
+// y = 100 * START + x + state, where READY; state = x + state.
+std::string accumulator() {
+  using namespace tokamak::test;
+  OnnxGraph g;
+  for (const char* name : {"x", "START", "READY", "state"}) g.input(name, DType::F32, {"batch", 1});
+  for (const char* name : {"y", "next"}) g.output(name, DType::F32, {"batch", 1});
+  g.initializer("hundred", Tensor::of<float>({1}, {100}));
+  g.node("Add", {"x", "state"}, {"next"}).node("Mul", {"START", "hundred"}, {"mark"}).node("Add", {"next", "mark"}, {"sum"});
+  g.node("Mul", {"sum", "READY"}, {"y"});
+  return onnx_model(g);
+}
+
+TEST_F(TokamakBackendTest, SequencesWithControlsAndState) {
+  std::ofstream(folder_ / "1" / "model.onnx", std::ios::binary) << accumulator();
+  for (const char* strategy : {"direct { }", "oldest { max_candidate_sequences: 4 }"}) {
+    load(std::string("max_batch_size: 4 sequence_batching { ") + strategy + R"(
+      control_input { name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } }
+      control_input { name: "READY" control { kind: CONTROL_SEQUENCE_READY fp32_false_true: [ 0, 1 ] } }
+      state { input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: 1 } })");
+    ASSERT_EQ(model_->inputs().size(), 1u);
+    ASSERT_EQ(model_->outputs().size(), 1u);
+    std::map<uint64_t, float> state;
+    for (int round = 0; round < 4; ++round) {
+      std::vector<Answer> answers;
+      for (uint64_t id = 1; id <= 3; ++id) {
+        auto request = std::make_unique<InferRequest>();
+        request->inputs.push_back(
+            {.name = "x", .tensor = Tensor::of<float>({1, 1}, {static_cast<float>(10 * round) + static_cast<float>(id)})});
+        request->sequence.number = id;
+        request->sequence_start = round == 0;
+        request->sequence_end = round == 3;
+        answers.emplace_back(*model_, std::move(request));
+      }
+      for (uint64_t id = 1; id <= 3; ++id) {
+        const InferResponse response = answers[id - 1].wait();
+        ASSERT_FALSE(response.error_code) << response.error;
+        ASSERT_EQ(response.outputs.size(), 1u);
+        state[id] += static_cast<float>(10 * round) + static_cast<float>(id);
+        EXPECT_EQ(response.outputs[0].tensor.float_at(0), state[id] + (round == 0 ? 100 : 0)) << strategy;
+      }
+    }
+    EXPECT_EQ(statistics_->totals().inference_count, 12u);
+    model_.reset();
+  }
+  EXPECT_NE(tokamak::test::message_of([&] {
+              load(
+                  "max_batch_size: 4 sequence_batching { control_input { name: \"BEGIN\" control { kind: CONTROL_SEQUENCE_START "
+                  "fp32_false_true: [ 0, 1 ] } } }");
+            }).find("configuration has input 'BEGIN', allowed inputs are: x, START, READY, state"),
+            std::string::npos);
 }
 
 TEST_F(TokamakBackendTest, AFolderWithoutAModelSaysSo) {
