@@ -1,6 +1,8 @@
 #include "server/sequence_batcher.h"
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <utility>
 
 #include "server/log.h"
@@ -111,8 +113,10 @@ bool SequenceBatcher::place(Entry& entry, int64_t now_ns) {
   if (is_closed_) fail(ErrorCode::Unavailable, "{}the model is being unloaded", request_prefix(r.id));
   if (r.cancellation->is_cancelled()) fail(ErrorCode::Cancelled, "{}Request cancelled", request_prefix(r.id));  // before it was queued
   if (!r.sequence) {
-    while (sequences_.contains({.number = next_sequence_})) ++next_sequence_;
-    r.sequence.number = next_sequence_++;
+    do {
+      r.sequence.number = next_sequence_;
+      next_sequence_ = next_sequence_ % std::numeric_limits<int32_t>::max() + 1;  // CORRID may be INT32
+    } while (sequences_.contains(r.sequence));
     r.sequence_start = true;
   }
   const auto found = sequences_.find(r.sequence);
@@ -127,15 +131,20 @@ bool SequenceBatcher::place(Entry& entry, int64_t now_ns) {
   } else {
     sequence = std::make_shared<Sequence>();
     sequence->id = r.sequence;
-    if (found != sequences_.end()) sequence->before = found->second;
+    sequence->arrival = next_number_++;
+    if (found != sequences_.end()) {
+      sequence->before = found->second;
+      found->second->next = sequence;
+    } else {
+      backlog_.emplace(sequence->arrival, sequence);
+    }
     sequences_[r.sequence] = sequence;
-    sequence->place = backlog_.insert(backlog_.end(), sequence);
   }
   sequence->is_closed = r.sequence_end;
   if (!sequence->lane && r.timeout_us > 0) {
-    deadlines_.erase({sequence->deadline_ns, sequence.get()});
+    deadlines_.erase({sequence->deadline_ns, sequence});
     sequence->deadline_ns = std::min(sequence->deadline_ns, now_ns + nanoseconds(r.timeout_us));
-    deadlines_.emplace(sequence->deadline_ns, sequence.get());
+    deadlines_.emplace(sequence->deadline_ns, sequence);
   }
   const bool has_conflict = is_running && r.sequence_start;
   push(sequence, std::move(entry), false);
@@ -159,7 +168,7 @@ void SequenceBatcher::advance(const SequencePtr& sequence) {
       finish(sequence);
     } else if (s.idle_ns == 0) {
       s.idle_ns = steady_now_ns();
-      s.place = idle_.insert(idle_.end(), sequence);
+      s.idle_place = idle_.insert(idle_.end(), sequence);
     }
     return;
   }
@@ -171,7 +180,7 @@ void SequenceBatcher::advance(const SequencePtr& sequence) {
   std::vector<NamedTensor> inputs;
   controls_.append(inputs, r.sequence, r.sequence_start, r.sequence_end);
   next.prepare(std::move(inputs), s.state);
-  s.turn = next_turn_++;
+  s.turn = next_number_++;
   s.turn_ns = steady_now_ns();
   s.lane->ready.emplace(s.turn, sequence);
   s.lane->changed.notify_one();
@@ -179,9 +188,8 @@ void SequenceBatcher::advance(const SequencePtr& sequence) {
 
 // Free slots to the backlog.
 void SequenceBatcher::assign() {
-  for (auto it = backlog_.begin(); it != backlog_.end() && !free_.empty();) {
-    const SequencePtr sequence = *it++;
-    if (sequence->before && !sequence->before->is_over) continue;
+  while (!backlog_.empty() && !free_.empty()) {
+    const SequencePtr sequence = backlog_.begin()->second;
     leave_backlog(sequence);
     const auto [slot, lane] = *free_.begin();
     free_.erase(free_.begin());
@@ -193,20 +201,28 @@ void SequenceBatcher::assign() {
 }
 
 void SequenceBatcher::leave_backlog(const SequencePtr& sequence) {
-  backlog_.erase(sequence->place);
-  deadlines_.erase({sequence->deadline_ns, sequence.get()});
-  sequence->before.reset();
+  backlog_.erase(sequence->arrival);
+  deadlines_.erase({sequence->deadline_ns, sequence});
 }
 
 void SequenceBatcher::leave_idle(Sequence& sequence) {
   if (sequence.idle_ns == 0) return;
-  idle_.erase(sequence.place);
+  idle_.erase(sequence.idle_place);
   sequence.idle_ns = 0;
 }
 
+// It is over; the next one of its id may begin.
 void SequenceBatcher::forget(const SequencePtr& sequence) {
-  sequence->is_closed = sequence->is_over = true;
-  if (const auto found = sequences_.find(sequence->id); found != sequences_.end() && found->second == sequence) sequences_.erase(found);
+  Sequence& s = *sequence;
+  s.is_closed = true;
+  const SequencePtr before = std::move(s.before), next = std::move(s.next);
+  if (const auto found = sequences_.find(s.id); found->second == sequence) {
+    if (before) found->second = before;
+    else sequences_.erase(found);
+  }
+  if (next) next->before = before;
+  if (before) before->next = next;
+  else if (next) backlog_.emplace(next->arrival, next);
 }
 
 void SequenceBatcher::free_slot(Sequence& sequence) {
@@ -265,8 +281,8 @@ void SequenceBatcher::cancel(uint64_t id) {
 void SequenceBatcher::expire(int64_t now_ns, Refused& refused) {
   while (!idle_.empty() && now_ns - idle_.front()->idle_ns > options_.max_idle_ns) finish(SequencePtr(idle_.front()));
   while (!deadlines_.empty() && deadlines_.begin()->first < now_ns)
-    drop(SequencePtr(*deadlines_.begin()->second->place), 0, ErrorCode::Unavailable,
-         "timeout of the corresponding sequence has been expired", refused);
+    drop(SequencePtr(deadlines_.begin()->second), 0, ErrorCode::Unavailable, "timeout of the corresponding sequence has been expired",
+         refused);
 }
 
 bool SequenceBatcher::is_drained() const {
@@ -432,7 +448,7 @@ void SequenceBatcher::close() {
     for (const auto& [id, sequence] : sequences_) sequence->is_closed = true;
     while (!idle_.empty()) finish(SequencePtr(idle_.front()));
     while (num_slots_ == 0 && !backlog_.empty())
-      drop(SequencePtr(backlog_.front()), 0, ErrorCode::Unavailable, "the model is being unloaded", refused);
+      drop(SequencePtr(backlog_.begin()->second), 0, ErrorCode::Unavailable, "the model is being unloaded", refused);
     settle();
   }
   refuse(refused);

@@ -64,17 +64,18 @@ class SequenceBatcher : public Batcher, public std::enable_shared_from_this<Sequ
     SequenceId id;
     std::deque<Entry> queue;
     std::shared_ptr<SequenceState> state;  // null: the model has none
-    Lane* lane = nullptr;                  // null: in the backlog, or over
+    Lane* lane = nullptr;                  // null: in the backlog or behind it, or over
     int slot = -1;                         // -1: none, or its last request is executed
     uint64_t turn = 0;                     // its key in the lane's `ready`, 0 when it has none
     int64_t turn_ns = 0;                   // when it got it
     int64_t idle_ns = 0;                   // != 0: since when it is idle
     int64_t deadline_ns = kNever;          // in the backlog: the first time limit of its requests
-    std::shared_ptr<Sequence> before;      // in the backlog: of the same id; this one must not begin until that is over
+    uint64_t arrival = 0;                  // its key in the backlog
+    // Of the same id; this one is not in the backlog until `before` is over.
+    std::shared_ptr<Sequence> before, next;
     bool is_executing = false;
     bool is_closed = false;  // takes no more requests
-    bool is_over = false;
-    std::list<std::shared_ptr<Sequence>>::iterator place;  // in the backlog, or among the idle
+    std::list<std::shared_ptr<Sequence>>::iterator idle_place;
   };
   using SequencePtr = std::shared_ptr<Sequence>;
   struct Lane {  // of an instance
@@ -127,16 +128,16 @@ class SequenceBatcher : public Batcher, public std::enable_shared_from_this<Sequ
   std::atomic<uint64_t> next_id_ = 1;
 
   mutable std::mutex mutex_;
-  std::deque<Lane> lanes_;                       // by instance
-  size_t num_slots_ = 0;                         // of all
-  std::set<std::pair<int, int>> free_;           // slots, with their lane: low ones first, so that instances share the load
-  std::map<SequenceId, SequencePtr> sequences_;  // the newest of each id
-  std::list<SequencePtr> backlog_;
-  std::set<std::pair<int64_t, Sequence*>> deadlines_;  // of the backlog
-  std::list<SequencePtr> idle_;                        // longest first
-  std::unordered_map<uint64_t, SequencePtr> queued_;   // requests
-  uint64_t next_turn_ = 1;
-  uint64_t next_sequence_ = 1;  // ids for requests without one
+  std::deque<Lane> lanes_;                               // by instance
+  size_t num_slots_ = 0;                                 // of all
+  std::set<std::pair<int, int>> free_;                   // slots, with their lane: low ones first, so that instances share the load
+  std::map<SequenceId, SequencePtr> sequences_;          // the newest of each id
+  std::map<uint64_t, SequencePtr> backlog_;              // in order of arrival
+  std::set<std::pair<int64_t, SequencePtr>> deadlines_;  // of the backlog
+  std::list<SequencePtr> idle_;                          // longest first
+  std::unordered_map<uint64_t, SequencePtr> queued_;     // requests
+  uint64_t next_number_ = 1;                             // of arrivals and turns
+  uint64_t next_sequence_ = 1;                           // ids for requests without one
   bool is_closed_ = false;
 };
 

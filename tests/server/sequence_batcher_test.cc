@@ -219,6 +219,27 @@ TEST_F(SequenceBatcherTest, AnIdMayBeUsedAgainAfterItsEnd) {
   EXPECT_EQ(values(), (Values{{1}, {2}, {3}, {4}, {5}}));
 }
 
+TEST_F(SequenceBatcherTest, SequencesOfOneIdStayInLineWhenSomeAreCancelled) {
+  load_direct("", "max_batch_size: 2");
+  const Answer held = hold(1, 1, kBoth);
+  std::vector<Answer> answers;
+  for (int i = 2; i <= 6; ++i) answers.push_back(send(1, i, kBoth));
+  answers[1].cancellation->cancel();  // 3, in the middle
+  answers[4].cancellation->cancel();  // 6, the last
+  answers.push_back(send(1, 7, kBoth));
+  const Answer other = send(2, 8, kBoth);
+  await_pending(5);
+  fake.open();
+  for (size_t i : {0, 2, 3, 5}) EXPECT_FALSE(answers[i].wait().error_code);
+  for (size_t i : {1, 4}) EXPECT_EQ(answers[i].wait().error_code, ErrorCode::Cancelled);
+  EXPECT_EQ(text_of(other), "16");
+  std::vector<int64_t> order;
+  for (const Rows& rows : batches())
+    for (const Row& r : rows)
+      if (r.id == 1) order.push_back(r.value);
+  EXPECT_EQ(order, (std::vector<int64_t>{1, 2, 4, 5, 7}));
+}
+
 TEST_F(SequenceBatcherTest, AnIdleSequenceLosesItsSlot) {
   load_direct("max_sequence_idle_microseconds: 100000", "max_batch_size: 1");
   start(1);
@@ -631,6 +652,45 @@ TEST_P(SequenceStress, OrderAndExclusivity) {
   EXPECT_EQ(statistics->pending(), 0);
   EXPECT_EQ(statistics->totals().success.count, static_cast<uint64_t>(kThreads * kSequences * kRequests));
   fake.behaviour = nullptr;
+}
+
+// Whatever clients do, and however sequences end, each request has one final response, and the model can be unloaded.
+TEST_P(SequenceStress, EveryRequestIsAnsweredOnce) {
+  constexpr int kThreads = 6, kRequests = 600;
+  load(std::string("max_batch_size: 4 instance_group { count: 2 kind: KIND_CPU } sequence_batching { ") + GetParam() +
+       " max_sequence_idle_microseconds: 2000 " + kControls + "}");
+  std::atomic<int> executed = 0;
+  fake.behaviour = [&](const tkb_request* const* requests, size_t count) {
+    if (++executed % 5 == 0) std::this_thread::sleep_for(1ms);
+    if (executed % 50 == 0) throw std::runtime_error("now and then");
+    for (size_t i = 0; i < count; ++i) FakeBackend::double_it(*requests[i]);
+  };
+  std::vector<std::atomic<int>> finals(kThreads * kRequests);
+  std::vector<std::thread> clients;
+  for (int t = 0; t < kThreads; ++t)
+    clients.emplace_back([&, t] {
+      std::mt19937 random(t);
+      std::vector<std::shared_ptr<Cancellation>> open;
+      for (int i = 0; i < kRequests; ++i) {
+        auto r =
+            request({.number = 1 + random() % 12}, i, (random() % 3 == 0 ? kStart : 0) | (random() % 4 == 0 ? kEnd : 0), 1 + random() % 2);
+        r->model_name = "m";
+        if (random() % 8 == 0) r->timeout_us = 500;
+        r->on_response = [&finals, n = t * kRequests + i](const InferResponse& response) { finals[n] += response.is_final ? 1 : 100; };
+        open.push_back(r->cancellation);
+        model->infer(std::move(r));
+        if (random() % 6 == 0) open[random() % open.size()]->cancel();
+        if (random() % 20 == 0) std::this_thread::sleep_for(1ms);
+      }
+    });
+  for (std::thread& c : clients) c.join();
+  model.reset();
+  EXPECT_TRUE(std::all_of(finals.begin(), finals.end(), [](const std::atomic<int>& n) { return n == 1; }));
+  EXPECT_EQ(statistics->pending(), 0);
+  const auto totals = statistics->totals();
+  EXPECT_EQ(totals.success.count + totals.fail.count, static_cast<uint64_t>(kThreads * kRequests));
+  EXPECT_GT(totals.failures[static_cast<int>(FailureReason::Canceled)], 0u);
+  EXPECT_GT(totals.success.count, 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Strategies, SequenceStress,
