@@ -150,6 +150,16 @@ TEST(ServerConfig, RefusesWhatContradictsItself) {
        "exactly 2 entries"},
       {"sequence_batching { control_input { name: 's' control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_FP32 } } }",
        "unexpected data type for control CONTROL_SEQUENCE_CORRID for m"},
+      {"sequence_batching { control_input { name: 's' } }", "control tensor 's' must specify a 'control' for m"},
+      {"input { name: 's' data_type: TYPE_INT32 dims: 1 } sequence_batching { control_input { name: 's' control { kind: "
+       "CONTROL_SEQUENCE_START int32_false_true: [0, 1] } } }",
+       "clients must not send it"},
+      {"sequence_batching { state { input_name: 'i' data_type: TYPE_INT32 } }", "must have 'input_name' and 'output_name' for m"},
+      {"sequence_batching { state { input_name: 'i' output_name: 'o' } }", "state 'i' must specify 'data_type' for m"},
+      {"sequence_batching { state { input_name: 'i' output_name: 'o' data_type: TYPE_INT32 dims: 0 } }", "integer >= 1"},
+      {"sequence_batching { state { input_name: 'i' output_name: 'o' data_type: TYPE_INT32 } state { input_name: 'j' output_name: 'o' "
+       "data_type: TYPE_INT32 } }",
+       "State output name 'o' specified more than once."},
       {"sequence_batching {} response_cache { enable: true }", "Please disable the response cache."},
       {"sequence_batching { direct { minimum_slot_utilization: 2 } }", "minimum slot utilization must be in range (0.0, 1.0] for m"},
       {"model_transaction_policy { decoupled: true } response_cache { enable: true }", "'decoupled' transaction policy"},
