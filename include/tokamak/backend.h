@@ -90,8 +90,8 @@ enum { TKB_SEQUENCE_START = 1, TKB_SEQUENCE_END = 2 };
  * execute() must get one, during execute() or, from a decoupled or asynchronous backend, after it; or be rescheduled.
  *
  * A model with sequence_batching gets more than its clients send: inputs for control_input and state, and among the outputs asked for those
- * that are states. Rows of a batch to which no sequence has a request are requests, too: READY is false in them, the inputs are zeros, and
- * what they are answered with is dropped. */
+ * that are states. Rows of a batch to which no sequence has a request are requests, too: READY is false in them, the inputs are zeros,
+ * they count as cancelled, and what they are answered with is dropped. */
 typedef struct tkb_request {
   void* handle; /* the server's, for the functions below */
   const char* id;

@@ -107,6 +107,7 @@ std::unique_ptr<QueuedRequest> QueuedRequest::padding(const QueuedRequest& like,
   request->model_name = like.request_->model_name;
   request->inputs = std::move(inputs);
   request->on_response = [](const InferResponse&) {};
+  request->cancellation->cancel();  // nobody waits for it: a backend may stop when it has nothing else
   std::unique_ptr<QueuedRequest> padding(new QueuedRequest(std::move(request), like.scope_, like.checked_));
   padding->is_padding_ = true;
   padding->fill_abi();
