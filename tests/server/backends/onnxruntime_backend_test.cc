@@ -86,6 +86,30 @@ Tensor values(DType dtype, const Shape& shape, int seed) {
   return x;
 }
 
+// y = 100 * START + x + state; the state becomes x + state, and stays in ONNX Runtime's own memory between the requests.
+TEST_F(OnnxRuntimeBackendTest, SequencesWithControlsAndState) {
+  OnnxGraph g;
+  for (const char* name : {"x", "START", "state"}) g.input(name, DType::F32, {"batch", 1});
+  for (const char* name : {"y", "next"}) g.output(name, DType::F32, {"batch", 1});
+  g.initializer("hundred", Tensor::of<float>({1}, {100}));
+  g.node("Add", {"x", "state"}, {"next"}).node("Mul", {"START", "hundred"}, {"mark"}).node("Add", {"next", "mark"}, {"y"});
+  load(g, R"(max_batch_size: 4 sequence_batching {
+    control_input { name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } }
+    state { input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: 1 } })");
+  ASSERT_EQ(model_->inputs().size(), 1u);
+  ASSERT_EQ(model_->outputs().size(), 1u);
+  float state[3] = {};
+  for (int round = 0; round < 4; ++round)
+    for (int id = 2; id >= 0; --id) {
+      auto request = std::make_unique<InferRequest>();
+      request->inputs.push_back({.name = "x", .tensor = Tensor::of<float>({1, 1}, {static_cast<float>(10 * round + id)})});
+      request->sequence.number = id + 1;
+      request->sequence_start = round == 0;
+      state[id] += static_cast<float>(10 * round + id);
+      EXPECT_EQ(good(Answer(*model_, std::move(request))).float_at(0), state[id] + (round == 0 ? 100 : 0));
+    }
+}
+
 TEST_F(OnnxRuntimeBackendTest, ResultsAreThoseOfOurEngine) {
   const fs::path examples = fs::path(TOKAMAK_SOURCE_DIR) / "examples" / "models";
   for (const char* name : {"digits-resnet.ts", "vit.ts", "whisper-encoder.dynamo", "bilstm-tagger.ts"}) {
