@@ -105,6 +105,7 @@ server::openai::OpenAiOptions openai_options(server::Server& server, const Serve
   options.is_healthy = [&server] { return server.is_ready(); };
   options.api_keys = flags.keys();
   options.observer = server.metrics().llm();
+  options.tracer = server.tracer().shared_from_this();
   return options;
 }
 

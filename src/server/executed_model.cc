@@ -150,6 +150,7 @@ void ExecutedModel::start_instances() {
   scope_->is_decoupled = is_decoupled();
   scope_->statistics = args_.statistics.get();
   scope_->labels = args_.labels;
+  scope_->tracer = args_.settings ? args_.settings->tracer.get() : nullptr;
   batcher_ = std::make_shared<DynamicBatcher>(batcher_options(config_), args_.statistics.get());
   const auto warmup = warmup_requests(config_, args_.directory);
   const bool has_gpu = args_.settings && args_.settings->default_device.starts_with("cuda");

@@ -14,6 +14,7 @@
 #include "server/request.h"
 #include "server/request_check.h"
 #include "server/statistics.h"
+#include "server/trace.h"
 #include "tokamak/backend.h"
 
 namespace tokamak::server {
@@ -28,6 +29,7 @@ struct RequestScope {
   bool is_decoupled = false;
   ModelStatistics* statistics = nullptr;  // null: nobody counts (warm-up)
   std::map<std::string, std::vector<std::string>> labels = {};
+  Tracer* tracer = nullptr;                 // null: nothing is traced
   std::atomic<int64_t> num_in_backend = 0;  // executing, or waiting for responses of a backend that answers later
   std::mutex mutex = {};
   std::condition_variable idle = {};  // num_in_backend became 0

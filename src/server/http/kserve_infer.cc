@@ -5,6 +5,7 @@
 #include "server/http/kserve_calls.h"
 #include "server/http/kserve_request.h"
 #include "server/http/kserve_response.h"
+#include "server/http/trace_exchange.h"
 
 namespace tokamak::server::http {
 
@@ -22,6 +23,8 @@ void complete(const KserveContext& context, const Request& message, const std::s
     for (const auto& [name, value] : message.headers)
       if (std::regex_match(name, *context.forwarded_headers)) request.parameters.insert_or_assign(name, value);
   responder->on_disconnect([cancellation = request.cancellation] { cancellation->cancel(); });
+  context.core.tracer().begin(request);
+  trace_exchange(request.trace, message, *responder);
 }
 
 // Shape of an input of `generate`: the config's, one row, its variable dimension as long as the values need it to be.
