@@ -110,7 +110,11 @@ std::shared_ptr<Trace> Tracer::begin(TraceKind kind, const std::string& model, i
   const auto caller = parse_traceparent(traceparent);
   const auto sample = control_.sample(model, caller ? std::optional(caller->is_sampled) : std::nullopt);
   if (!sample) return nullptr;
-  TraceRecord record{.kind = kind, .sample = *sample, .model_name = model, .request_id = request_id};
+  TraceRecord record;
+  record.kind = kind;
+  record.sample = *sample;
+  record.model_name = model;
+  record.request_id = request_id;
   record.context = caller ? *caller : TraceContext{random_trace_number(), random_trace_number()};
   record.parent_span_id = caller ? caller->span_id : 0;
   record.marks.push_back({"REQUEST_START", received_ns});
@@ -128,7 +132,10 @@ void Tracer::adopt(InferRequest& request) {
   if (request.trace || request.traceparent.empty() || !control_.is_on()) return;
   const auto parent = parse_traceparent(request.traceparent);
   if (!parent) return;
-  TraceRecord record{.kind = TraceKind::Member, .model_name = request.model_name, .request_id = request.id};
+  TraceRecord record;
+  record.kind = TraceKind::Member;
+  record.model_name = request.model_name;
+  record.request_id = request.id;
   {
     const std::lock_guard lock(open_mutex_);
     const auto found = open_.find(parent->span_id);

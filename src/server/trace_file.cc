@@ -53,10 +53,8 @@ std::string json_of(const TraceRecord& record) {
   }
   out += '}';
   if (record.sample.has_timestamps) {
-    std::vector<TraceMark> marks = record.marks;
-    std::ranges::stable_sort(marks, {}, &TraceMark::ns);
     out += fmt::format(",\n{{\"id\":{},\"timestamps\":[", record.number);
-    for (const TraceMark& mark : marks) {
+    for (const TraceMark& mark : record.sorted_marks()) {
       if (out.back() != '[') out += ',';
       out += fmt::format(R"({{"name":"{}","ns":{}}})", mark.name, mark.ns);
     }

@@ -66,14 +66,8 @@ void append_span(std::string& out, const TraceRecord& r, const Span& span) {
   out += '}';
 }
 
-bool is_of_protocol(const TraceMark& mark) {
-  const std::string_view name = mark.name;
-  return name.starts_with("HTTP_") || name.starts_with("GRPC_");
-}
-
 void append_spans(std::string& out, const TraceRecord& r) {
-  std::vector<TraceMark> marks = r.marks;
-  std::ranges::stable_sort(marks, {}, &TraceMark::ns);
+  const std::vector<TraceMark> marks = r.sorted_marks();
   const int64_t first = marks.front().ns, last = marks.back().ns;
   if (r.kind == TraceKind::LanguageModel || r.kind == TraceKind::Embedding) {
     append_span(out, r,
@@ -99,7 +93,7 @@ void append_spans(std::string& out, const TraceRecord& r) {
                 .start_ns = r.at("REQUEST_START"),
                 .end_ns = std::max(r.at("REQUEST_END"), r.at("REQUEST_START")),
                 .has_identity = true};
-  for (const TraceMark& mark : marks) (is_of_protocol(mark) ? protocol : model).events.push_back(mark);
+  for (const TraceMark& mark : marks) (mark.is_of_protocol() ? protocol : model).events.push_back(mark);
   if (r.kind == TraceKind::Inference) append_span(out, r, protocol);
   append_span(out, r, model);
   if (r.at("COMPUTE_START") > 0 && r.at("COMPUTE_END") > 0)

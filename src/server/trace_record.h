@@ -1,6 +1,7 @@
 #pragma once
 // What is known of a traced request when it is over, and where that is written.
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -27,6 +28,10 @@ enum class TraceKind {
 struct TraceMark {
   const char* name;
   int64_t ns;
+  bool is_of_protocol() const {
+    const std::string_view text = name;
+    return text.starts_with("HTTP_") || text.starts_with("GRPC_");
+  }
 };
 
 using TraceValue = std::variant<int64_t, double, std::string>;
@@ -51,6 +56,12 @@ struct TraceRecord {
   std::vector<std::pair<const char*, TraceValue>> values;  // "gen_ai.usage.completion_tokens"
   std::vector<TraceTensor> tensors;
 
+  // By time; what a protocol did comes first where times are equal: it has received a request in the moment that this one begins.
+  std::vector<TraceMark> sorted_marks() const {
+    std::vector<TraceMark> sorted = marks;
+    std::ranges::stable_sort(sorted, {}, [](const TraceMark& m) { return std::pair(m.ns, !m.is_of_protocol()); });
+    return sorted;
+  }
   // The first mark of this name, 0 when there is none.
   int64_t at(std::string_view name) const {
     for (const TraceMark& mark : marks)

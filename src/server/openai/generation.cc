@@ -78,7 +78,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
       return;
     }
     if (event.finish_reason == llm::FinishReason::Abort) {
-      fail_all(ApiError(503, "server_error", "the request was cancelled: the model is being unloaded or the server is shutting down"));
+      fail_all(
+          is_cancelled()
+              ? ApiError(499, "server_error", "the request was cancelled: the client closed the connection, or its half of it")
+              : ApiError(503, "server_error", "the request was cancelled: the model is being unloaded or the server is shutting down"));
       return;
     }
     if (!job_.stream) {
@@ -222,6 +225,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
       }
     } catch (...) {  // out of memory: the connection closes when the responder goes
     }
+  }
+
+  bool is_cancelled() {
+    const std::lock_guard lock(mutex_);
+    return is_cancelled_;
   }
 
   void cancel() {
