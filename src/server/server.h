@@ -70,7 +70,7 @@ class Server {
   // Name "": of all models. Throws as find_model.
   void fill_statistics(const std::string& name, int64_t version, inference::ModelStatisticsResponse& out) const;
   Metrics& metrics() { return *metrics_; }
-  std::string metrics_text() const;  // of Prometheus, version 0.0.4
+  std::string metrics_text(bool summaries = false) const;  // of Prometheus, version 0.0.4; as Metrics::text
 
   Tracer& tracer() { return *tracer_; }
   SharedMemoryRegistry* shared_memory() { return options_.shared_memory.get(); }  // null: not allowed

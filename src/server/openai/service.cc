@@ -4,6 +4,7 @@
 #include <random>
 
 #include "base/version.h"
+#include "server/http/load_report.h"
 #include "server/http/trace_exchange.h"
 #include "server/openai/json_text.h"
 
@@ -157,7 +158,7 @@ void Service::completions(const Exchange& exchange) {
     job.received_ns = exchange.request->received_ns;
     job.trace = begin_trace(TraceKind::LanguageModel, model->name(), exchange);
     job.hold = hold;
-    generate(std::move(job), exchange.responder, queue_, options_.observer);
+    generate(std::move(job), http::with_load_report(exchange.responder, *exchange.request, model), queue_, options_.observer);
   });
 }
 
@@ -171,7 +172,7 @@ void Service::chat_completions(const Exchange& exchange) {
     job.received_ns = exchange.request->received_ns;
     job.trace = begin_trace(TraceKind::LanguageModel, model->name(), exchange);
     job.hold = hold;
-    generate(std::move(job), exchange.responder, queue_, options_.observer);
+    generate(std::move(job), http::with_load_report(exchange.responder, *exchange.request, model), queue_, options_.observer);
   });
 }
 
