@@ -48,7 +48,8 @@ int count_sampled(TraceControl& control, const std::string& model, int requests)
 }
 
 TEST(ServerTraceSettings, EveryNthWhileTheCountLasts) {
-  TraceControl control({{"trace_file", {"f"}}, {"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"10"}}, {"trace_count", {"3"}}});
+  TraceControl control(
+      TraceSettings{{"trace_file", {"f"}}, {"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"10"}}, {"trace_count", {"3"}}});
   EXPECT_TRUE(control.is_on());
   EXPECT_EQ(count_sampled(control, "m", 20), 2);
   EXPECT_THAT(control.settings("").at("trace_count"), ElementsAre("1"));
@@ -63,7 +64,7 @@ TEST(ServerTraceSettings, EveryNthWhileTheCountLasts) {
 }
 
 TEST(ServerTraceSettings, AModelIsSampledByItsOwn) {
-  TraceControl control({{"trace_file", {"f"}}});
+  TraceControl control(TraceSettings{{"trace_file", {"f"}}});
   EXPECT_FALSE(control.is_on());
   control.update("m", {{"trace_level", {{"TENSORS"}}}, {"trace_rate", {{"1"}}}, {"log_frequency", {{"5"}}}});
   EXPECT_TRUE(control.is_on());
@@ -78,7 +79,8 @@ TEST(ServerTraceSettings, AModelIsSampledByItsOwn) {
 }
 
 TEST(ServerTraceSettings, WithOpenTelemetryTheCallerDecides) {
-  TraceControl control({{"trace_mode", {"opentelemetry"}}, {"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"0"}}, {"trace_count", {"0"}}});
+  TraceControl control(
+      TraceSettings{{"trace_mode", {"opentelemetry"}}, {"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"0"}}, {"trace_count", {"0"}}});
   EXPECT_TRUE(control.is_on());
   EXPECT_TRUE(control.sample("m", true));
   EXPECT_FALSE(control.sample("m", false));
@@ -86,7 +88,7 @@ TEST(ServerTraceSettings, WithOpenTelemetryTheCallerDecides) {
 }
 
 TEST(ServerTraceSettings, TracesNeedAPlace) {
-  EXPECT_THROW(TraceControl({{"trace_level", {"TIMESTAMPS"}}}), Error);
+  EXPECT_THROW(TraceControl(TraceSettings{{"trace_level", {"TIMESTAMPS"}}}), Error);
   TraceControl control;
   control.update("", {{"trace_level", {{"TIMESTAMPS"}}}});
   EXPECT_FALSE(control.is_on());

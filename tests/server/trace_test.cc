@@ -83,7 +83,9 @@ TEST_F(TraceFiles, ARequestsTimesInTheirOrder) {
 TEST_F(TraceFiles, MembersAreChildrenOfTheRequestTheyBelongTo) {
   open({{"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"1"}}});
   load("max_batch_size: 4");
-  InferRequest ensemble{.model_name = "ensemble", .received_ns = steady_now_ns()};
+  InferRequest ensemble;
+  ensemble.model_name = "ensemble";
+  ensemble.received_ns = steady_now_ns();
   tracer_->begin(ensemble);
   ASSERT_TRUE(ensemble.trace);
   for (const std::string& traceparent : {ensemble.traceparent, std::string(kParent), std::string()}) {
