@@ -172,6 +172,7 @@ struct LlmOptions {
 struct Statistics {
   int num_running = 0, num_waiting = 0;   // sequences
   int blocks_used = 0, blocks_total = 0;  // used: referenced by a sequence; cached ones that nothing uses are free
+  int block_size = 0;                     // tokens of a block
   int64_t requests_submitted = 0, requests_finished = 0, requests_cancelled = 0, requests_failed = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;         // prompt: of requests that started
   int64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;  // looked up and found in the prefix cache

@@ -71,8 +71,10 @@ class Signals {
 };
 
 void add_metrics_route(http::Server& front, server::Server& server) {
-  front.route("GET", "/metrics", [&server](std::shared_ptr<const http::Request>, std::shared_ptr<http::Responder> responder) {
-    responder->send({.headers = {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}}, .body = server.metrics_text()});
+  front.route("GET", "/metrics", [&server](std::shared_ptr<const http::Request> request, std::shared_ptr<http::Responder> responder) {
+    // The live page asks for summaries, which Prometheus gets when --metrics-config says so.
+    responder->send({.headers = {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
+                     .body = server.metrics_text(request->query == "summaries=true")});
   });
 }
 
@@ -105,6 +107,7 @@ server::openai::OpenAiOptions openai_options(server::Server& server, const Serve
   options.is_healthy = [&server] { return server.is_ready(); };
   options.api_keys = flags.keys();
   options.observer = server.metrics().llm();
+  options.tracer = server.tracer().shared_from_this();
   return options;
 }
 

@@ -56,11 +56,33 @@ void add_resource(std::map<std::string, int64_t>& resources, const std::string& 
   resources[parts.size() == 3 ? parts[0] + "@" + parts[2] : parts[0]] = parse_int(parts[1], "--rate-limit-resource");
 }
 
-void add_trace_setting(server::TraceSettings& settings, const std::string& text) {
-  auto [key, value] = key_value(text, "--trace-config");
-  if (const size_t comma = key.find(','); comma != std::string::npos) key = key.substr(comma + 1);  // "triton,file=..."
-  if (key == "level" && settings.contains("trace_level")) settings["trace_level"].push_back(value);
-  else settings[key == "log-frequency" ? "log_frequency" : "trace_" + key] = {value};
+// "[<mode>,]<key>=<value>"; a mode's keys are its own, the others are of both.
+void add_trace_setting(server::TraceOptions& options, const std::string& text) {
+  constexpr const char* kFlag = "--trace-config";
+  const size_t comma = text.find(',');
+  const bool has_mode = comma < text.find('=');
+  const std::string mode = has_mode ? text.substr(0, comma) : "";
+  const auto [key, value] = key_value(has_mode ? text.substr(comma + 1) : text, kFlag);
+  const auto number = [&, &value = value](int64_t least) {
+    const int64_t found = parse_int(value, kFlag);
+    if (found < least) fail(ErrorCode::InvalidArgument, "{} '{}': expected a number of at least {}", kFlag, text, least);
+    return found;
+  };
+  if (mode == "opentelemetry" && key == "url") options.url = value;
+  else if (mode == "opentelemetry" && key == "resource")
+    options.resource.push_back(key_value(value, "--trace-config opentelemetry,resource"));
+  else if (mode == "opentelemetry" && key == "bsp_max_queue_size") options.max_queue_size = static_cast<size_t>(number(1));
+  else if (mode == "opentelemetry" && key == "bsp_schedule_delay") options.schedule_delay_ms = static_cast<int>(number(0));
+  else if (mode == "opentelemetry" && key == "bsp_max_export_batch_size") options.max_batch_size = static_cast<size_t>(number(1));
+  else if (mode == "triton" && key == "file") options.settings["trace_file"] = {value};
+  else if (mode == "triton" && key == "log-frequency") options.settings["log_frequency"] = {value};
+  else if (!has_mode && key == "level") options.settings["trace_level"].push_back(value);
+  else if (!has_mode && (key == "rate" || key == "count" || key == "mode")) options.settings["trace_" + key] = {value};
+  else
+    fail(ErrorCode::InvalidArgument,
+         "{} '{}': known are level, rate, count, mode, triton,file, triton,log-frequency, opentelemetry,url, opentelemetry,resource and "
+         "opentelemetry,bsp_{{max_queue_size,schedule_delay,max_export_batch_size}}",
+         kFlag, text);
 }
 
 void add_backend_setting(server::BackendSettings& settings, const std::string& text) {
@@ -168,7 +190,8 @@ void ServeFlags::add_to(CLI::App& app) {
   option(group, "--gpu-hour", gpu_hour, "price of this machine an hour, for tokamak:cost_per_million_tokens")
       ->check(CLI::NonNegativeNumber);
   list(group, "--trace-config", trace_config,
-       "level=TIMESTAMPS|TENSORS|OFF, rate=N, count=N, log-frequency=N, file=F: kept and shown; no traces are written yet");
+       "mode=triton|opentelemetry, level=TIMESTAMPS|TENSORS, rate=N (every Nth request, 1000), count=N; triton,file=F, "
+       "triton,log-frequency=N; opentelemetry,url=http://HOST:4318/v1/traces, opentelemetry,resource=KEY=VALUE");
   option(group, "--log-file", log_file, "instead of standard error");
   option(group, "--log-format", log_format, "default, ISO8601 or JSON")->check(CLI::IsMember({"default", "ISO8601", "JSON"}));
   option(group, "--log-verbose", log_verbose, "0: not")->check(CLI::NonNegativeNumber);

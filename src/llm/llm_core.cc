@@ -495,6 +495,7 @@ Statistics LlmCore::statistics() const {
   s.num_waiting = scheduler_.num_waiting();
   s.blocks_used = blocks_.num_used();
   s.blocks_total = blocks_.num_blocks();
+  s.block_size = blocks_.block_size();
   s.prefix_query_tokens = scheduler_.prefix_query_tokens();
   s.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
   s.preemptions = scheduler_.num_preemptions();

@@ -276,7 +276,8 @@ void check_metrics(const inference::ModelConfig& config) {
     if (!control.has_histogram_options()) fail(ErrorCode::InvalidArgument, "metric control must specify 'histogram_options'");
     const auto& buckets = control.histogram_options().buckets();
     if (buckets.empty()) fail(ErrorCode::InvalidArgument, "histogram options must specify non-empty 'buckets'");
-    if (!std::is_sorted(buckets.begin(), buckets.end())) fail(ErrorCode::InvalidArgument, "histogram 'buckets' must ascend");
+    if (std::adjacent_find(buckets.begin(), buckets.end(), std::greater_equal<>()) != buckets.end())
+      fail(ErrorCode::InvalidArgument, "histogram 'buckets' must ascend");
   }
 }
 
@@ -297,6 +298,7 @@ const std::set<std::string> kUsed = {"name",
                                      "ensemble_scheduling",
                                      "parameters",
                                      "model_warmup",
+                                     "model_metrics",
                                      "model_transaction_policy",
                                      "optimization"};
 const std::set<std::string> kUnused = {"instance_group.profile",

@@ -153,6 +153,7 @@ void ExecutedModel::start_instances() {
   scope_->statistics = args_.statistics.get();
   scope_->labels = args_.labels;
   scope_->is_iterative = config_.sequence_batching().iterative_sequence();
+  scope_->tracer = args_.settings ? args_.settings->tracer.get() : nullptr;
   const auto warmup = warmup_requests(config_, args_.directory);
   const bool has_gpu = args_.settings && args_.settings->default_device.starts_with("cuda");
   std::vector<InstancePlan> plans = plan_instances(config_, has_gpu);

@@ -108,6 +108,15 @@ void LlmMetrics::write(Exposition& out, const Repository& repository) {
     for (const auto& [model, statistics] : engines) out.sample(labels_of(model), family.value(statistics));
   }
 
+  // Its labels are the news, as vLLM has it; the Gateway API's endpoint picker reads them.
+  out.family("vllm:cache_config_info", "gauge", "Information of the KV cache.");
+  for (const auto& [model, statistics] : engines) {
+    Labels labels = labels_of(model);
+    labels.emplace_back("block_size", std::to_string(statistics.block_size));
+    labels.emplace_back("num_gpu_blocks", std::to_string(statistics.blocks_total));
+    out.sample(labels, 1.0);
+  }
+
   out.family("vllm:request_success_total", "counter", "Count of successfully processed requests.");
   for (const auto& [model, m] : models_)
     for (const auto reason : {llm::FinishReason::Stop, llm::FinishReason::Length, llm::FinishReason::Abort, llm::FinishReason::Error}) {

@@ -111,10 +111,10 @@ Metrics::Metrics(MetricsOptions options)
 
 Metrics::~Metrics() = default;
 
-std::string Metrics::text(const Repository& repository) const {
+std::string Metrics::text(const Repository& repository, bool summaries) const {
   Exposition out;
   write_models(out, repository);
-  write_distributions(out, repository);
+  write_distributions(out, repository, options_.summaries || summaries);
   if (options_.llm) llm_->write(out, repository);
   machine_->write(out);
   return out.text();
@@ -142,15 +142,15 @@ void Metrics::write_models(Exposition& out, const Repository& repository) const 
   for (const ModelTotals& model : models) out.sample(model.labels, model.totals.load_s);
 }
 
-void Metrics::write_distributions(Exposition& out, const Repository& repository) const {
+void Metrics::write_distributions(Exposition& out, const Repository& repository, bool summaries) const {
   const auto tags = tags_of(repository);
   const auto all = repository.statistics();
   if (options_.histograms) {
-    out.family("nv_inference_first_response_histogram_ms", "histogram", "Duration from request to first response in milliseconds");
+    out.family(kFirstResponseHistogram, "histogram", "Duration from request to first response in milliseconds");
     for (const auto& statistics : all)
       statistics->read_distributions([&](const auto& d) { out.sample(labels_of(*statistics, tags), d.first_response_ms); });
   }
-  if (!options_.summaries) return;
+  if (!summaries) return;
   const int64_t now = steady_now_ns();
   for (const Summary& summary : kSummaries) {
     out.family(summary.name, "summary", summary.help);

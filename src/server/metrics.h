@@ -28,13 +28,14 @@ class Metrics {
   explicit Metrics(MetricsOptions options);
   ~Metrics();
 
-  std::string text(const Repository& repository) const;
+  // Summaries come when the options say so or `summaries` does.
+  std::string text(const Repository& repository, bool summaries = false) const;
   // Where the front ends of language models tell their latencies.
   const std::shared_ptr<LlmMetrics>& llm() const { return llm_; }
 
  private:
   void write_models(Exposition& out, const Repository& repository) const;
-  void write_distributions(Exposition& out, const Repository& repository) const;
+  void write_distributions(Exposition& out, const Repository& repository, bool summaries) const;
 
   MetricsOptions options_;
   std::shared_ptr<LlmMetrics> llm_;

@@ -14,6 +14,7 @@ namespace tokamak::server {
 
 class ModelStatistics;
 class RateLimiter;
+class Tracer;
 
 // What the command line says about backends.
 struct BackendSettings {
@@ -24,6 +25,7 @@ struct BackendSettings {
   std::string default_device;      // "cpu", "cuda" or "" (a GPU when there is one), for models whose instance groups leave it open
   std::string precision;           // of models built at load: "fp32", ... ; "" lets the backend choose
   std::shared_ptr<RateLimiter> rate_limiter;  // null: instances execute whenever they are free
+  std::shared_ptr<Tracer> tracer;             // the server's; null: nothing is traced
 };
 
 struct LoadArgs {

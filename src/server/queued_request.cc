@@ -96,6 +96,7 @@ QueuedRequest::QueuedRequest(std::unique_ptr<InferRequest>& request, RequestScop
   request_ = std::move(request);
   times_.queue_start = steady_now_ns();
   times_.request_start = request_->received_ns > 0 ? request_->received_ns : times_.queue_start;
+  if (scope_.tracer) scope_.tracer->adopt(*request_);
   fill_abi();
 }
 
@@ -268,6 +269,7 @@ void QueuedRequest::respond(const tkb_response& response) {
   }
   InferResponse out = make_response(response);
   count_response(out, start_ns);
+  if (request_->trace) request_->trace->add_tensors("TENSOR_BACKEND_OUTPUT", out.outputs);
   if (!out.is_final) {
     request_->on_response(std::move(out));
     return;
@@ -290,14 +292,18 @@ void QueuedRequest::respond(const tkb_response& response) {
 
 void QueuedRequest::finish(InferResponse response) {
   close_cancel_gate();
+  const int64_t now = steady_now_ns();
+  if (times_.compute_end == 0) times_.compute_end = now;
+  if (times_.compute_input_end == 0) {
+    times_.compute_input_end = times_.compute_start;
+    times_.compute_output_start = times_.compute_end;
+  }
+  times_.request_end = now;
+  if (request_->trace) {
+    request_->trace->executed(scope_.model_version, times_);
+    request_->trace->end(now, response.error);
+  }
   if (statistics()) {
-    const int64_t now = steady_now_ns();
-    if (times_.compute_end == 0) times_.compute_end = now;
-    if (times_.compute_input_end == 0) {
-      times_.compute_input_end = times_.compute_start;
-      times_.compute_output_start = times_.compute_end;
-    }
-    times_.request_end = now;
     if (response.error_code == ErrorCode::Cancelled) statistics()->record_failure(FailureReason::Canceled, now - times_.request_start);
     else if (response.error_code) statistics()->record_failure(FailureReason::Backend, now - times_.request_start);
     else statistics()->record_success(rows(), times_);
@@ -403,6 +409,10 @@ void QueuedRequest::reject(std::unique_ptr<QueuedRequest> request, ErrorCode cod
   request->request_->cancellation->on_cancel(nullptr);
   if (ModelStatistics* statistics = request->scope_.statistics)
     statistics->record_failure(failure_reason(code), steady_now_ns() - request->times_.request_start);
+  if (Trace* trace = request->request_->trace.get()) {
+    trace->executed(request->scope_.model_version, request->times_);
+    trace->end(steady_now_ns(), message);
+  }
   InferResponse response = request->empty_response();
   response.error_code = code;
   response.error = std::move(message);

@@ -16,6 +16,7 @@
 #include "server/request_check.h"
 #include "server/sequence_state.h"
 #include "server/statistics.h"
+#include "server/trace.h"
 #include "tokamak/backend.h"
 
 namespace tokamak::server {
@@ -31,6 +32,7 @@ struct RequestScope {
   bool is_iterative = false;              // requests may be executed more than once
   ModelStatistics* statistics = nullptr;  // null: nobody counts (warm-up)
   std::map<std::string, std::vector<std::string>> labels = {};
+  Tracer* tracer = nullptr;                 // null: nothing is traced
   std::atomic<int64_t> num_in_backend = 0;  // executing, or waiting for responses of a backend that answers later
   std::mutex mutex = {};
   std::condition_variable idle = {};  // num_in_backend became 0

@@ -207,6 +207,7 @@ struct Repository::Impl {
       try {
         auto model = loader(args);
         CHECK(model);
+        args.statistics->configure(model->config());
         args.statistics->record_load(static_cast<double>(steady_now_ns() - start) / 1e9);
         return Reaper::adopt(reaper, {name, version}, std::move(model));
       } catch (const std::exception& e) {

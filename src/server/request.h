@@ -17,6 +17,8 @@
 
 namespace tokamak::server {
 
+class Trace;  // trace.h
+
 // Of a request, a response or a tensor, as KServe v2 has them.
 using Parameter = std::variant<bool, int64_t, uint64_t, double, std::string>;
 using Parameters = std::map<std::string, Parameter, std::less<>>;
@@ -80,10 +82,11 @@ struct InferRequest {
   Parameters parameters = {};                 // what the protocol did not take out: custom ones, for the backend
   SequenceId sequence = {};
   bool sequence_start = false, sequence_end = false;
-  uint64_t priority = 0;         // 1 is the highest; 0: the model's default
-  uint64_t timeout_us = 0;       // 0: the model's default
-  std::string traceparent = {};  // W3C trace context of the caller, "" when none
-  int64_t received_ns = 0;       // steady clock, when the protocol had the whole request; 0: now
+  uint64_t priority = 0;                   // 1 is the highest; 0: the model's default
+  uint64_t timeout_us = 0;                 // 0: the model's default
+  std::string traceparent = {};            // W3C trace context: the caller's, or of this request's own span when it is traced; "" when none
+  std::shared_ptr<Trace> trace = nullptr;  // null: not traced
+  int64_t received_ns = 0;                 // steady clock, when the protocol had the whole request; 0: now
   std::shared_ptr<Cancellation> cancellation = std::make_shared<Cancellation>();
   // Called once for each response, from any thread, one at a time for one request, the last with is_final. Must not block and must not
   // throw.

@@ -24,7 +24,10 @@ struct Server::InFlight {
 };
 
 Server::Server(ServerOptions options)
-    : options_(std::move(options)), trace_(options_.trace), metrics_(std::make_unique<Metrics>(options_.metrics)) {
+    : options_(std::move(options)),
+      tracer_(std::make_shared<Tracer>(options_.trace)),
+      metrics_(std::make_unique<Metrics>(options_.metrics)) {
+  options_.backends.tracer = tracer_;
   metadata_ = {options_.id,
                kVersion,
                {"classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
@@ -74,12 +77,16 @@ void Server::infer(std::unique_ptr<InferRequest> request) {
   try {
     model = find_model(request->model_name, request->model_version);
   } catch (const Error& e) {
+    if (request->trace) request->trace->end(steady_now_ns(), e.what());
     respond_error(*request, e.code(), e.what());
     return;
   }
   Model& target = *model;
-  request->on_response = [on_response = std::move(request->on_response), model = std::move(model),
-                          in_flight = std::move(in_flight)](InferResponse response) { on_response(std::move(response)); };
+  request->on_response = [on_response = std::move(request->on_response), model = std::move(model), in_flight = std::move(in_flight),
+                          trace = request->trace](InferResponse response) {
+    if (trace && response.is_final) trace->end(steady_now_ns(), response.error);
+    on_response(std::move(response));
+  };
   target.infer(std::move(request));
 }
 
@@ -104,7 +111,7 @@ void Server::fill_statistics(const std::string& name, int64_t version, inference
   }
 }
 
-std::string Server::metrics_text() const { return metrics_->text(*repository_); }
+std::string Server::metrics_text(bool summaries) const { return metrics_->text(*repository_, summaries); }
 
 bool Server::stop(std::chrono::milliseconds timeout) {
   if (state_.exchange(State::Stopping) == State::Stopped) {
@@ -120,6 +127,7 @@ bool Server::stop(std::chrono::milliseconds timeout) {
   }
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
   is_idle &= repository_->unload_all(std::max(left, std::chrono::milliseconds(100)));
+  tracer_->close();
   state_ = State::Stopped;
   return is_idle;
 }

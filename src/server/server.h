@@ -13,7 +13,7 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/repository.h"
-#include "server/trace_settings.h"
+#include "server/trace.h"
 
 namespace inference {
 class ModelStatisticsResponse;
@@ -29,7 +29,7 @@ struct ServerOptions {
   BackendSettings backends;
   ModelLoader loader;                                             // load_model() of executed_model.h, or a fake
   std::shared_ptr<SharedMemoryRegistry> shared_memory = nullptr;  // null: clients may not use shared memory
-  TraceSettings trace = {};
+  TraceOptions trace = {};
   MetricsOptions metrics = {};
   bool strict_readiness = true;  // ready only when every model is
 };
@@ -70,9 +70,9 @@ class Server {
   // Name "": of all models. Throws as find_model.
   void fill_statistics(const std::string& name, int64_t version, inference::ModelStatisticsResponse& out) const;
   Metrics& metrics() { return *metrics_; }
-  std::string metrics_text() const;  // of Prometheus, version 0.0.4
+  std::string metrics_text(bool summaries = false) const;  // of Prometheus, version 0.0.4; as Metrics::text
 
-  TraceControl& trace() { return trace_; }
+  Tracer& tracer() { return *tracer_; }
   SharedMemoryRegistry* shared_memory() { return options_.shared_memory.get(); }  // null: not allowed
 
   // Refuses new requests (Unavailable) and waits up to `timeout` for those in flight, then unloads everything. False when some were left.
@@ -84,7 +84,7 @@ class Server {
 
   ServerOptions options_;
   ServerMetadata metadata_;
-  TraceControl trace_;
+  std::shared_ptr<Tracer> tracer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Repository> repository_;
   std::atomic<State> state_ = State::Starting;

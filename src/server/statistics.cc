@@ -4,6 +4,8 @@
 #include <chrono>
 
 #include "grpc_service.pb.h"
+#include "model_config.pb.h"
+#include "server/log.h"
 
 namespace tokamak::server {
 
@@ -18,6 +20,9 @@ uint64_t unix_ms() {
   return static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
 }
+
+// Those that Triton documents for its first-response histogram.
+const std::vector<double> kDefaultFirstResponseBuckets = {100, 500, 2000, 5000};
 
 double us(int64_t ns) { return static_cast<double>(std::max<int64_t>(ns, 0)) / 1e3; }
 
@@ -42,8 +47,7 @@ int64_t steady_now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// The bounds that Triton documents for its first-response histogram.
-ModelStatistics::Distributions::Distributions() : first_response_ms({100, 500, 2000, 5000}) {}
+ModelStatistics::Distributions::Distributions() : first_response_ms(kDefaultFirstResponseBuckets) {}
 
 void ModelStatistics::record_success(int64_t batch_size, const RequestTimes& t) {
   const std::lock_guard lock(mutex_);
@@ -126,6 +130,19 @@ void ModelStatistics::record_first_response(int64_t duration_ns) {
 void ModelStatistics::record_load(double seconds) {
   const std::lock_guard lock(mutex_);
   totals_.load_s = seconds;
+}
+
+void ModelStatistics::configure(const inference::ModelConfig& config) {
+  std::vector<double> bounds = kDefaultFirstResponseBuckets;
+  for (const auto& control : config.model_metrics().metric_control()) {
+    const auto& buckets = control.histogram_options().buckets();
+    if (control.metric_identifier().family() == kFirstResponseHistogram) bounds.assign(buckets.begin(), buckets.end());
+    else
+      log_warning("model '{}': model_metrics names '{}', whose buckets are not set by models; expected {}", name_,
+                  control.metric_identifier().family(), kFirstResponseHistogram);
+  }
+  const std::lock_guard lock(mutex_);
+  if (bounds != distributions_.first_response_ms.bounds()) distributions_.first_response_ms = Histogram(std::move(bounds));
 }
 
 ModelStatistics::Totals ModelStatistics::totals() const {

@@ -14,14 +14,17 @@
 #include "server/histogram.h"
 
 namespace inference {
+class ModelConfig;      // generated from proto/model_config.proto
 class ModelStatistics;  // generated from proto/grpc_service.proto
-}
+}  // namespace inference
 
 namespace tokamak::server {
 
 enum class FailureReason { Rejected, Canceled, Backend, Other };
 inline constexpr int kNumFailureReasons = 4;
 const char* to_string(FailureReason reason);  // "REJECTED", ...
+
+inline constexpr const char* kFirstResponseHistogram = "nv_inference_first_response_histogram_ms";
 
 // Steady-clock nanoseconds of one request that was executed.
 struct RequestTimes {
@@ -65,6 +68,8 @@ class ModelStatistics {
   void add_pending(int64_t n) { pending_.fetch_add(n, std::memory_order_relaxed); }
   int64_t pending() const { return pending_.load(std::memory_order_relaxed); }
   void record_load(double seconds);
+  // Histograms get the buckets that model_metrics of the config gives them; what was observed in other buckets is forgotten.
+  void configure(const inference::ModelConfig& config);
 
   void fill(inference::ModelStatistics& out) const;
 

@@ -68,7 +68,7 @@ TEST_F(ExecutedModelTest, WhatIsNotBuiltIsRefusedNotLeftOut) {
   }
   std::vector<std::string> warnings;
   const auto config = parse_config("response_cache { enable: true } model_metrics { }", "the test", warnings);
-  EXPECT_EQ(unused_fields(config), (std::vector<std::string>{"model_metrics", "response_cache"}));
+  EXPECT_EQ(unused_fields(config), (std::vector<std::string>{"response_cache"}));
 }
 
 TEST_F(ExecutedModelTest, ALibraryThatIsNoBackendIsRefused) {

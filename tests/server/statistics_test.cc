@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "grpc_service.pb.h"
+#include "model_config.pb.h"
 
 namespace tokamak::server {
 
@@ -88,6 +89,27 @@ TEST(ServerHistogram, QuantilesOfTheLastMinute) {
   EXPECT_NEAR(quantiles.quantile(0.5, 70'000'000'000), 5000, 150);  // the first thousand are too old
   EXPECT_TRUE(std::isnan(quantiles.quantile(0.5, 500'000'000'000)));
   EXPECT_EQ(quantiles.count(), 1001u);
+}
+
+TEST(ServerStatistics, AModelsBuckets) {
+  ModelStatistics statistics("m", 1);
+  inference::ModelConfig config;
+  auto& control = *config.mutable_model_metrics()->add_metric_control();
+  control.mutable_metric_identifier()->set_family(kFirstResponseHistogram);
+  for (const double bound : {1.0, 2.5}) control.mutable_histogram_options()->add_buckets(bound);
+  const auto bounds = [&] {
+    std::vector<double> found;
+    statistics.read_distributions([&](const auto& d) { found = d.first_response_ms.bounds(); });
+    return found;
+  };
+  const auto before = bounds();
+  statistics.configure(config);
+  EXPECT_EQ(bounds(), (std::vector<double>{1.0, 2.5}));
+  statistics.record_first_response(2'000'000);
+  statistics.configure(config);  // the same again: what was counted stays
+  statistics.read_distributions([](const auto& d) { EXPECT_EQ(d.first_response_ms.count(), 1u); });
+  statistics.configure({});
+  EXPECT_EQ(bounds(), before);
 }
 
 }  // namespace

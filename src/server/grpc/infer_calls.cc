@@ -24,6 +24,11 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public std::enable_sha
       apply_metadata(*calls_, *context, request);
       request.received_ns = received_ns;
       request.cancellation = cancellation_;
+      calls_->server.tracer().begin(request);
+      if ((trace_ = request.trace)) {  // gRPC hands a call over with its message read: the wait for it is not seen
+        trace_->mark("GRPC_WAITREAD_START", received_ns);
+        trace_->mark("GRPC_WAITREAD_END", received_ns);
+      }
       request.on_response = [call = self_, places = std::move(decoded.places)](InferResponse response) {
         call->respond(std::move(response), places);
       };
@@ -38,6 +43,7 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public std::enable_sha
   }
 
   void OnDone() override {
+    if (trace_) trace_->mark("GRPC_SEND_END", steady_now_ns());
     calls_->num_calls.fetch_sub(1, std::memory_order_relaxed);
     self_.reset();
   }
@@ -52,17 +58,23 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public std::enable_sha
     const grpc::Status status = status_of([&] { bytes = encode_response(response, places); });
     if (is_finished_.exchange(true, std::memory_order_acq_rel)) return;
     if (status.ok()) *response_ = std::move(bytes);
-    Finish(status);
+    end(status);
   }
 
   void finish(const grpc::Status& status) {
-    if (!is_finished_.exchange(true, std::memory_order_acq_rel)) Finish(status);
+    if (!is_finished_.exchange(true, std::memory_order_acq_rel)) end(status);
+  }
+
+  void end(const grpc::Status& status) {
+    if (trace_) trace_->mark("GRPC_SEND_START", steady_now_ns());
+    Finish(status);
   }
 
   const std::shared_ptr<InferCalls> calls_;
   grpc::ByteBuffer* const response_;  // gRPC's; valid until Finish()
   const std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();
   std::atomic<bool> is_finished_ = false;
+  std::shared_ptr<Trace> trace_;  // set before the request is with its model; null: not traced
   std::shared_ptr<UnaryInfer> self_;
 };
 

@@ -127,8 +127,8 @@ void trace_setting(Server& server, const inference::TraceSettingRequest& request
   for (const auto& [name, setting] : request.settings())
     update[name] =
         setting.value().empty() ? std::nullopt : std::optional(std::vector<std::string>(setting.value().begin(), setting.value().end()));
-  const TraceSettings settings =
-      update.empty() ? server.trace().settings(request.model_name()) : server.trace().update(request.model_name(), update);
+  const TraceSettings settings = update.empty() ? server.tracer().control().settings(request.model_name())
+                                                : server.tracer().control().update(request.model_name(), update);
   for (const auto& [name, values] : settings) (*response.mutable_settings())[name].mutable_value()->Add(values.begin(), values.end());
 }
 

@@ -65,6 +65,11 @@ void StreamInfer::read_one(grpc::ByteBuffer&& bytes) {
     apply_metadata(*calls_, *context_, *request);
     request->received_ns = received_ns;
     request->cancellation = pending->cancellation;
+    calls_->server.tracer().begin(*request);
+    if ((pending->trace = request->trace)) {
+      pending->trace->mark("GRPC_WAITREAD_START", read_started_ns_ > 0 ? read_started_ns_ : received_ns);
+      pending->trace->mark("GRPC_WAITREAD_END", received_ns);
+    }
     pending->places = std::move(decoded.places);
     pending->is_ordered = !decoded.model->is_decoupled();
     pending->sends_empty_final = decoded.enable_empty_final_response;
@@ -120,7 +125,7 @@ void StreamInfer::queue_locked(const std::shared_ptr<Pending>& pending, std::opt
   pending->is_final = is_final;
   if (bytes) {
     queued_bytes_ += bytes->Length();
-    (pending->is_ordered ? pending->held : writes_).push_back(std::move(*bytes));
+    (pending->is_ordered ? pending->held : writes_).push_back({std::move(*bytes), pending->trace});
   }
   if (pending->is_ordered) release_in_order_locked();
   else if (is_final) requests_.remove(pending);
@@ -156,7 +161,8 @@ void StreamInfer::advance(std::unique_lock<std::mutex>& lock) {
     written_ = std::move(writes_.front());
     writes_.pop_front();
     is_writing_ = true;
-    StartWrite(&written_);
+    if (written_.trace) written_.trace->mark("GRPC_SEND_START", steady_now_ns());
+    StartWrite(&written_.bytes);
   }
   if (end_ && !is_writing_) {
     is_finished_ = true;
@@ -164,6 +170,7 @@ void StreamInfer::advance(std::unique_lock<std::mutex>& lock) {
   } else if (!reads_ended_ && !is_reading_ && requests_.size() < calls_->limits.max_requests &&
              queued_bytes_ < calls_->limits.max_queued_bytes) {
     is_reading_ = true;
+    if (calls_->server.tracer().control().is_on()) read_started_ns_ = steady_now_ns();
     StartRead(&read_);
   }
   if (!end_ || requests_.empty()) return;
@@ -175,8 +182,9 @@ void StreamInfer::advance(std::unique_lock<std::mutex>& lock) {
 void StreamInfer::OnWriteDone(bool ok) {
   std::unique_lock lock(mutex_);
   is_writing_ = false;
-  queued_bytes_ -= written_.Length();
-  written_.Clear();
+  queued_bytes_ -= written_.bytes.Length();
+  if (written_.trace) written_.trace->mark("GRPC_SEND_END", steady_now_ns());
+  written_ = {};
   if (!ok) end_locked(grpc::Status::CANCELLED, true);
   advance(lock);
 }

@@ -31,6 +31,10 @@ class StreamInfer final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   void OnDone() override;
 
  private:
+  struct Write {
+    grpc::ByteBuffer bytes;
+    std::shared_ptr<Trace> trace;  // of the request it answers; null: not traced
+  };
   // A request whose final response has not come, or whose responses wait for those of an earlier one.
   struct Pending {
     std::string model_name, id;
@@ -39,7 +43,8 @@ class StreamInfer final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
     bool is_ordered = true;  // its responses come behind those of the ordered ones before it
     bool sends_empty_final = false;
     bool is_final = false;
-    std::deque<grpc::ByteBuffer> held;
+    std::deque<Write> held;
+    std::shared_ptr<Trace> trace;
   };
   using Requests = std::list<std::shared_ptr<Pending>>;
 
@@ -54,14 +59,16 @@ class StreamInfer final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   const std::shared_ptr<InferCalls> calls_;
   grpc::CallbackServerContext* const context_;  // gRPC's; valid until OnDone
   bool errors_are_statuses_ = false;
-  grpc::ByteBuffer read_, written_;
+  grpc::ByteBuffer read_;
+  Write written_;
   std::shared_ptr<StreamInfer> self_;
 
   std::mutex mutex_;  // never held while a model is called
   Requests requests_;
-  std::deque<grpc::ByteBuffer> writes_;
+  std::deque<Write> writes_;
   size_t queued_bytes_ = 0;  // of writes_, the one being written, and held responses
   bool is_reading_ = false;  // also while what was read is on its way to its model
+  int64_t read_started_ns_ = 0;
   bool is_writing_ = false;
   bool reads_ended_ = false;  // half-closed by the client, or draining
   bool is_draining_ = false;

@@ -162,6 +162,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     if (shared_.is_stopping || !co_await wait_for_request()) co_return false;
     is_busy_ = true;
     limit(shared_.options.header_timeout_s);
+    const int64_t begun_ns = std::chrono::steady_clock::now().time_since_epoch().count();
     http::request_parser<http::buffer_body> parser;
     parser.header_limit(static_cast<uint32_t>(shared_.options.max_header_bytes));
     parser.body_limit(boost::none);
@@ -179,6 +180,7 @@ class Connection : public ConnectionBase, public std::enable_shared_from_this<Co
     const auto& head = parser.get();
     request->method = std::string(head.method_string());
     request->remote = remote_;
+    request->begun_ns = begun_ns;
     for (const auto& field : head) request->headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
     const std::string_view target(head.target().data(), head.target().size());
     const size_t question = std::min(target.find('?'), target.size());

@@ -1,15 +1,29 @@
 #include "server/http/exchange.h"
 
+#include <chrono>
+
 namespace tokamak::server::http {
+
+namespace {
+
+int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+}  // namespace
 
 void Exchange::wake_locked() {
   if (!detached_ && wake_) wake_();
 }
 
+void Exchange::answered_locked() {
+  answered_ = true;
+  if (on_complete_) answered_ns_ = now_ns();
+}
+
 void Exchange::send(Response response) {
   const std::lock_guard lock(mutex_);
   if (answered_) return;
-  answered_ = ended_ = true;
+  answered_locked();
+  ended_ = true;
   if (detached_) return;
   work_.has_response = work_.is_complete = true;
   if (send_now_) send_now_(std::move(response));
@@ -20,7 +34,8 @@ void Exchange::send(Response response) {
 void Exchange::begin(int status, std::vector<Header> headers) {
   const std::lock_guard lock(mutex_);
   if (answered_) return;
-  answered_ = streaming_ = true;
+  answered_locked();
+  streaming_ = true;
   if (detached_) return;
   work_.has_response = work_.is_streamed = true;
   work_.response = {.status = status, .headers = std::move(headers)};
@@ -56,6 +71,11 @@ void Exchange::on_disconnect(std::function<void()> call) {
   if (call) call();
 }
 
+void Exchange::on_complete(std::function<void(int64_t, int64_t)> call) {
+  const std::lock_guard lock(mutex_);
+  if (!detached_) on_complete_ = std::move(call);
+}
+
 Exchange::Work Exchange::take() {
   const std::lock_guard lock(mutex_);
   Work work = std::move(work_);
@@ -81,12 +101,17 @@ void Exchange::stop_sending() {
 
 void Exchange::detach() {
   std::function<void()> wake, call;  // destroyed outside the lock
-  const std::lock_guard lock(mutex_);
-  detached_ = true;
-  send_now_ = nullptr;
-  wake.swap(wake_);
-  call.swap(on_disconnect_);
-  work_ = {};
+  std::function<void(int64_t, int64_t)> complete;
+  {
+    const std::lock_guard lock(mutex_);
+    detached_ = true;
+    send_now_ = nullptr;
+    wake.swap(wake_);
+    call.swap(on_disconnect_);
+    complete.swap(on_complete_);
+    work_ = {};
+  }
+  if (complete) complete(answered_ns_, now_ns());
 }
 
 ExchangeHandle::~ExchangeHandle() {

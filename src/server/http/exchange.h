@@ -21,6 +21,7 @@ class Exchange : public Responder {
   void end() override;
   size_t queued_bytes() const override { return queued_bytes_.load(std::memory_order_relaxed); }
   void on_disconnect(std::function<void()> call) override;
+  void on_complete(std::function<void(int64_t answered_ns, int64_t now_ns)> call) override;
 
   // The connection's side.
   struct Work {
@@ -37,17 +38,20 @@ class Exchange : public Responder {
   void disconnected();
   // `send_now` is not being called any more, nor will be.
   void stop_sending();
-  // The connection ends its part: no more wake, everything that comes is dropped.
+  // The connection ends its part: no more wake, everything that comes is dropped; calls what on_complete() registered.
   void detach();
 
  private:
   void wake_locked();
+  void answered_locked();
 
   mutable std::mutex mutex_;
   std::function<void()> wake_, on_disconnect_;
   std::function<void(Response)> send_now_;
+  std::function<void(int64_t, int64_t)> on_complete_;
   Work work_;
   bool answered_ = false, streaming_ = false, ended_ = false, gone_ = false, detached_ = false;
+  int64_t answered_ns_ = 0;  // known when somebody wants to
   std::atomic<size_t> queued_bytes_ = 0;
 };
 
@@ -62,6 +66,7 @@ class ExchangeHandle : public Responder {
   void end() override { exchange_->end(); }
   size_t queued_bytes() const override { return exchange_->queued_bytes(); }
   void on_disconnect(std::function<void()> call) override { exchange_->on_disconnect(std::move(call)); }
+  void on_complete(std::function<void(int64_t, int64_t)> call) override { exchange_->on_complete(std::move(call)); }
 
  private:
   std::shared_ptr<Exchange> exchange_;

@@ -26,7 +26,8 @@ struct Request {
   std::shared_ptr<const std::vector<std::byte>> body;  // never null; Content-Encoding gzip and deflate are undone
   std::vector<std::string> captures;                   // what the route's {} matched, percent-decoded, in order
   std::string remote;                                  // "127.0.0.1:40312"
-  int64_t received_ns = 0;                             // steady clock, when the body was complete
+  int64_t begun_ns = 0;                                // steady clock, when it began to come
+  int64_t received_ns = 0;                             // and when the body was complete
 
   // The first header of this name, any case; "" when there is none.
   std::string_view header(std::string_view name) const;
@@ -55,6 +56,9 @@ class Responder {
   virtual size_t queued_bytes() const = 0;
   // `call` runs once, on a server thread, when the client goes away before the answer is complete; at once if it has.
   virtual void on_disconnect(std::function<void()> call) = 0;
+  // `call` runs once, on a server thread, when the answer is over: written, or the client is gone. Its arguments are when send() or begin()
+  // was called (0: never) and now, steady-clock nanoseconds. Before send() and begin().
+  virtual void on_complete(std::function<void(int64_t answered_ns, int64_t now_ns)> call) = 0;
 };
 
 // Runs on a server thread: must not block. What it throws becomes a response through ServerOptions::on_error.

@@ -5,12 +5,18 @@
 #include "server/http/kserve_calls.h"
 #include "server/http/kserve_request.h"
 #include "server/http/kserve_response.h"
+#include "server/http/load_report.h"
+#include "server/http/trace_exchange.h"
 
 namespace tokamak::server::http {
 
 namespace {
 
 using simdjson::dom::element;
+
+std::shared_ptr<LlmModel> llm_of(const std::shared_ptr<Model>& model) {
+  return model->llm() ? std::shared_ptr<LlmModel>(model, model->llm()) : nullptr;
+}
 
 // What the HTTP message says about any request.
 void complete(const KserveContext& context, const Request& message, const std::shared_ptr<Responder>& responder, int64_t version,
@@ -22,6 +28,8 @@ void complete(const KserveContext& context, const Request& message, const std::s
     for (const auto& [name, value] : message.headers)
       if (std::regex_match(name, *context.forwarded_headers)) request.parameters.insert_or_assign(name, value);
   responder->on_disconnect([cancellation = request.cancellation] { cancellation->cancel(); });
+  context.core.tracer().begin(request);
+  trace_exchange(request.trace, message, *responder);
 }
 
 // Shape of an input of `generate`: the config's, one row, its variable dimension as long as the values need it to be.
@@ -175,9 +183,10 @@ class EventStream {
 }  // namespace
 
 void infer(const KserveContext& context, const std::string& model_name, const std::string& version_text, const Request& message,
-           const std::shared_ptr<Responder>& responder) {
+           const std::shared_ptr<Responder>& client) {
   const int64_t version = server::Server::parse_version(version_text);
   const auto model = context.core.find_model(model_name, version);
+  const auto responder = with_load_report(client, message, llm_of(model));
   if (model->is_decoupled())
     fail(ErrorCode::Unsupported, "HTTP end point doesn't support models with decoupled transaction policy; use generate_stream or gRPC");
   const std::optional<size_t> json_size = parse_json_size(message.header("Inference-Header-Content-Length"), message.body->size());
@@ -200,9 +209,10 @@ void infer(const KserveContext& context, const std::string& model_name, const st
 }
 
 void generate(const KserveContext& context, const std::string& model_name, const std::string& version_text, bool is_stream,
-              const Request& message, const std::shared_ptr<Responder>& responder) {
+              const Request& message, const std::shared_ptr<Responder>& client) {
   const int64_t version = server::Server::parse_version(version_text);
   const auto model = context.core.find_model(model_name, version);
+  const auto responder = with_load_report(client, message, llm_of(model));
   auto request = read_json(message.text(), [&](const element& document) { return read_generate(*model, document); });
   complete(context, message, responder, version, *request);
   if (is_stream) {

@@ -167,7 +167,7 @@ std::string trace_settings(server::Server& core, const std::string& model, std::
   for_each_field(body, [&](std::string_view key, const element& value) {
     update[std::string(key)] = value.is_null() ? std::nullopt : std::optional(texts_of(key, value));
   });
-  const TraceSettings settings = update.empty() ? core.trace().settings(model) : core.trace().update(model, update);
+  const TraceSettings settings = update.empty() ? core.tracer().control().settings(model) : core.tracer().control().update(model, update);
   std::string out = "{";
   for (const auto& [name, values] : settings) {
     if (out.back() != '{') out += ',';

@@ -130,8 +130,8 @@ EmbeddingModel::EmbeddingModel(std::shared_ptr<Model> model) : model_(std::move(
   else max_rows_ = kRowsWithoutLimit;
 }
 
-void EmbeddingModel::embed(std::vector<std::vector<int32_t>> rows, int32_t pad_id, std::shared_ptr<Cancellation> cancellation,
-                           std::function<void(Vectors, const InferResponse*)> done) const {
+void EmbeddingModel::embed(std::vector<std::vector<int32_t>> rows, int32_t pad_id, const std::string& traceparent,
+                           std::shared_ptr<Cancellation> cancellation, std::function<void(Vectors, const InferResponse*)> done) const {
   for (size_t r = 0; r < rows.size(); ++r)
     if (fixed_length_ >= 0 && std::ssize(rows[r]) > fixed_length_)
       throw ApiError(400, "invalid_request_error",
@@ -151,6 +151,7 @@ void EmbeddingModel::embed(std::vector<std::vector<int32_t>> rows, int32_t pad_i
     request->model_name = model_->name();
     request->model_version = model_->version();
     request->outputs = {{.name = output_}};
+    request->traceparent = traceparent;
     request->cancellation = cancellation;
     for (const TensorMetadata& input : model_->inputs()) {
       const auto value = [&](const std::vector<int32_t>& row, int64_t i) -> int32_t {

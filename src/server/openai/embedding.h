@@ -23,9 +23,9 @@ class EmbeddingModel {
 
   using Vectors = std::vector<std::vector<float>>;
   // One vector of length 1 (L2) for each row of ids, none of which is empty. `done` is called once, from any thread, with the vectors or an
-  // error. `pad_id` fills shorter rows of a batch.
-  void embed(std::vector<std::vector<int32_t>> rows, int32_t pad_id, std::shared_ptr<Cancellation> cancellation,
-             std::function<void(Vectors, const InferResponse* error)> done) const;
+  // error. `pad_id` fills shorter rows of a batch; `traceparent` goes with every execution.
+  void embed(std::vector<std::vector<int32_t>> rows, int32_t pad_id, const std::string& traceparent,
+             std::shared_ptr<Cancellation> cancellation, std::function<void(Vectors, const InferResponse* error)> done) const;
 
   // "" when the model can embed, else why not.
   static std::string why_not(const Model& model);

@@ -6,6 +6,7 @@
 #include "server/openai/embedding.h"
 #include "server/openai/json_text.h"
 #include "server/openai/service.h"
+#include "server/statistics.h"
 
 namespace tokamak::server::openai {
 namespace {
@@ -136,8 +137,12 @@ void Service::embeddings(const Exchange& exchange) {
   }
   auto cancellation = std::make_shared<Cancellation>();
   exchange.responder->on_disconnect([cancellation] { cancellation->cancel(); });
-  const auto answer = [exchange, hold = hold_server(), name = request.model, base64 = request.base64, dimensions = request.dimensions,
-                       num_tokens](EmbeddingModel::Vectors vectors, const InferResponse* error) {
+  const auto trace = begin_trace(TraceKind::Embedding, request.model, exchange);
+  if (trace) trace->set("gen_ai.usage.prompt_tokens", num_tokens);
+  const std::string traceparent = trace ? trace->traceparent() : std::string(exchange.request->header("traceparent"));
+  const auto answer = [exchange, trace, hold = hold_server(), name = request.model, base64 = request.base64,
+                       dimensions = request.dimensions, num_tokens](EmbeddingModel::Vectors vectors, const InferResponse* error) {
+    if (trace) trace->end(steady_now_ns(), error ? error->error : "");
     if (error) {
       exchange.send_error(api_error(*error->error_code, error->error));
       return;
@@ -151,7 +156,7 @@ void Service::embeddings(const Exchange& exchange) {
     }
     exchange.send_json(embeddings_json(vectors, name, base64, num_tokens));
   };
-  embedder.embed(std::move(request.rows), pad_id_of(tokenizer.get()), std::move(cancellation), answer);
+  embedder.embed(std::move(request.rows), pad_id_of(tokenizer.get()), traceparent, std::move(cancellation), answer);
 }
 
 }  // namespace tokamak::server::openai

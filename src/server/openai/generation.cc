@@ -30,6 +30,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
         last_event_ns_(job_.choices.size(), 0) {
     finished_.num_answers = static_cast<int>(job_.choices.size());
     finished_.max_tokens = job_.requests.front().sampling.max_tokens;
+    if (job_.trace) begin_trace(job_.requests.front().sampling);
   }
 
   void start() {
@@ -43,7 +44,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
       if (const auto self = weak.lock()) self->cancel();
     });
     const std::shared_ptr<LlmModel> model = model_;  // the answers may be over, and model_ be gone, before submit() returns
-    auto ids = model->engine().submit(std::exchange(job_.requests, {}));
+    std::vector<llm::RequestId> ids;
+    try {
+      ids = model->engine().submit(std::exchange(job_.requests, {}));
+    } catch (const std::exception& e) {
+      if (job_.trace) job_.trace->end(now_ns(), e.what());
+      throw;
+    }
     const std::lock_guard lock(mutex_);
     ids_ = std::move(ids);
     if (is_cancelled_) cancel_locked();
@@ -71,7 +78,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
       return;
     }
     if (event.finish_reason == llm::FinishReason::Abort) {
-      fail_all(ApiError(503, "server_error", "the request was cancelled: the model is being unloaded or the server is shutting down"));
+      fail_all(
+          is_cancelled()
+              ? ApiError(499, "server_error", "the request was cancelled: the client closed the connection, or its half of it")
+              : ApiError(503, "server_error", "the request was cancelled: the model is being unloaded or the server is shutting down"));
       return;
     }
     if (!job_.stream) {
@@ -105,9 +115,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
       }
     }
     if (event.finish_reason != llm::FinishReason::None) finished_.reason = event.finish_reason;
-    if (!observer_ || event.token_ids.empty()) return;
+    if (event.token_ids.empty()) return;
     const int64_t now = now_ns();
     const int64_t before = std::exchange(last_event_ns_[choice], now);
+    if (first_token_ns_ == 0) first_token_ns_ = now;
+    if (!observer_) return;
     if (before == 0) observer_->on_first_token(model_name_, static_cast<double>(now - job_.received_ns) * 1e-9);
     else observer_->on_inter_token(model_name_, static_cast<double>(now - before) * 1e-9);
   }
@@ -121,11 +133,40 @@ class Generation : public std::enable_shared_from_this<Generation> {
     responder_->begin(200, std::move(headers));
   }
 
+  // Keys are those that vLLM's spans have.
+  void begin_trace(const llm::SamplingParams& sampling) {
+    queued_ns_ = now_ns();
+    job_.trace->set("gen_ai.request.max_tokens", int64_t{sampling.max_tokens});
+    job_.trace->set("gen_ai.request.n", int64_t{sampling.n});
+    job_.trace->set("gen_ai.request.temperature", double{sampling.temperature});
+    job_.trace->set("gen_ai.request.top_p", double{sampling.top_p});
+  }
+
+  void end_trace(int64_t now) {
+    Trace& trace = *job_.trace;
+    const auto queue_ns = static_cast<int64_t>(finished_.queue_s * 1e9);
+    trace.mark("QUEUE_START", queued_ns_);
+    trace.mark("COMPUTE_START", std::min(queued_ns_ + queue_ns, now));
+    if (first_token_ns_ > 0) trace.mark("FIRST_TOKEN", first_token_ns_);
+    trace.mark("COMPUTE_END", now);
+    trace.set("gen_ai.response.model", model_name_);
+    trace.set("gen_ai.response.finish_reason", std::string(llm::to_string(finished_.reason)));
+    trace.set("gen_ai.usage.num_sequences", int64_t{finished_.num_answers});
+    trace.set("gen_ai.usage.prompt_tokens", finished_.prompt_tokens);
+    trace.set("gen_ai.usage.completion_tokens", finished_.completion_tokens);
+    trace.set("gen_ai.latency.time_in_queue", finished_.queue_s);
+    if (first_token_ns_ > 0)
+      trace.set("gen_ai.latency.time_to_first_token", static_cast<double>(first_token_ns_ - job_.received_ns) * 1e-9);
+    trace.set("gen_ai.latency.e2e", finished_.e2e_s);
+    trace.end(now, error_);
+    job_.trace = nullptr;
+  }
+
   void finish() {
-    if (observer_) {
-      finished_.e2e_s = static_cast<double>(now_ns() - job_.received_ns) * 1e-9;
-      observer_->on_finished(model_name_, finished_);
-    }
+    const int64_t now = now_ns();
+    finished_.e2e_s = static_cast<double>(now - job_.received_ns) * 1e-9;
+    if (observer_) observer_->on_finished(model_name_, finished_);
+    if (job_.trace) end_trace(now);
     if (has_failed_) return;
     if (job_.stream) {
       responder_->end();
@@ -173,6 +214,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (std::exchange(has_failed_, true)) return;
     cancel();
     try {
+      if (job_.trace) error_ = error.what();
       if (has_begun_) {
         responder_->write("data: " + error_json(error) + "\n\n");
         responder_->end();
@@ -183,6 +225,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
       }
     } catch (...) {  // out of memory: the connection closes when the responder goes
     }
+  }
+
+  bool is_cancelled() {
+    const std::lock_guard lock(mutex_);
+    return is_cancelled_;
   }
 
   void cancel() {
@@ -222,6 +269,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   size_t num_open_;
   bool has_begun_ = false, has_failed_ = false;
   std::vector<int64_t> last_event_ns_;  // of each choice
+  int64_t queued_ns_ = 0;               // when it is traced
+  int64_t first_token_ns_ = 0;          // 0: there was none
+  std::string error_;                   // what fail_all() said, when it is traced
   FinishedRequest finished_;
 };
 

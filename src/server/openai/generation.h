@@ -8,6 +8,7 @@
 #include "server/http/http.h"
 #include "server/openai/choice_writer.h"
 #include "server/request_observer.h"
+#include "server/trace.h"
 #include "server/work_queue.h"
 
 namespace tokamak::server::openai {
@@ -24,6 +25,7 @@ struct GenerationJob {
   int num_kept = 0;                  // > 0: of each request's answers, those with the best mean log-probability (best_of)
   bool computes_nothing = false;     // answers end before they begin: the echo of a prompt
   int64_t received_ns = 0;           // steady clock
+  std::shared_ptr<Trace> trace;      // null: not traced
   std::shared_ptr<const void> hold;  // let go of when the answer is complete
 };
 

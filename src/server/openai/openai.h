@@ -15,6 +15,7 @@
 #include "server/http/http.h"
 #include "server/model.h"
 #include "server/request_observer.h"
+#include "server/trace.h"
 
 namespace tokamak::llm {
 class Tokenizer;
@@ -32,6 +33,7 @@ struct OpenAiOptions {
   std::function<bool()> is_healthy;                   // /health; empty: always
   std::vector<std::string> api_keys;                  // Bearer; empty: none is needed
   std::shared_ptr<RequestObserver> observer;          // may be null
+  std::shared_ptr<Tracer> tracer;                     // null: nothing is traced
   int num_threads = 2;                                // for large bodies and grammars
 };
 

@@ -4,6 +4,8 @@
 #include <random>
 
 #include "base/version.h"
+#include "server/http/load_report.h"
+#include "server/http/trace_exchange.h"
 #include "server/openai/json_text.h"
 
 namespace tokamak::server::openai {
@@ -139,6 +141,13 @@ std::shared_ptr<LlmModel> Service::find_llm(const std::string* name) const {
   return {std::move(only), llm};
 }
 
+std::shared_ptr<Trace> Service::begin_trace(TraceKind kind, const std::string& model, const Exchange& exchange) const {
+  if (!options_.tracer) return nullptr;
+  auto trace = options_.tracer->begin(kind, model, exchange.request->received_ns, exchange.id, exchange.request->header("traceparent"));
+  http::trace_exchange(trace, *exchange.request, *exchange.responder);
+  return trace;
+}
+
 void Service::completions(const Exchange& exchange) {
   const auto request = std::make_shared<CompletionRequest>(read_completion_request(parse_json(exchange.body())));
   const auto model = find_llm(request->model);
@@ -147,8 +156,9 @@ void Service::completions(const Exchange& exchange) {
     GenerationJob job = make_job(std::move(*request), model, "cmpl-" + exchange.id);
     job.headers = {{"X-Request-Id", exchange.id}};
     job.received_ns = exchange.request->received_ns;
+    job.trace = begin_trace(TraceKind::LanguageModel, model->name(), exchange);
     job.hold = hold;
-    generate(std::move(job), exchange.responder, queue_, options_.observer);
+    generate(std::move(job), http::with_load_report(exchange.responder, *exchange.request, model), queue_, options_.observer);
   });
 }
 
@@ -160,8 +170,9 @@ void Service::chat_completions(const Exchange& exchange) {
     GenerationJob job = make_job(std::move(*request), model, "chatcmpl-" + exchange.id);
     job.headers = {{"X-Request-Id", exchange.id}};
     job.received_ns = exchange.request->received_ns;
+    job.trace = begin_trace(TraceKind::LanguageModel, model->name(), exchange);
     job.hold = hold;
-    generate(std::move(job), exchange.responder, queue_, options_.observer);
+    generate(std::move(job), http::with_load_report(exchange.responder, *exchange.request, model), queue_, options_.observer);
   });
 }
 

@@ -48,6 +48,8 @@ class Service : public std::enable_shared_from_this<Service> {
   // The model a request without a name means: the only language model.
   std::shared_ptr<LlmModel> find_llm(const std::string* name) const;
   void check_key(const http::Request& request) const;
+  // Null: not traced.
+  std::shared_ptr<Trace> begin_trace(TraceKind kind, const std::string& model, const Exchange& exchange) const;
 
   const OpenAiOptions options_;
   const std::shared_ptr<WorkQueue> queue_;

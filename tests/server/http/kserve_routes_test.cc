@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
 #include "server/http/client.h"
 #include "tests/server/http/kserve_models.h"
 
@@ -65,6 +68,28 @@ TEST_F(KserveRoutes, SharedMemoryIsOffUnlessAllowed) {
   start({});
   EXPECT_EQ(ask("GET", "/v2/systemsharedmemory/status").status, 501);
   EXPECT_EQ(ask("POST", "/v2/systemsharedmemory/region/r/register", {}, R"({"key":"/k","byte_size":1})").status, 501);
+}
+
+TEST_F(KserveRoutes, ATraceTellsWhatHttpDid) {
+  const std::string file = (folder_ / "trace.json").string();
+  const std::string repository = (folder_ / "models").string();
+  test::write_kserve_repository(repository);
+  core_ = std::make_unique<server::Server>(
+      server::ServerOptions{.repository = {.paths = {repository}},
+                            .loader = test::load_kserve_model,
+                            .trace = {.settings = {{"trace_file", {file}}, {"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"1"}}}}});
+  core_->start();
+  start({});
+  EXPECT_EQ(ask("POST", "/v2/models/text/generate", {}, R"({"TEXT": "a"})").status, 200);
+  EXPECT_EQ(ask("POST", "/v2/models/none/generate", {}, "{}").status, 404);
+  http_->stop(1);
+  core_->stop(std::chrono::seconds(1));
+  const auto traces = nlohmann::json::parse(read_file(file));
+  ASSERT_EQ(traces.size(), 2u) << traces;
+  std::vector<std::string> names;
+  for (const auto& stamp : traces[1]["timestamps"]) names.push_back(stamp["name"]);
+  EXPECT_EQ(names, (std::vector<std::string>{"HTTP_RECV_START", "HTTP_RECV_END", "REQUEST_START", "REQUEST_END", "HTTP_SEND_START",
+                                             "HTTP_SEND_END"}));
 }
 
 TEST_F(KserveRoutes, AStoppedServerTakesNothing) {

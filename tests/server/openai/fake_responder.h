@@ -43,6 +43,10 @@ class FakeResponder final : public http::Responder {
     const std::lock_guard lock(mutex_);
     on_disconnect_ = std::move(call);
   }
+  void on_complete(std::function<void(int64_t answered_ns, int64_t now_ns)> call) override {
+    const std::lock_guard lock(mutex_);
+    on_complete_ = std::move(call);
+  }
 
   void leave() {
     std::function<void()> call;
@@ -97,6 +101,7 @@ class FakeResponder final : public http::Responder {
  private:
   void complete() {
     is_complete_ = true;
+    if (const auto call = std::exchange(on_complete_, nullptr)) call(1, 2);
     changed_.notify_all();
   }
 
@@ -105,6 +110,7 @@ class FakeResponder final : public http::Responder {
   http::Response response_;
   std::vector<std::string> pieces_;
   std::function<void()> on_disconnect_;
+  std::function<void(int64_t, int64_t)> on_complete_;
   bool has_answer_ = false, is_complete_ = false;
 };
 

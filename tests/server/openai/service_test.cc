@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <map>
+#include <set>
 #include <thread>
 
+#include "base/file.h"
 #include "llm/tokenizer/utf8.h"
 #include "tests/server/openai/fake_models.h"
 
@@ -526,6 +530,34 @@ TEST(OpenAiEmbeddings, MeanOfTheTokensAtLengthOne) {
   EXPECT_NE(refused->json()["error"]["message"].get<std::string>().find("These embed text: encoder"), std::string::npos);
   for (const json& input : {json::array(), json(3), json{""}, json{"a", {1}}, json{{-1}}})
     EXPECT_EQ(server.ask(&Service::embeddings, {{"model", "encoder"}, {"input", input}})->status(), input == json{""} ? 200 : 400) << input;
+}
+
+TEST_F(OpenAiService, ATraceTellsTokensAndTimes) {
+  const std::string file = testing::TempDir() + "/tokamak_openai_trace.json";
+  auto tracer =
+      std::make_shared<Tracer>(TraceOptions{.settings = {{"trace_file", {file}}, {"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"1"}}}});
+  const FakeServer traced{{llm, std::make_shared<FakeEncoder>("encoder")}, {.tracer = tracer}};
+  EXPECT_EQ(traced.complete(completion({{"n", 2}}))->status(), 200);
+  EXPECT_EQ(traced.chat(chat({{"stream", true}}))->status(), 200);
+  EXPECT_EQ(traced.ask(&Service::embeddings, {{"model", "encoder"}, {"input", {1, 2, 3}}})->status(), 200);
+  wait_until_idle();
+  tracer->close();
+  const json traces = json::parse(read_file(file));
+  ASSERT_EQ(traces.size(), 6u) << traces;
+  std::map<int, json> heads, times;
+  for (const json& trace : traces) (trace.contains("model_name") ? heads : times)[trace["id"]] = trace;
+  EXPECT_EQ(heads[1]["model_name"], "words");
+  EXPECT_EQ(heads[1]["gen_ai.usage.completion_tokens"], 48);
+  EXPECT_EQ(heads[1]["gen_ai.usage.num_sequences"], 2);
+  EXPECT_GT(heads[2]["gen_ai.usage.prompt_tokens"], 0);
+  EXPECT_GT(heads[2]["gen_ai.latency.time_to_first_token"], 0.0);
+  EXPECT_EQ(heads[2]["gen_ai.response.finish_reason"], "length");
+  EXPECT_EQ(heads[3]["model_name"], "encoder");
+  std::set<std::string> names;
+  for (const json& stamp : times[2]["timestamps"]) names.insert(stamp["name"]);
+  EXPECT_EQ(names, (std::set<std::string>{"HTTP_RECV_START", "HTTP_RECV_END", "REQUEST_START", "QUEUE_START", "COMPUTE_START",
+                                          "FIRST_TOKEN", "COMPUTE_END", "REQUEST_END", "HTTP_SEND_START", "HTTP_SEND_END"}));
+  std::filesystem::remove(file);
 }
 
 }  // namespace
