@@ -241,7 +241,8 @@ const std::set<std::string> kUsed = {"name",
                                      "parameters",
                                      "model_warmup",
                                      "model_transaction_policy",
-                                     "optimization"};
+                                     "optimization",
+                                     "response_cache"};
 const std::set<std::string> kUnused = {"instance_group.profile",
                                        "instance_group.secondary_devices",
                                        "instance_group.host_policy",

@@ -13,6 +13,7 @@ namespace tokamak::server {
 class Exposition;
 class MachineMetrics;
 class Repository;
+class ResponseCache;
 
 struct MetricsOptions {
   bool counters = true;     // nv_inference_*_duration_us and the like
@@ -28,7 +29,8 @@ class Metrics {
   explicit Metrics(MetricsOptions options);
   ~Metrics();
 
-  std::string text(const Repository& repository) const;
+  // `cache`: null when the server has none.
+  std::string text(const Repository& repository, const ResponseCache* cache) const;
   // Where the front ends of language models tell their latencies.
   const std::shared_ptr<LlmMetrics>& llm() const { return llm_; }
 

@@ -104,7 +104,7 @@ void Server::fill_statistics(const std::string& name, int64_t version, inference
   }
 }
 
-std::string Server::metrics_text() const { return metrics_->text(*repository_); }
+std::string Server::metrics_text() const { return metrics_->text(*repository_, options_.backends.response_cache.get()); }
 
 bool Server::stop(std::chrono::milliseconds timeout) {
   if (state_.exchange(State::Stopping) == State::Stopped) {
