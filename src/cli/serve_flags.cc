@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "cli/args.h"
 #include "server/rate_limiter.h"
+#include "server/response_cache.h"
 
 namespace tokamak::cli {
 
@@ -54,6 +55,32 @@ void add_resource(std::map<std::string, int64_t>& resources, const std::string& 
   if (parts.size() < 2 || parts.size() > 3 || parts[0].empty())
     fail(ErrorCode::InvalidArgument, "--rate-limit-resource '{}': expected <name>:<count>[:<device>]", text);
   resources[parts.size() == 3 ? parts[0] + "@" + parts[2] : parts[0]] = parse_int(parts[1], "--rate-limit-resource");
+}
+
+// --cache-config and the flag that Triton had before; null for none. Triton's words where it refuses.
+std::shared_ptr<server::ResponseCache> make_response_cache(const std::vector<std::string>& configs, const std::string& size) {
+  if (!size.empty() && !configs.empty())
+    fail(ErrorCode::InvalidArgument,
+         "Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one or the other.");
+  std::map<std::string, std::string> sizes;  // by the name of the cache
+  if (!size.empty()) sizes["local"] = size;
+  for (const std::string& text : configs) {
+    const size_t comma = text.find(',');
+    if (comma == 0 || comma == std::string::npos)
+      fail(ErrorCode::InvalidArgument, "No cache specified. --cache-config option format is <cache name>,<setting>=<value>. Got {}", text);
+    const auto [key, value] = key_value(text.substr(comma + 1), "--cache-config");
+    std::string& own = sizes[text.substr(0, comma)];
+    if (key == "size") own = value;
+    else if (text.starts_with("local,"))
+      fail(ErrorCode::InvalidArgument, "--cache-config '{}': the local cache has the setting size", text);
+  }
+  if (sizes.empty()) return nullptr;
+  if (sizes.size() > 1)
+    fail(ErrorCode::InvalidArgument, "found multiple cache configurations, but only a single cache is currently supported");
+  if (!sizes.contains("local"))
+    fail(ErrorCode::Unsupported, "--cache-config: there is no cache '{}' in this server; --cache-config local,size=BYTES",
+         sizes.begin()->first);
+  return std::make_shared<server::ResponseCache>(parse_size_bytes(sizes["local"]));
 }
 
 // "[<mode>,]<key>=<value>"; a mode's keys are its own, the others are of both.
@@ -146,6 +173,8 @@ void ServeFlags::add_to(CLI::App& app) {
   option(group, "--rate-limit", rate_limit, "execution_count: instances wait for the resources of their rate limiter")
       ->check(CLI::IsMember({"off", "execution_count"}));
   list(group, "--rate-limit-resource", rate_limit_resources, "<name>:<count>[:<device>]; else as much as the neediest instance asks for");
+  list(group, "--cache-config", cache_config, "local,size=BYTES: answers of models with response_cache are kept, at most so many bytes");
+  app.add_option("--response-cache-byte-size", response_cache_size, "the same under the name it had before")->group("");
   option(group, "--max-num-seqs", max_num_seqs, "language models: sequences in one step")->check(CLI::PositiveNumber);
   option(group, "--max-model-len", max_context, "language models: most tokens of prompt and answer together")->check(CLI::PositiveNumber);
   option(group, "--kv-cache", kv_cache, "language models: memory for keys and values, e.g. 2G");
@@ -228,6 +257,7 @@ server::ServerOptions ServeFlags::server_options() const {
     for (const std::string& resource : rate_limit_resources) add_resource(resources, resource);
     options.backends.rate_limiter = std::make_shared<server::RateLimiter>(std::move(resources));
   }
+  options.backends.response_cache = make_response_cache(cache_config, response_cache_size);
   auto& own = options.backends.config["tokamak"];
   if (!device.empty()) own.try_emplace("device", device);
   if (!precision.empty()) own.try_emplace("precision", precision);

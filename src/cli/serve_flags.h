@@ -41,6 +41,8 @@ struct ServeFlags {
   std::string device, precision, kv_cache, rate_limit = "off";
   std::vector<std::string> rate_limit_resources;
   int max_num_seqs = 0, max_context = 0;
+  std::vector<std::string> cache_config;
+  std::string response_cache_size;
 
   bool allow_gpu_metrics = true, allow_cpu_metrics = true;
   std::vector<std::string> metrics_config, trace_config;

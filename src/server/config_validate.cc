@@ -300,22 +300,15 @@ const std::set<std::string> kUsed = {"name",
                                      "model_warmup",
                                      "model_metrics",
                                      "model_transaction_policy",
-                                     "optimization"};
-const std::set<std::string> kUnused = {"instance_group.profile",
-                                       "instance_group.secondary_devices",
-                                       "instance_group.host_policy",
-                                       "instance_group.passive",
-                                       "ensemble_scheduling.step.model_namespace",
-                                       // Hints for memory; states are exchanged either way.
-                                       "sequence_batching.state.use_same_buffer_for_input_output",
-                                       "sequence_batching.state.use_growable_memory",
-                                       "optimization.priority",
-                                       "optimization.cuda",
-                                       "optimization.execution_accelerators.cpu_execution_accelerator",
-                                       "optimization.input_pinned_memory",
-                                       "optimization.output_pinned_memory",
-                                       "optimization.gather_kernel_buffer_threshold",
-                                       "optimization.eager_batching"};
+                                     "optimization",
+                                     "response_cache"};
+const std::set<std::string> kUnused = {
+    "instance_group.profile", "instance_group.secondary_devices", "instance_group.host_policy", "instance_group.passive",
+    "ensemble_scheduling.step.model_namespace",
+    // Hints for memory; states are exchanged either way.
+    "sequence_batching.state.use_same_buffer_for_input_output", "sequence_batching.state.use_growable_memory", "optimization.priority",
+    "optimization.cuda", "optimization.execution_accelerators.cpu_execution_accelerator", "optimization.input_pinned_memory",
+    "optimization.output_pinned_memory", "optimization.gather_kernel_buffer_threshold", "optimization.eager_batching"};
 
 void collect_unused(const google::protobuf::Message& message, const std::string& prefix, std::set<std::string>& out) {
   std::vector<const google::protobuf::FieldDescriptor*> fields;

@@ -5,8 +5,10 @@
 #include "server/backend_library.h"
 #include "server/config.h"
 #include "server/dynamic_batcher.h"
+#include "server/ensemble.h"
 #include "server/instance.h"
 #include "server/llm_model.h"
+#include "server/response_cache.h"
 #include "server/sequence_batcher.h"
 #include "server/warmup.h"
 
@@ -94,6 +96,7 @@ class ExecutedModel : public Model {
   std::unique_ptr<RequestScope> scope_;
   std::shared_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;
+  std::shared_ptr<ModelCache> cache_;  // null: none
 };
 
 // What the command line says about this backend and about all, the former first.
@@ -173,6 +176,7 @@ void ExecutedModel::start_instances() {
                                                                     .limiter = args_.settings ? args_.settings->rate_limiter : nullptr,
                                                                     .warmup = warmup}));
   for (auto& instance : instances_) instance->wait_ready();
+  cache_ = ModelCache::create(config_, args_.version, args_.settings ? args_.settings->response_cache : nullptr, args_.statistics);
 }
 
 void ExecutedModel::stop() {
@@ -189,6 +193,7 @@ void ExecutedModel::stop() {
 ExecutedModel::~ExecutedModel() { stop(); }
 
 void ExecutedModel::infer(std::unique_ptr<InferRequest> request) {
+  if (cache_ && cache_->answer(*request)) return;
   std::unique_ptr<QueuedRequest> queued;
   try {
     queued = std::make_unique<QueuedRequest>(request, *scope_);
@@ -205,9 +210,7 @@ void ExecutedModel::infer(std::unique_ptr<InferRequest> request) {
 }  // namespace
 
 std::shared_ptr<Model> load_model(const LoadArgs& args) {
-  // Served without these a model would give wrong answers.
-  if (args.config.has_ensemble_scheduling() || args.config.platform() == "ensemble")
-    fail(ErrorCode::Unsupported, "model '{}' is an ensemble, which this version does not run: ask its steps one by one", args.name);
+  if (args.config.has_ensemble_scheduling() || args.config.platform() == "ensemble") return load_ensemble(args);
   return std::make_shared<ExecutedModel>(args);
 }
 

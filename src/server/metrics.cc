@@ -5,6 +5,7 @@
 #include "server/exposition.h"
 #include "server/machine_metrics.h"
 #include "server/repository.h"
+#include "server/response_cache.h"
 #include "server/statistics.h"
 
 namespace tokamak::server {
@@ -102,6 +103,25 @@ void write_counters(Exposition& out, const Counters& counters, const std::vector
   }
 }
 
+// Of all models together, as Triton's local cache has them.
+void write_cache(Exposition& out, const ResponseCache& cache) {
+  const ResponseCache::Totals totals = cache.totals();
+  const auto write = [&](const char* name, const char* help, double value) {
+    out.family(name, "gauge", help);
+    out.sample({}, value);
+  };
+  write("nv_cache_util", "Cache utilization [0.0 - 1.0]",
+        static_cast<double>(totals.size_bytes) / static_cast<double>(cache.capacity_bytes()));
+  write("nv_cache_num_entries", "Number of responses stored in response cache", static_cast<double>(totals.num_entries));
+  write("nv_cache_num_lookups", "Number of cache lookups in response cache", static_cast<double>(totals.num_lookups));
+  write("nv_cache_num_hits", "Number of cache hits in response cache", static_cast<double>(totals.num_hits));
+  write("nv_cache_num_misses", "Number of cache misses in response cache", static_cast<double>(totals.num_lookups - totals.num_hits));
+  write("nv_cache_num_evictions", "Number of cache evictions in response cache", static_cast<double>(totals.num_evictions));
+  write("nv_cache_lookup_duration", "Total cache lookup duration (hit and miss), in microseconds",
+        static_cast<double>(totals.lookup_ns / 1000));
+  write("nv_cache_insertion_duration", "Total cache insertion duration, in microseconds", static_cast<double>(totals.insertion_ns / 1000));
+}
+
 }  // namespace
 
 Metrics::Metrics(MetricsOptions options)
@@ -111,10 +131,11 @@ Metrics::Metrics(MetricsOptions options)
 
 Metrics::~Metrics() = default;
 
-std::string Metrics::text(const Repository& repository, bool summaries) const {
+std::string Metrics::text(const Repository& repository, const ResponseCache* cache, bool summaries) const {
   Exposition out;
   write_models(out, repository);
   write_distributions(out, repository, options_.summaries || summaries);
+  if (cache) write_cache(out, *cache);
   if (options_.llm) llm_->write(out, repository);
   machine_->write(out);
   return out.text();

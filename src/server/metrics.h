@@ -13,6 +13,7 @@ namespace tokamak::server {
 class Exposition;
 class MachineMetrics;
 class Repository;
+class ResponseCache;
 
 struct MetricsOptions {
   bool counters = true;     // nv_inference_*_duration_us and the like
@@ -28,8 +29,8 @@ class Metrics {
   explicit Metrics(MetricsOptions options);
   ~Metrics();
 
-  // Summaries come when the options say so or `summaries` does.
-  std::string text(const Repository& repository, bool summaries = false) const;
+  // Summaries come when the options say so or `summaries` does. `cache`: null when the server has none.
+  std::string text(const Repository& repository, const ResponseCache* cache, bool summaries = false) const;
   // Where the front ends of language models tell their latencies.
   const std::shared_ptr<LlmMetrics>& llm() const { return llm_; }
 

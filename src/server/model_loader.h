@@ -14,6 +14,7 @@ namespace tokamak::server {
 
 class ModelStatistics;
 class RateLimiter;
+class ResponseCache;
 class Tracer;
 
 // What the command line says about backends.
@@ -24,8 +25,9 @@ struct BackendSettings {
   int default_max_batch_size = 4;  // of a model that can batch and whose config does not say
   std::string default_device;      // "cpu", "cuda" or "" (a GPU when there is one), for models whose instance groups leave it open
   std::string precision;           // of models built at load: "fp32", ... ; "" lets the backend choose
-  std::shared_ptr<RateLimiter> rate_limiter;  // null: instances execute whenever they are free
-  std::shared_ptr<Tracer> tracer;             // the server's; null: nothing is traced
+  std::shared_ptr<RateLimiter> rate_limiter;      // null: instances execute whenever they are free
+  std::shared_ptr<ResponseCache> response_cache;  // null: nothing is cached
+  std::shared_ptr<Tracer> tracer;                 // the server's; null: nothing is traced
 };
 
 struct LoadArgs {

@@ -307,6 +307,11 @@ void QueuedRequest::finish(InferResponse response) {
     if (response.error_code == ErrorCode::Cancelled) statistics()->record_failure(FailureReason::Canceled, now - times_.request_start);
     else if (response.error_code) statistics()->record_failure(FailureReason::Backend, now - times_.request_start);
     else statistics()->record_success(rows(), times_);
+    if (ComputeTimes* sum = request_->compute_times.get()) {
+      sum->input_ns += times_.compute_input_end - times_.compute_start;
+      sum->infer_ns += times_.compute_output_start - times_.compute_input_end;
+      sum->output_ns += times_.compute_end - times_.compute_output_start;
+    }
   }
   response.is_final = true;
   request_->on_response(std::move(response));

@@ -73,6 +73,11 @@ struct InferResponse {
   bool is_empty = false;
 };
 
+// What executing a request took, for an ensemble that adds up its members.
+struct ComputeTimes {
+  std::atomic<int64_t> input_ns = 0, infer_ns = 0, output_ns = 0;
+};
+
 struct InferRequest {
   std::string model_name;
   int64_t model_version = -1;  // -1: what the version policy prefers
@@ -87,6 +92,8 @@ struct InferRequest {
   std::string traceparent = {};            // W3C trace context: the caller's, or of this request's own span when it is traced; "" when none
   std::shared_ptr<Trace> trace = nullptr;  // null: not traced
   int64_t received_ns = 0;                 // steady clock, when the protocol had the whole request; 0: now
+  // Where the model adds what the request took, before the final response; null: nobody asks.
+  std::shared_ptr<ComputeTimes> compute_times = {};
   std::shared_ptr<Cancellation> cancellation = std::make_shared<Cancellation>();
   // Called once for each response, from any thread, one at a time for one request, the last with is_final. Must not block and must not
   // throw.

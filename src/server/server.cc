@@ -111,7 +111,9 @@ void Server::fill_statistics(const std::string& name, int64_t version, inference
   }
 }
 
-std::string Server::metrics_text(bool summaries) const { return metrics_->text(*repository_, summaries); }
+std::string Server::metrics_text(bool summaries) const {
+  return metrics_->text(*repository_, options_.backends.response_cache.get(), summaries);
+}
 
 bool Server::stop(std::chrono::milliseconds timeout) {
   if (state_.exchange(State::Stopping) == State::Stopped) {

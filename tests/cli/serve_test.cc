@@ -106,6 +106,13 @@ TEST_F(Serve, CommandLinesThatCannotBe) {
   EXPECT_THAT(refused({"--model-repository", at("."), "--trace-config", "level=LOUD"}), HasSubstr("LOUD"));
   EXPECT_THAT(refused({"--model-repository", at("."), "--metrics-config", "no_such=1"}), HasSubstr("no_such"));
   EXPECT_THAT(refused({"--model-repositry", at(".")}), HasSubstr("--model-repository"));
+  EXPECT_THAT(refused({"x.onnx", "--cache-config", "size=1"}), HasSubstr("No cache specified"));
+  EXPECT_THAT(refused({"x.onnx", "--cache-config", "local,size=0"}), HasSubstr("needs a size above 0"));
+  EXPECT_THAT(refused({"x.onnx", "--cache-config", "local,count=1"}), HasSubstr("has the setting size"));
+  EXPECT_THAT(refused({"x.onnx", "--cache-config", "redis,host=a"}), HasSubstr("no cache 'redis'"));
+  EXPECT_THAT(refused({"x.onnx", "--cache-config", "local,size=1", "--cache-config", "redis,host=a"}),
+              HasSubstr("found multiple cache configurations"));
+  EXPECT_THAT(refused({"x.onnx", "--cache-config", "local,size=1", "--response-cache-byte-size", "1"}), HasSubstr("both provided"));
   EXPECT_THAT(refused({at("missing.onnx")}), HasSubstr("there is no model"));
 }
 

@@ -59,18 +59,6 @@ TEST_F(ExecutedModelTest, UnknownBackendSaysWhereItLooked) {
   EXPECT_THROW(load_model(outside), Error);
 }
 
-TEST_F(ExecutedModelTest, WhatIsNotBuiltIsRefusedNotLeftOut) {
-  for (const char* text : {"platform: \"ensemble\"", "ensemble_scheduling { step { model_name: \"a\" } }"}) {
-    std::vector<std::string> warnings;
-    const LoadArgs args{.name = "m", .config = parse_config(std::string("name: \"m\" ") + text, "the test", warnings)};
-    const std::string message = tokamak::test::message_of([&] { load_model(args); });
-    EXPECT_NE(message.find("this version"), std::string::npos) << text << ": " << message;
-  }
-  std::vector<std::string> warnings;
-  const auto config = parse_config("response_cache { enable: true } model_metrics { }", "the test", warnings);
-  EXPECT_EQ(unused_fields(config), (std::vector<std::string>{"response_cache"}));
-}
-
 TEST_F(ExecutedModelTest, ALibraryThatIsNoBackendIsRefused) {
   const std::string folder = testing::TempDir() + "/tokamak_no_backend";
   std::filesystem::create_directories(folder);
