@@ -98,8 +98,8 @@ void SequenceControls::append(std::vector<NamedTensor>& inputs, const SequenceId
 
 void SequenceControls::append_padding(std::vector<NamedTensor>& inputs) const {
   for (const Control& control : controls_)
-    inputs.push_back({.name = control.name,
-                      .tensor = control.kind == Proto::CONTROL_SEQUENCE_CORRID ? id_tensor(control, {}) : control.values[0]});
+    inputs.push_back(
+        {.name = control.name, .tensor = control.kind == Proto::CONTROL_SEQUENCE_CORRID ? id_tensor(control, {}) : control.values[0]});
 }
 
 }  // namespace tokamak::server

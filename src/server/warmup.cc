@@ -51,7 +51,8 @@ std::vector<std::shared_ptr<const InferRequest>> warmup_requests(const inference
     auto request = std::make_shared<InferRequest>();
     request->id = sample.name();
     for (const auto& [name, input] : sample.inputs())
-      if (!is_sequence_input(config, name)) request->inputs.push_back({.name = name, .tensor = sample_tensor(name, input, rows, model_folder)});
+      if (!is_sequence_input(config, name))
+        request->inputs.push_back({.name = name, .tensor = sample_tensor(name, input, rows, model_folder)});
     requests.insert(requests.end(), std::max(1u, sample.count()), request);
   }
   return requests;
