@@ -260,6 +260,9 @@ TEST_F(Ensembles, AnswersAreCachedAtTheTopAndByMembers) {
   EXPECT_EQ(totals("e").cache_hit.count, 2u);
   EXPECT_EQ(totals("e").cache_miss.count, 1u);
   EXPECT_EQ(totals("e").execution_count, 1u);
+  const std::string metrics = server->metrics_text();
+  EXPECT_THAT(metrics, HasSubstr("nv_cache_num_hits_per_model{model=\"e\",version=\"1\"} 2\n"));
+  EXPECT_THAT(metrics, HasSubstr("nv_cache_num_entries 3\n"));
 }
 
 }  // namespace
