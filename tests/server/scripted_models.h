@@ -121,4 +121,51 @@ inline std::string ensemble(const std::string& ios, const std::string& steps) {
   return fmt::format("platform: \"ensemble\" {} ensemble_scheduling {{ {} }} ", ios, steps);
 }
 
+using Values = std::vector<int64_t>;
+
+inline const std::string kInOut = io("input", "IN") + io("output", "OUT");
+
+inline Values values_of(const InferResponse& response, const std::string& output) {
+  for (const NamedTensor& tensor : response.outputs)
+    if (tensor.name == output) return tensor.tensor.to_ints();
+  ADD_FAILURE() << "no output " << output << ": " << response.error;
+  return {};
+}
+
+inline InferResponse reply(const InferRequest& request, std::vector<NamedTensor> outputs, bool is_final = true) {
+  InferResponse response{.model_name = request.model_name, .model_version = request.model_version, .id = request.id};
+  response.outputs = std::move(outputs);
+  response.is_final = is_final;
+  return response;
+}
+
+// x, split into x + 1 and x + 2; these + 10 and + 20; the two added up.
+class Ensembles : public ScriptedServer {
+ protected:
+  void put_diamond(const std::string& more = "") {
+    put_script("split", io("input", "IN") + io("output", "LEFT") + io("output", "RIGHT"), answer([](const InferRequest& r) {
+                 return std::vector{plus(r, "LEFT", 1), plus(r, "RIGHT", 2)};
+               }));
+    put_script("ten", kInOut, answer([](const InferRequest& r) { return std::vector{plus(r, "OUT", 10)}; }));
+    put_script("twenty", kInOut, answer([](const InferRequest& r) { return std::vector{plus(r, "OUT", 20)}; }));
+    put_script("add", io("input", "A") + io("input", "B") + io("output", "SUM"), answer([](const InferRequest& r) {
+                 const Tensor &a = r.inputs[0].tensor, &b = r.inputs[1].tensor;
+                 std::vector<int32_t> sum;
+                 for (int64_t i = 0; i < a.count(); ++i) sum.push_back(static_cast<int32_t>(a.int_at(i) + b.int_at(i)));
+                 return std::vector{NamedTensor{.name = "SUM", .tensor = Tensor::of<int32_t>(a.shape(), sum)}};
+               }));
+    put_model("diamond",
+              ensemble(io("input", "x") + io("output", "sum") + io("output", "right"),
+                       step("add", map("input", "A", "left") + map("input", "B", "right") + map("output", "SUM", "sum")) +
+                           step("ten", map("input", "IN", "l") + map("output", "OUT", "left")) +
+                           step("twenty", map("input", "IN", "r") + map("output", "OUT", "right")) +
+                           step("split", map("input", "IN", "x") + map("output", "LEFT", "l") + map("output", "RIGHT", "r")) + more));
+  }
+  // Ensemble `name` of one step.
+  void put_single(const std::string& name, const std::string& ios, const std::string& member, const std::string& more = "") {
+    put_model(name, ensemble(ios, step(member, map("input", "IN", "x") + map("output", "OUT", "y")) + more));
+  }
+  ModelStatistics::Totals totals(const std::string& model) { return server->find_model(model)->statistics().totals(); }
+};
+
 }  // namespace tokamak::server::test
