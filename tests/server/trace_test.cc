@@ -52,6 +52,11 @@ class TraceFiles : public test::FakeBackendTest {
     this->settings->tracer = tracer_;
     return *tracer_;
   }
+  // A request lets go of its trace a moment after its answer; a model that is gone has let go of all.
+  void finish() {
+    model.reset();
+    tracer_->close();
+  }
   json read(const std::string& suffix = "") const { return json::parse(read_file(file(suffix))); }
   // As a protocol would.
   test::Answer traced(std::unique_ptr<InferRequest> request) {
@@ -71,7 +76,7 @@ TEST_F(TraceFiles, ARequestsTimesInTheirOrder) {
   auto request = test::row(3);
   request->id = "a \"b\"";
   traced(std::move(request)).wait();
-  tracer_->close();
+  finish();
   const json traces = read();
   ASSERT_EQ(traces.size(), 2u);
   EXPECT_EQ(traces[0], json::parse(R"({"id":1,"model_name":"m","model_version":1,"request_id":"a \"b\""})"));
@@ -95,7 +100,7 @@ TEST_F(TraceFiles, MembersAreChildrenOfTheRequestTheyBelongTo) {
   }
   ensemble.trace->end(steady_now_ns(), "");
   ensemble.trace = nullptr;
-  tracer_->close();
+  finish();
   const json traces = read();
   ASSERT_EQ(traces.size(), 4u) << "only the member of the traced request is traced: " << traces;
   EXPECT_EQ(traces[0]["id"], 2);
@@ -109,7 +114,7 @@ TEST_F(TraceFiles, TensorsOfRequestAndResponse) {
   open({{"trace_level", {"TENSORS"}}, {"trace_rate", {"1"}}});
   load("max_batch_size: 4");
   traced(test::request_of(Tensor::of<int32_t>({1, 3}, {1, 2, 3}))).wait();
-  tracer_->close();
+  finish();
   const json traces = read();
   ASSERT_EQ(traces.size(), 3u) << "no timestamps were asked for";
   EXPECT_EQ(traces[1], json::parse(R"({"id":1,"activity":"TENSOR_QUEUE_INPUT","tensor":{"name":"IN","data":"1,2,3","shape":"1,3",
@@ -122,7 +127,7 @@ TEST_F(TraceFiles, NumberedFilesAreFullAndComplete) {
   open({{"trace_level", {"TIMESTAMPS"}}, {"trace_rate", {"1"}}, {"log_frequency", {"3"}}});
   load("max_batch_size: 4");
   for (int i = 0; i < 8; ++i) traced(test::row(i)).wait();
-  tracer_->close();
+  finish();
   EXPECT_FALSE(std::filesystem::exists(file()));
   EXPECT_EQ(read(".0").size(), 6u);
   EXPECT_EQ(read(".1").size(), 6u);
@@ -146,7 +151,7 @@ TEST_F(TraceFiles, AFailureIsTold) {
   load("max_batch_size: 4");
   fake.behaviour = [](const tkb_request* const*, size_t) { throw std::runtime_error("out of luck"); };
   traced(test::row(1)).wait();
-  tracer_->close();
+  finish();
   EXPECT_THAT(read()[0]["error"].get<std::string>(), HasSubstr("out of luck"));
 }
 
@@ -156,7 +161,7 @@ TEST_F(TraceFiles, AFullQueueDrops) {
     std::vector<std::shared_ptr<Trace>> traces;  // that end together, faster than the thread wakes
     for (int i = 0; i < 500; ++i) traces.push_back(tracer_->begin(TraceKind::Inference, "m", 1, "", ""));
   }
-  tracer_->close();
+  finish();
   EXPECT_GT(tracer_->num_dropped(), 0u);
   EXPECT_EQ(read().size() / 2 + tracer_->num_dropped(), 500u);
 }
