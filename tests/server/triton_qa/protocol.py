@@ -55,6 +55,7 @@ def repository():
     r = Repository()
     r.python("identity", inputs={"INPUT0": ("FP32", [-1])})
     r.python("rows", inputs={"INPUT0": ("FP32", [-1])}, max_batch_size=8)
+    r.python("slow", config='parameters { key: "delay_ms" value { string_value: "500" } }\n')
     r.python("two", inputs={"INPUT0": ("FP32", [-1]), "INPUT1": ("INT32", [-1])})
     r.python("plane", inputs={"INPUT0": ("FP32", [-1, -1])})
     r.python("bytes", inputs={"INPUT0": ("STRING", [-1])})
@@ -276,7 +277,7 @@ def grpc_restricted(server):
         server.grpc.get_log_settings()
     server.grpc.get_log_settings(headers={"triton-grpc-protocol-admin-key": "secret"})
     with refused("deadline"):
-        server.infer(server.clients[1], "identity", {"INPUT0": np.zeros([1], np.float32)}, client_timeout=1e-6)
+        server.infer(server.clients[1], "slow", {"INPUT0": np.zeros([1], np.float32)}, client_timeout=0.1)
 
 
 @behaviour("L0_data_compression", "gzip and deflate, either way, over HTTP; gzip and deflate over gRPC")

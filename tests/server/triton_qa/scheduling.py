@@ -141,7 +141,7 @@ def repository():
     policy = "default_queue_policy { timeout_action: %s default_timeout_microseconds: %d allow_timeout_override: true max_queue_size: %d }"
     r.python("full", max_batch_size=1, config="dynamic_batching { " + policy % ("REJECT", 0, 2) + " }\n" + delay(500))
     r.python("rejects", max_batch_size=1, config="dynamic_batching { " + policy % ("REJECT", 200000, 0) + " }\n" + delay(600))
-    r.python("delays", max_batch_size=1, config="dynamic_batching { " + policy % ("DELAY", 150000, 0) + " }\n" + delay(300))
+    r.python("delays", max_batch_size=1, config="dynamic_batching { " + policy % ("DELAY", 5000000, 0) + " }\n" + delay(300))
     r.python("priorities", max_batch_size=1, config="dynamic_batching { priority_levels: 2 default_priority_level: 2 }\n" + delay(200))
 
     io = {"inputs": {"INPUT": ("INT32", [1])}, "outputs": {"OUTPUT": ("INT32", [1]), "CONTROLS": ("INT32", [4])}, "max_batch_size": 4}

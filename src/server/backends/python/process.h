@@ -24,8 +24,8 @@ class Process {
 
   // One thread may send while another receives; kill() is for any.
   //
-  // Runs worker.py. `python`: an interpreter, by path or looked up in PATH. `model`: path of the model.py that it will be told to load; in its
-  // command line, for whoever looks at the machine's processes. Throws Error (Io).
+  // Runs worker.py. `python`: an interpreter, by path or looked up in PATH. `model`: path of the model.py that it will be told to load; in
+  // its command line, for whoever looks at the machine's processes. Throws Error (Io).
   Process(const std::string& python, const std::string& model);
   ~Process();  // kills it, if end() did not
   Process(const Process&) = delete;
