@@ -199,7 +199,14 @@ void Executor::make_room(Planned& planned) {
     }
     check(driver().cuStreamSynchronize(nullptr), "uploading values made for these shapes");
   }
-  if (arena > device_arena_.size_bytes() || host_arena > host_arena_.size_bytes()) synchronize();
+  if (arena > device_arena_.size_bytes() || host_arena > host_arena_.size_bytes()) {
+    synchronize();
+    // Graphs refer to the memory itself: one that was captured before must not be launched even if the new arena has the same address.
+    for (const auto& other : plans_) {
+      other->drop_graph();
+      other->host_arena = other->device_arena = nullptr;
+    }
+  }
   if (arena > device_arena_.size_bytes()) {
     device_arena_ = Buffer();
     device_arena_ = device_->allocate(arena, "activations and workspace");
