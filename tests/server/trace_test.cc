@@ -35,7 +35,8 @@ class TraceFiles : public test::FakeBackendTest {
  protected:
   void SetUp() override {
     FakeBackendTest::SetUp();
-    folder_ = std::filesystem::path(testing::TempDir()) / "tokamak_traces";
+    const std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();  // tests run beside each other
+    folder_ = std::filesystem::path(testing::TempDir()) / ("tokamak_traces_" + name);
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
   }

@@ -11,7 +11,7 @@ namespace tokamak::tune {
 namespace {
 
 struct TimingCacheTest : testing::Test {
-  std::string path = testing::TempDir() + "tokamak_timing_cache_test";
+  std::string path = testing::TempDir() + "tokamak_timing_cache_" + testing::UnitTest::GetInstance()->current_test_info()->name();
   void SetUp() override { std::filesystem::remove(path); }
   void TearDown() override { std::filesystem::remove(path); }
 };

@@ -16,7 +16,8 @@ namespace {
 class KserveRoutes : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::path(testing::TempDir()) / "tokamak_kserve_routes";
+    const std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();  // tests run beside each other
+    folder_ = std::filesystem::path(testing::TempDir()) / ("tokamak_kserve_routes_" + name);
     std::filesystem::remove_all(folder_);
     test::write_kserve_repository(folder_);
     core_ = std::make_unique<server::Server>(
