@@ -95,6 +95,13 @@ TEST(CudaLinearLayers, LargeLayers) {
   check({64, 1032, 4096, "f16", "i8", 4096});
 }
 
+// Their kernels at sizes that racecheck gets through.
+TEST(CudaLinearLayers, SmallLayers) {
+  check({1, 136, 4096, "f16", "f16"});
+  check({65, 72, 1024, "f16", "i4", 128, "f16"});
+  check({200, 40, 512, "bf16", "i8", 512, "f32", kFused});
+}
+
 // Slices of the dequantized weights, the last one smaller; a pass behind for an epilogue that no library has.
 TEST(CudaLinearLayers, DequantizedSlices) {
   constexpr const char* kResidual = "t0 = add(i0, i1); t1 = add(t0, i2); ret t1";
@@ -134,6 +141,16 @@ TEST_P(CudaLinearWarpgroups, LayersOfAModel) {
   const bool grouped = w[0] == 'i' && w[1] == '4';
   for (int64_t m : {1, 64}) check({m, 4096, 2816, "f16", w, grouped ? 128 : 2816, "f16"});
   check({8, 1000, 11008, "bf16", w, grouped ? 128 : 11008, "bf16", kFused});
+}
+// The kernels of the two tests above at sizes that racecheck gets through.
+TEST_P(CudaLinearWarpgroups, SmallLayers) {
+  const char* w = GetParam();
+  const bool grouped = w[0] == 'i' && w[1] == '4';
+  check({256, 72, 640, "f16", w, 128, "f32", "", "f32"});
+  check({200, 40, 288, "bf16", w, 288, "f16", kFused});
+  check({2, 200, 1024, "f16", w, 128, "f32", "", "f32"});
+  for (int64_t m : {1, 64}) check({m, 136, 1408, "f16", w, grouped ? 128 : 1408, "f16"});
+  check({8, 40, 2816, "bf16", w, grouped ? 128 : 2816, "bf16", kFused});
 }
 INSTANTIATE_TEST_SUITE_P(Formats, CudaLinearWarpgroups, ::testing::Values("i8", "i4", "f8e4m3fn"),
                          [](const auto& info) { return std::string(info.param); });

@@ -78,6 +78,14 @@ TEST(CudaMixedAttention, ManySequences) {
   check(step_of(many, 8, 2, 128, 16, DType::F8E4M3FN, 7), DType::F16);
 }
 
+// The same with tokens as few as can be, for racecheck.
+TEST(CudaMixedAttention, ManyShortSequences) {
+  Sequences many;
+  for (int64_t s = 0; s < 1100; ++s) many.push_back({1 + s % 3, s % 90 == 4 ? 1 + s % 3 : 1});
+  many.push_back({150, 130}), many.insert(many.begin() + 700, {90, 70});
+  check(step_of(many, 1, 1, 64, 16, DType::BF16, 7), DType::BF16);
+}
+
 // What kv_cache_write has just written is what both kernels read.
 TEST(CudaMixedAttention, BehindTheWrite) {
   for (const Sequences& sequences : {kBefore, kBehind, kBetween})
