@@ -127,18 +127,22 @@ DynamicBatcher::Loan DynamicBatcher::enqueue_or_lend(std::unique_ptr<QueuedReque
 }
 
 void DynamicBatcher::give_back(int index) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   std::erase(lent_, index);
   idle_.push_back(index);
   if (is_closed_) changed_.notify_all();
-  else if (size_ > 0) notify_one_locked();
+  else if (size_ > 0) notify_one(lock);
 }
 
-// Lent instances wait for the same: one that cannot take anything must not be the only one that is woken.
-void DynamicBatcher::notify_one_locked() {
-  if (idle_.empty()) return;  // whoever executes looks again
-  if (lent_.empty()) changed_.notify_one();
-  else changed_.notify_all();
+// For an instance to look at the queue. Unlocks first, as it would have to wait for the lock. Lent instances wait for the same: one that
+// cannot take anything must not be the only one that is woken.
+void DynamicBatcher::notify_one(std::unique_lock<std::mutex>& lock) {
+  const bool is_waiting = !idle_.empty();  // else whoever executes looks again
+  const bool is_unsure = !lent_.empty();
+  lock.unlock();
+  if (!is_waiting) return;
+  if (is_unsure) changed_.notify_all();
+  else changed_.notify_one();
 }
 
 // `loan` may be null: not wanted.
@@ -183,7 +187,7 @@ void DynamicBatcher::add(std::unique_ptr<QueuedRequest> request, Loan* loan) {
       return;
     }
     if (statistics_) statistics_->add_pending(1);
-    notify_one_locked();
+    notify_one(lock);
   }
   if (cancellation->is_cancelled()) cancel(id);  // between the two above
 }
@@ -273,8 +277,8 @@ DynamicBatcher::Batch DynamicBatcher::take(int index) {
     int64_t wake_ns = kNever;
     if (const size_t count = count_to_take(now_ns, wake_ns)) {
       Batch batch = pop(count);
-      if (size_ > 0) notify_one_locked();
-      lock.unlock();
+      if (size_ > 0) notify_one(lock);
+      else lock.unlock();
       if (statistics_) statistics_->add_pending(-static_cast<int64_t>(batch.size()));
       taken(batch, now_ns);
       return batch;

@@ -102,7 +102,7 @@ class DynamicBatcher : public Batcher, public std::enable_shared_from_this<Dynam
   using Refused = std::vector<std::pair<std::unique_ptr<QueuedRequest>, ErrorCode>>;
 
   void add(std::unique_ptr<QueuedRequest> request, Loan* loan);
-  void notify_one_locked();
+  void notify_one(std::unique_lock<std::mutex>& lock);
   Level& level_of(const InferRequest& request);
   void cancel(uint64_t id);
   void apply_policies(int64_t now_ns, Refused& refused);
