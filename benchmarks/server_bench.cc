@@ -2,8 +2,12 @@
 //   tokamak_server_bench [MODEL] [--rounds 7] [--requests 1000] [--connections 16] [--seconds 2] [--only HTTP,gRPC] [--json FILE]
 // MODEL: an ONNX file or an engine without data-dependent inputs; variable dims are 1. Without one: y = -x of 16 floats.
 //
-// The ways are measured in turns, a round each, as other programs may use the machine: figures are medians of the rounds. Clients of HTTP
-// and gRPC are processes of their own, this program again: within one process gRPC's clients and servers share their polling threads.
+// The ways are measured in turns, a round each, as other programs may use the machine: figures are medians of the rounds. Clients and bare
+// servers are processes of their own, this program again: within one process gRPC's clients and servers share their polling threads.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -33,6 +37,7 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string client, request;  // what a client's process is told: "http" or "grpc", and the file with its request
+  std::string echo;             // what a bare server's process is told: "http" or "grpc"; the answer is in the file `request`
   int port = 0;
   std::string model, json;
   std::vector<std::string> only;  // ways; empty: all
@@ -172,6 +177,52 @@ void run_client(const Options& o) {
   fmt::print("{} {} {}\n", latency.median_us, latency.p99_us, per_second);
 }
 
+// The bare server's process: prints its port, and serves until its input ends.
+void run_echo(const Options& o) {
+  const auto serve = [](const auto& server) {
+    fmt::print("{}\n", server.port());
+    std::fflush(stdout);
+    while (std::fgetc(stdin) != EOF) {
+    }
+  };
+  if (o.echo == "http") serve(HttpEcho(read_file(o.request)));
+  else serve(GrpcEcho(read_file(o.request)));
+}
+
+class EchoProcess {
+ public:
+  EchoProcess(const std::string& kind, const std::string& answer_file) {
+    int in[2], out[2];
+    if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0) fail(ErrorCode::Io, "no pipes for the bare server");
+    const std::string self = fs::read_symlink("/proc/self/exe").string();
+    process_ = ::vfork();
+    if (process_ == 0) {
+      ::dup2(in[0], STDIN_FILENO);
+      ::dup2(out[1], STDOUT_FILENO);
+      ::execl(self.c_str(), self.c_str(), "--echo", kind.c_str(), "--request", answer_file.c_str(), nullptr);
+      ::_exit(127);
+    }
+    ::close(in[0]);
+    ::close(out[1]);
+    input_ = in[1];
+    std::FILE* printed = ::fdopen(out[0], "r");
+    const bool is_read = std::fscanf(printed, "%d", &port_) == 1;
+    std::fclose(printed);
+    if (!is_read) fail(ErrorCode::Internal, "the bare {} server did not start", kind);
+  }
+  EchoProcess(const EchoProcess&) = delete;
+  EchoProcess& operator=(const EchoProcess&) = delete;
+  ~EchoProcess() {
+    ::close(input_);
+    ::waitpid(process_, nullptr, 0);
+  }
+  int port() const { return port_; }
+
+ private:
+  pid_t process_ = -1;
+  int input_ = -1, port_ = 0;
+};
+
 // One way to have the model run, and what its rounds measured.
 struct Way {
   std::string name;
@@ -224,10 +275,14 @@ void run(const Options& options) {
   const std::string http_file = write_text(repository.path() + "/../http", http_text);
   const std::string grpc_file = write_text(repository.path() + "/../grpc", grpc_bytes);
   const std::string http_answer = HttpClient(http.port(), http_text).ask();
-  GrpcClient grpc_client(grpc.port(), grpc_bytes);
-  grpc_client.ask();
-  const HttpEcho http_echo(http_answer);
-  const GrpcEcho grpc_echo(grpc_client.answer());
+  std::string grpc_answer;
+  {
+    GrpcClient client(grpc.port(), grpc_bytes);
+    client.ask();
+    grpc_answer = client.answer();
+  }
+  const EchoProcess http_echo("http", write_text(repository.path() + "/../http-answer", http_answer));
+  const EchoProcess grpc_echo("grpc", write_text(repository.path() + "/../grpc-answer", grpc_answer));
 
   const auto in_engine = [&] {
     for (const auto& input : inputs) context.set_input(input.name, input.tensor);
@@ -285,10 +340,12 @@ int main(int argc, char** argv) {
   app.add_option("--client", options.client)->group("");
   app.add_option("--port", options.port)->group("");
   app.add_option("--request", options.request)->group("");
+  app.add_option("--echo", options.echo)->group("");
   CLI11_PARSE(app, argc, argv);
   try {
-    if (options.client.empty()) bench::run(options);
-    else bench::run_client(options);
+    if (!options.echo.empty()) bench::run_echo(options);
+    else if (!options.client.empty()) bench::run_client(options);
+    else bench::run(options);
   } catch (const std::exception& e) {
     std::cerr << "error: " << e.what() << "\n";
     return 1;

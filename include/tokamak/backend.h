@@ -169,7 +169,8 @@ typedef struct tkb_instance_args {
   int index; /* of all instances of the model */
 } tkb_instance_args;
 
-/* The backend's functions. create_instance, execute and destroy_instance of one instance run on one thread; everything else on any. */
+/* The backend's functions. create_instance, execute and destroy_instance of one instance run on one thread, unless describe() says
+ * any_thread; everything else on any. */
 typedef struct tkb_backend {
   size_t size;
   uint32_t version;
@@ -182,6 +183,7 @@ typedef struct tkb_backend {
    *   max_batch_size      optional
    *   decoupled           optional
    *   dynamic_batching    optional: its config, {} for the defaults
+   *   any_thread          optional: true when execute() of an instance may run on any thread, one at a time
    *   sequence_tensors    optional: false when inputs and outputs leave out what sequence_batching names
    * The server takes from it what the config does not say, and refuses a config that contradicts it. Valid until unload(). NULL: the config
    * must say everything. */

@@ -20,6 +20,17 @@ class Batcher {
   virtual void enqueue(std::unique_ptr<QueuedRequest> request) = 0;
   // Waits for the next batch of instance `index` (of all of the model, passive ones too); empty after close() when nothing is left.
   virtual Batch take(int index) = 0;
+  // An instance that whoever sent the batch executes it on, itself, and then gives back.
+  struct Loan {
+    Batch batch = {};
+    int index = -1;
+  };
+  // As enqueue(), unless an instance waits and would take the request now, alone: then that one is lent. Without a batch: it is queued.
+  virtual Loan enqueue_or_lend(std::unique_ptr<QueuedRequest> request) {
+    enqueue(std::move(request));
+    return {};
+  }
+  virtual void give_back(int index) { (void)index; }
   // What is queued is still taken, without waiting for more.
   virtual void close() = 0;
   virtual bool is_closed() const = 0;

@@ -120,7 +120,33 @@ DynamicBatcher::Level& DynamicBatcher::level_of(const InferRequest& request) {
   return found->second;
 }
 
-void DynamicBatcher::enqueue(std::unique_ptr<QueuedRequest> request) {
+DynamicBatcher::Loan DynamicBatcher::enqueue_or_lend(std::unique_ptr<QueuedRequest> request) {
+  Loan loan;
+  add(std::move(request), &loan);
+  return loan;
+}
+
+void DynamicBatcher::give_back(int index) {
+  std::unique_lock lock(mutex_);
+  std::erase(lent_, index);
+  idle_.push_back(index);
+  if (is_closed_) changed_.notify_all();
+  else if (size_ > 0) notify_one(lock);
+}
+
+// For an instance to look at the queue. Unlocks first, as it would have to wait for the lock. Lent instances wait for the same: one that
+// cannot take anything must not be the only one that is woken.
+void DynamicBatcher::notify_one(std::unique_lock<std::mutex>& lock) {
+  const bool is_waiting = !idle_.empty();  // else whoever executes looks again
+  const bool is_unsure = !lent_.empty();
+  lock.unlock();
+  if (!is_waiting) return;
+  if (is_unsure) changed_.notify_all();
+  else changed_.notify_one();
+}
+
+// `loan` may be null: not wanted.
+void DynamicBatcher::add(std::unique_ptr<QueuedRequest> request, Loan* loan) {
   const std::shared_ptr<Cancellation> cancellation = request->request().cancellation;
   uint64_t id = 0;
   {
@@ -148,11 +174,21 @@ void DynamicBatcher::enqueue(std::unique_ptr<QueuedRequest> request) {
     }
     const int64_t deadline_ns = deadline(level.policy, request->request(), request->times().queue_start);
     if (deadline_ns > 0) next_deadline_ns_ = std::min(next_deadline_ns_, deadline_ns);
+    const int64_t now_ns = request->times().queue_start;
     level.queue.push_back({std::move(request), id, deadline_ns});
     ++size_;
+    int64_t wake_ns = kNever;
+    if (loan && size_ == 1 && !idle_.empty() && count_to_take(now_ns, wake_ns) == 1) {
+      *loan = {pop(1), idle_.back()};
+      idle_.pop_back();
+      lent_.push_back(loan->index);
+      lock.unlock();
+      taken(loan->batch, now_ns);
+      return;
+    }
     if (statistics_) statistics_->add_pending(1);
+    notify_one(lock);
   }
-  changed_.notify_one();
   if (cancellation->is_cancelled()) cancel(id);  // between the two above
 }
 
@@ -221,9 +257,14 @@ DynamicBatcher::Batch DynamicBatcher::pop(size_t count) {
   return batch;
 }
 
-DynamicBatcher::Batch DynamicBatcher::take(int) {
+DynamicBatcher::Batch DynamicBatcher::take(int index) {
   std::unique_lock lock(mutex_);
   while (true) {
+    if (std::find(lent_.begin(), lent_.end(), index) != lent_.end()) {
+      changed_.wait(lock);
+      std::erase(idle_, index);
+      continue;
+    }
     const int64_t now_ns = steady_now_ns();
     Refused refused;
     apply_policies(now_ns, refused);
@@ -236,19 +277,24 @@ DynamicBatcher::Batch DynamicBatcher::take(int) {
     int64_t wake_ns = kNever;
     if (const size_t count = count_to_take(now_ns, wake_ns)) {
       Batch batch = pop(count);
-      const bool is_more = size_ > 0;
-      lock.unlock();
-      if (is_more) changed_.notify_one();
+      if (size_ > 0) notify_one(lock);
+      else lock.unlock();
       if (statistics_) statistics_->add_pending(-static_cast<int64_t>(batch.size()));
-      for (auto& request : batch) {
-        request->request().cancellation->on_cancel(nullptr);
-        request->times().compute_start = now_ns;
-      }
+      taken(batch, now_ns);
       return batch;
     }
     if (is_closed_ && size_ == 0) return {};
+    idle_.push_back(index);
     if (wake_ns == kNever) changed_.wait(lock);
     else changed_.wait_until(lock, std::chrono::steady_clock::time_point(std::chrono::nanoseconds(wake_ns)));
+    std::erase(idle_, index);
+  }
+}
+
+void DynamicBatcher::taken(Batch& batch, int64_t now_ns) {
+  for (auto& request : batch) {
+    request->request().cancellation->on_cancel(nullptr);
+    request->times().compute_start = now_ns;
   }
 }
 

@@ -82,7 +82,9 @@ class DynamicBatcher : public Batcher, public std::enable_shared_from_this<Dynam
  public:
   DynamicBatcher(BatcherOptions options, ModelStatistics* statistics);
 
-  void enqueue(std::unique_ptr<QueuedRequest> request) override;
+  void enqueue(std::unique_ptr<QueuedRequest> request) override { add(std::move(request), nullptr); }
+  Loan enqueue_or_lend(std::unique_ptr<QueuedRequest> request) override;
+  void give_back(int index) override;
   Batch take(int index) override;  // any instance may have any batch
   void close() override;
   bool is_closed() const override;
@@ -99,11 +101,14 @@ class DynamicBatcher : public Batcher, public std::enable_shared_from_this<Dynam
   };
   using Refused = std::vector<std::pair<std::unique_ptr<QueuedRequest>, ErrorCode>>;
 
+  void add(std::unique_ptr<QueuedRequest> request, Loan* loan);
+  void notify_one(std::unique_lock<std::mutex>& lock);
   Level& level_of(const InferRequest& request);
   void cancel(uint64_t id);
   void apply_policies(int64_t now_ns, Refused& refused);
   size_t count_to_take(int64_t now_ns, int64_t& wake_ns) const;
   Batch pop(size_t count);
+  void taken(Batch& batch, int64_t now_ns);
   void refuse(Refused& refused);
   template <class Visit>
   void visit(Visit&& visit) const;
@@ -115,6 +120,7 @@ class DynamicBatcher : public Batcher, public std::enable_shared_from_this<Dynam
   std::map<uint64_t, Level> levels_;
   uint64_t next_id_ = 1;
   size_t size_ = 0;
+  std::vector<int> idle_, lent_;       // instances that wait in take()
   int64_t next_deadline_ns_ = kNever;  // none is earlier
   bool is_closed_ = false;
   std::shared_ptr<ResponseOrder> order_;

@@ -22,6 +22,7 @@ struct Described {
   std::optional<int> max_batch_size;
   std::optional<bool> is_decoupled;
   std::optional<std::string> dynamic_batching;
+  bool runs_anywhere = false;
 };
 
 ModelDescription::Io read_io(const nlohmann::json& json) {
@@ -44,6 +45,7 @@ Described read_description(const char* text) {
     d.model.has_sequence_tensors = json.value("sequence_tensors", true);
     if (json.contains("max_batch_size")) d.max_batch_size = json.at("max_batch_size").get<int>();
     if (json.contains("decoupled")) d.is_decoupled = json.at("decoupled").get<bool>();
+    d.runs_anywhere = json.value("any_thread", false);
     if (json.contains("dynamic_batching")) d.dynamic_batching = json.at("dynamic_batching").dump();
   } catch (const nlohmann::json::exception& e) {
     fail(ErrorCode::Internal, "what the backend says about the model cannot be read: {}", e.what());
@@ -64,6 +66,9 @@ void complete(inference::ModelConfig& config, const Described& d, const LoadArgs
   }
   complete_config(config, d.model, args.settings ? args.settings->default_max_batch_size : 4);
 }
+
+// Handing a request to an instance's thread costs some 30 us: of what takes longer than this, it is little.
+constexpr int64_t kMaxInlineNs = 1'000'000;
 
 class ExecutedModel : public Model {
  public:
@@ -93,6 +98,7 @@ class ExecutedModel : public Model {
   const tkb_backend* backend_ = nullptr;
   tkb_model* model_ = nullptr;
   LlmModel* llm_ = nullptr;
+  bool is_inline_allowed_ = false;  // a request may be executed by whoever sends it
   std::unique_ptr<RequestScope> scope_;
   std::shared_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;
@@ -140,7 +146,12 @@ void ExecutedModel::load() {
                                      .complete = args_.complete};
   throw_if(backend_->load(&model_args, &model_));
   if (backend_->describe)
-    if (const char* description = backend_->describe(model_)) complete(config_, read_description(description), args_);
+    if (const char* description = backend_->describe(model_)) {
+      const Described described = read_description(description);
+      complete(config_, described, args_);
+      // With a limiter, instances wait for their turn.
+      is_inline_allowed_ = described.runs_anywhere && !(args_.settings && args_.settings->rate_limiter);
+    }
   validate_config(config_);
   if (backend_->size > offsetof(tkb_backend, find_interface) && backend_->find_interface)
     llm_ = static_cast<LlmModel*>(backend_->find_interface(model_, "llm_model"));
@@ -204,7 +215,14 @@ void ExecutedModel::infer(std::unique_ptr<InferRequest> request) {
     respond_error(*request, error ? error->code() : ErrorCode::Internal, e.what());
     return;
   }
-  batcher_->enqueue(std::move(queued));
+  const int64_t expected_ns = scope_->execution_ns.load(std::memory_order_relaxed);
+  const std::function<void(int64_t)> before_inline = std::move(queued->request().before_inline);
+  if (!before_inline || !is_inline_allowed_ || expected_ns == 0 || expected_ns > kMaxInlineNs) return batcher_->enqueue(std::move(queued));
+  Batcher::Loan loan = batcher_->enqueue_or_lend(std::move(queued));
+  if (loan.batch.empty()) return;
+  before_inline(expected_ns);
+  instances_[loan.index]->execute(std::move(loan.batch));
+  batcher_->give_back(loan.index);
 }
 
 }  // namespace

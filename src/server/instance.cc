@@ -43,15 +43,14 @@ void Instance::wait_ready() { ready_.get_future().get(); }
 
 void Instance::run() {
   ::pthread_setname_np(::pthread_self(), plan_.name.substr(0, 15).c_str());
-  tkb_instance* instance = nullptr;
   RateLimiter::Member* member = nullptr;
   try {
     const tkb_instance_args args = {.name = plan_.name.c_str(), .is_gpu = plan_.is_gpu, .gpu = plan_.gpu, .index = index_};
-    throw_if(parts_.backend.create_instance(parts_.model, &args, &instance));
-    warm_up(instance);
+    throw_if(parts_.backend.create_instance(parts_.model, &args, &instance_));
+    warm_up();
     if (parts_.limiter) member = parts_.limiter->add(plan_.needs);
   } catch (...) {
-    if (instance) parts_.backend.destroy_instance(instance);
+    if (instance_) parts_.backend.destroy_instance(instance_);
     ready_.set_exception(std::current_exception());
     return;
   }
@@ -60,7 +59,7 @@ void Instance::run() {
     Batcher::Batch batch = parts_.batcher->take(index_);
     if (batch.empty()) break;
     if (member) parts_.limiter->acquire(member);
-    execute(instance, std::move(batch));
+    execute(std::move(batch));
     if (member) parts_.limiter->release(member);
   }
   {  // A backend may answer later than execute().
@@ -68,10 +67,10 @@ void Instance::run() {
     parts_.scope.idle.wait(lock, [this] { return parts_.scope.num_in_backend == 0 && parts_.batcher->is_closed(); });
   }
   if (member) parts_.limiter->remove(member);
-  parts_.backend.destroy_instance(instance);
+  parts_.backend.destroy_instance(instance_);
 }
 
-void Instance::execute(tkb_instance* instance, Batcher::Batch batch) {
+void Instance::execute(Batcher::Batch batch) {
   requests_.clear();
   abi_.clear();
   int64_t rows = 0;
@@ -83,8 +82,11 @@ void Instance::execute(tkb_instance* instance, Batcher::Batch batch) {
     abi_.push_back(&request->abi());
     QueuedRequest::begin_execution(std::move(request));
   }
-  tkb_error* failure = parts_.backend.execute(instance, abi_.data(), abi_.size());
+  tkb_error* failure = parts_.backend.execute(instance_, abi_.data(), abi_.size());
   const int64_t end_ns = steady_now_ns();
+  std::atomic<int64_t>& execution_ns = parts_.scope.execution_ns;
+  const int64_t before_ns = execution_ns.load(std::memory_order_relaxed);
+  execution_ns.store(std::max(end_ns - start_ns, before_ns - before_ns / 8), std::memory_order_relaxed);
   std::optional<Error> error;
   try {
     throw_if(failure);
@@ -105,7 +107,7 @@ void Instance::execute(tkb_instance* instance, Batcher::Batch batch) {
   for (QueuedRequest* request : requests_) request->end_execution(error ? &*error : nullptr);
 }
 
-void Instance::warm_up(tkb_instance* instance) {
+void Instance::warm_up() {
   for (const auto& sample : parts_.warmup) {
     RequestScope scope(parts_.scope.rules);
     scope.model_name = parts_.scope.model_name;
@@ -123,7 +125,7 @@ void Instance::warm_up(tkb_instance* instance) {
     batch.push_back(std::make_unique<QueuedRequest>(request, scope));
     parts_.batcher->complete(*batch.front());
     batch.front()->set_on_end([](std::unique_ptr<QueuedRequest>) {});  // one iteration is enough
-    execute(instance, std::move(batch));
+    execute(std::move(batch));
     std::unique_lock lock(scope.mutex);
     scope.idle.wait(lock, [&scope] { return scope.num_in_backend == 0; });
     if (error) fail(error->code(), "warm-up of '{}' with sample '{}' failed: {}", plan_.name, sample->id, error->what());

@@ -41,15 +41,17 @@ class Instance {
   ~Instance();  // after Batcher::close(): waits for what it executes
   // Waits until it is created and warm. Throws what the backend said.
   void wait_ready();
+  // On whatever thread has the instance: its own, or one that the batcher lent it to.
+  void execute(Batcher::Batch batch);
 
  private:
   void run();
-  void warm_up(tkb_instance* instance);
-  void execute(tkb_instance* instance, Batcher::Batch batch);
+  void warm_up();
 
   const InstancePlan plan_;
   const int index_;
   const Parts parts_;
+  tkb_instance* instance_ = nullptr;
   std::vector<QueuedRequest*> requests_;  // of the execution
   std::vector<const tkb_request*> abi_;
   std::promise<void> ready_;

@@ -33,7 +33,8 @@ class Model {
   virtual const std::vector<TensorMetadata>& inputs() const = 0;
   virtual const std::vector<TensorMetadata>& outputs() const = 0;
   virtual bool is_decoupled() const = 0;
-  // Checks the request against the config, then queues it; every error comes as a response. Never blocks, never throws.
+  // Checks the request against the config, then queues it; every error comes as a response. Never throws, and never blocks unless the
+  // request has before_inline; the caller then keeps the model.
   virtual void infer(std::unique_ptr<InferRequest> request) = 0;
   virtual ModelStatistics& statistics() = 0;
   // Null unless it is a language model; then valid as long as this model.

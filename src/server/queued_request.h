@@ -32,7 +32,9 @@ struct RequestScope {
   bool is_iterative = false;              // requests may be executed more than once
   ModelStatistics* statistics = nullptr;  // null: nobody counts (warm-up)
   std::map<std::string, std::vector<std::string>> labels = {};
-  Tracer* tracer = nullptr;                 // null: nothing is traced
+  Tracer* tracer = nullptr;  // null: nothing is traced
+  // What an execution takes: the longest of the last few, more or less. 0: nobody knows.
+  std::atomic<int64_t> execution_ns = 0;
   std::atomic<int64_t> num_in_backend = 0;  // executing, or waiting for responses of a backend that answers later
   std::mutex mutex = {};
   std::condition_variable idle = {};  // num_in_backend became 0

@@ -95,6 +95,9 @@ struct InferRequest {
   // Where the model adds what the request took, before the final response; null: nobody asks.
   std::shared_ptr<ComputeTimes> compute_times = {};
   std::shared_ptr<Cancellation> cancellation = std::make_shared<Cancellation>();
+  // Not null: the model may execute the request on the thread that calls infer(), where that saves waking another and takes no more than a
+  // millisecond or so. Called there before it does, with how long it took lately.
+  std::function<void(int64_t expected_ns)> before_inline = {};
   // Called once for each response, from any thread, one at a time for one request, the last with is_final. Must not block and must not
   // throw.
   std::function<void(InferResponse)> on_response = {};

@@ -81,13 +81,12 @@ void Server::infer(std::unique_ptr<InferRequest> request) {
     respond_error(*request, e.code(), e.what());
     return;
   }
-  Model& target = *model;
-  request->on_response = [on_response = std::move(request->on_response), model = std::move(model), in_flight = std::move(in_flight),
+  request->on_response = [on_response = std::move(request->on_response), model, in_flight = std::move(in_flight),
                           trace = request->trace](InferResponse response) {
     if (trace && response.is_final) trace->end(steady_now_ns(), response.error);
     on_response(std::move(response));
   };
-  target.infer(std::move(request));
+  model->infer(std::move(request));
 }
 
 std::shared_ptr<const void> Server::hold() {

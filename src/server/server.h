@@ -60,8 +60,8 @@ class Server {
   // The version of a path or message: "" is -1. Throws InvalidArgument for what is not a number above 0.
   static int64_t parse_version(const std::string& text);
 
-  // Queues a request for the model it names. Never throws and never blocks: an error comes as a response. The model stays until the last
-  // response. Requests that another front end runs itself (OpenAI's) count through hold().
+  // Queues a request for the model it names. Never throws, and never blocks unless it has before_inline: an error comes as a response. The
+  // model stays until the last response. Requests that another front end runs itself (OpenAI's) count through hold().
   void infer(std::unique_ptr<InferRequest> request);
   // What stop() waits for; null when the server is stopping.
   std::shared_ptr<const void> hold();

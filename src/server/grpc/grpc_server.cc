@@ -2,7 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <limits>
+#include <thread>
 
 #include "base/file.h"
 #include "server/grpc/service.h"
@@ -60,15 +62,14 @@ struct GrpcServer::Impl {
         calls(new InferCalls{.server = server,
                              .forwarded_headers = header_pattern(options.forward_header_pattern),
                              .limits = {options.max_stream_requests, options.max_stream_queued_bytes, options.max_stream_unread_bytes}}),
-        inference(calls, restrictions),
-        health(server, restrictions) {}
+        service(calls, restrictions) {}
 
   const GrpcOptions options;
   const grpc_compression_level compression;
   const Restrictions restrictions;
   const std::shared_ptr<InferCalls> calls;
-  InferenceService inference;
-  HealthService health;
+  const Service service;
+  CallQueue queue{[this](Call& call) { return service.start(call); }};
   std::unique_ptr<grpc::Server> listener;
   int port = 0;
 };
@@ -84,8 +85,7 @@ void GrpcServer::start() {
       is_ipv6 ? fmt::format("[{}]:{}", options.address, options.port) : fmt::format("{}:{}", options.address, options.port);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(where, credentials(options.tls.get()), &impl_->port);
-  builder.RegisterService(&impl_->inference);
-  builder.RegisterService(&impl_->health);
+  impl_->queue.add_to(builder);
   builder.SetMaxReceiveMessageSize(std::numeric_limits<int32_t>::max());
   builder.SetMaxSendMessageSize(std::numeric_limits<int32_t>::max());
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, options.reuse_port ? 1 : 0);
@@ -95,6 +95,9 @@ void GrpcServer::start() {
   if (!impl_->listener || impl_->port == 0)
     fail(ErrorCode::Io, "gRPC cannot listen on {}: the port is taken{}", where,
          options.tls ? ", or the certificate and its key do not belong together" : "");
+  const int num_threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u));
+  impl_->calls->max_inline = num_threads;
+  impl_->queue.run(num_threads);
 }
 
 int GrpcServer::port() const { return impl_->port; }
@@ -104,6 +107,7 @@ void GrpcServer::stop(std::chrono::milliseconds timeout) {
   impl_->calls->drain();
   impl_->listener->Shutdown(std::chrono::system_clock::now() + timeout);
   impl_->listener->Wait();
+  impl_->queue.stop();
   impl_->listener.reset();
 }
 

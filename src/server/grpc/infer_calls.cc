@@ -9,43 +9,52 @@ namespace tokamak::server {
 
 namespace {
 
-class UnaryInfer final : public grpc::ServerUnaryReactor, public std::enable_shared_from_this<UnaryInfer> {
+class UnaryInfer final : public CallHandler, public std::enable_shared_from_this<UnaryInfer> {
  public:
-  UnaryInfer(std::shared_ptr<InferCalls> calls, grpc::ByteBuffer* response) : calls_(std::move(calls)), response_(response) {
+  UnaryInfer(std::shared_ptr<InferCalls> calls, Call& call) : calls_(std::move(calls)), call_(call) {
     calls_->num_calls.fetch_add(1, std::memory_order_relaxed);
   }
 
-  void start(grpc::CallbackServerContext* context, grpc::ByteBuffer&& bytes) {
-    self_ = shared_from_this();  // until OnDone
+  void on_start() override { call_.read(&message_); }
+
+  void on_read(bool ok) override {
+    if (!ok) return finish({grpc::StatusCode::INTERNAL, "the call ended before its message came"});
     const int64_t received_ns = steady_now_ns();
     const grpc::Status status = status_of([&] {
-      DecodedInfer decoded = decode_infer(parse_infer(std::move(bytes)), calls_->server, false);
+      // Moving the message out frees its slices as soon as it is parsed.
+      DecodedInfer decoded = decode_infer(parse_infer(std::move(message_)), calls_->server, false);
       InferRequest& request = *decoded.request;
-      apply_metadata(*calls_, *context, request);
+      apply_metadata(*calls_, call_.context(), request);
       request.received_ns = received_ns;
       request.cancellation = cancellation_;
       calls_->server.tracer().begin(request);
-      if ((trace_ = request.trace)) {  // gRPC hands a call over with its message read: the wait for it is not seen
+      if ((trace_ = request.trace)) {  // the wait for the message is not told from the wait for the call
         trace_->mark("GRPC_WAITREAD_START", received_ns);
         trace_->mark("GRPC_WAITREAD_END", received_ns);
       }
-      request.on_response = [call = self_, places = std::move(decoded.places)](InferResponse response) {
-        call->respond(std::move(response), places);
+      request.on_response = [self = shared_from_this(), places = std::move(decoded.places)](InferResponse response) {
+        self->respond(std::move(response), places);
       };
+      // Waking the stand-in takes longer than what is shorter.
+      constexpr int64_t kBriefNs = 30'000;
+      if (calls_->num_inline.fetch_add(1, std::memory_order_relaxed) < calls_->max_inline)
+        request.before_inline = [this](int64_t expected_ns) {
+          if (expected_ns > kBriefNs) call_.stay_polled();
+        };
       calls_->server.infer(std::move(decoded.request));
+      calls_->num_inline.fetch_sub(1, std::memory_order_relaxed);
     });
     if (!status.ok()) finish(status);
   }
 
-  void OnCancel() override {
+  void on_cancel() override {
     finish(grpc::Status::CANCELLED);
     cancellation_->cancel();
   }
 
-  void OnDone() override {
+  void on_done() override {
     if (trace_) trace_->mark("GRPC_SEND_END", steady_now_ns());
     calls_->num_calls.fetch_sub(1, std::memory_order_relaxed);
-    self_.reset();
   }
 
  private:
@@ -56,31 +65,29 @@ class UnaryInfer final : public grpc::ServerUnaryReactor, public std::enable_sha
     if (is_finished_.load(std::memory_order_acquire)) return;
     grpc::ByteBuffer bytes;
     const grpc::Status status = status_of([&] { bytes = encode_response(response, places); });
+    if (!status.ok()) return finish(status);
     if (is_finished_.exchange(true, std::memory_order_acq_rel)) return;
-    if (status.ok()) *response_ = std::move(bytes);
-    end(status);
+    if (trace_) trace_->mark("GRPC_SEND_START", steady_now_ns());
+    call_.finish(bytes);
   }
 
   void finish(const grpc::Status& status) {
-    if (!is_finished_.exchange(true, std::memory_order_acq_rel)) end(status);
-  }
-
-  void end(const grpc::Status& status) {
+    if (is_finished_.exchange(true, std::memory_order_acq_rel)) return;
     if (trace_) trace_->mark("GRPC_SEND_START", steady_now_ns());
-    Finish(status);
+    call_.finish(status);
   }
 
   const std::shared_ptr<InferCalls> calls_;
-  grpc::ByteBuffer* const response_;  // gRPC's; valid until Finish()
+  Call& call_;  // there until finish()
+  grpc::ByteBuffer message_;
   const std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();
   std::atomic<bool> is_finished_ = false;
   std::shared_ptr<Trace> trace_;  // set before the request is with its model; null: not traced
-  std::shared_ptr<UnaryInfer> self_;
 };
 
 }  // namespace
 
-void apply_metadata(const InferCalls& calls, const grpc::CallbackServerContext& context, InferRequest& request) {
+void apply_metadata(const InferCalls& calls, const grpc::ServerContextBase& context, InferRequest& request) {
   const auto& metadata = context.client_metadata();
   if (const auto it = metadata.find("traceparent"); it != metadata.end()) request.traceparent.assign(it->second.data(), it->second.size());
   if (!calls.forwarded_headers) return;
@@ -89,12 +96,8 @@ void apply_metadata(const InferCalls& calls, const grpc::CallbackServerContext& 
       request.parameters.insert_or_assign(std::string(name.data(), name.size()), std::string(value.data(), value.size()));
 }
 
-grpc::ServerUnaryReactor* start_infer(std::shared_ptr<InferCalls> calls, grpc::CallbackServerContext* context,
-                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  const auto call = std::make_shared<UnaryInfer>(std::move(calls), response);
-  // The message is nobody else's: moving it out frees its slices as soon as it is parsed.
-  call->start(context, std::move(*const_cast<grpc::ByteBuffer*>(request)));
-  return call.get();
+std::shared_ptr<CallHandler> make_infer(std::shared_ptr<InferCalls> calls, Call& call) {
+  return std::make_shared<UnaryInfer>(std::move(calls), call);
 }
 
 }  // namespace tokamak::server

@@ -1,7 +1,5 @@
 #pragma once
-// ModelInfer and ModelStreamInfer on gRPC's callback API. Both read and write raw messages: the codec keeps what the tensors refer to.
-
-#include <grpcpp/grpcpp.h>
+// ModelInfer and ModelStreamInfer. Both read and write raw messages: the codec keeps what the tensors refer to.
 
 #include <atomic>
 #include <memory>
@@ -10,6 +8,7 @@
 #include <regex>
 #include <set>
 
+#include "server/grpc/call_queue.h"
 #include "server/server.h"
 
 namespace tokamak::server {
@@ -29,6 +28,8 @@ struct InferCalls {
   Server& server;
   std::optional<std::regex> forwarded_headers;  // metadata whose name matches becomes a request parameter
   StreamLimits limits;
+  int max_inline = 0;  // threads that may execute at a time: all but the stand-in, as somebody must read what comes meanwhile
+  std::atomic<int> num_inline = 0;
   std::atomic<int64_t> num_calls = 0;  // calls that gRPC has not done with
 
   std::mutex mutex;
@@ -39,12 +40,10 @@ struct InferCalls {
   void drain();
 };
 
-// Both take care of their own lifetime. The client's cancellation, its deadline and its disappearance cancel the request and end the call
-// at once, whether the model listens or not.
-grpc::ServerUnaryReactor* start_infer(std::shared_ptr<InferCalls> calls, grpc::CallbackServerContext* context,
-                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response);
+// The client's cancellation, its deadline and its disappearance cancel the request and end the call at once, whether the model listens or
+// not.
+std::shared_ptr<CallHandler> make_infer(std::shared_ptr<InferCalls> calls, Call& call);
 // Responses to requests for models that are not decoupled come in the order of those requests.
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* start_stream(std::shared_ptr<InferCalls> calls,
-                                                                          grpc::CallbackServerContext* context);
+std::shared_ptr<CallHandler> make_stream(std::shared_ptr<InferCalls> calls, Call& call);
 
 }  // namespace tokamak::server

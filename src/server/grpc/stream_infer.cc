@@ -7,16 +7,14 @@
 
 namespace tokamak::server {
 
-StreamInfer::StreamInfer(std::shared_ptr<InferCalls> calls, grpc::CallbackServerContext* context)
-    : calls_(std::move(calls)), context_(context) {
+StreamInfer::StreamInfer(std::shared_ptr<InferCalls> calls, Call& call) : calls_(std::move(calls)), call_(call) {
   calls_->num_calls.fetch_add(1, std::memory_order_relaxed);
-  const auto& metadata = context->client_metadata();
+  const auto& metadata = call.context().client_metadata();
   const auto it = metadata.find("triton_grpc_error");
   errors_are_statuses_ = it != metadata.end() && it->second == "true";
 }
 
-void StreamInfer::start() {
-  self_ = shared_from_this();  // until OnDone
+void StreamInfer::on_start() {
   bool is_draining = false;
   {
     const std::lock_guard lock(calls_->mutex);
@@ -36,7 +34,7 @@ void StreamInfer::drain() {
 
 // The next read starts only when this one's request is with its model: so requests keep the order of the stream, and the end of the stream
 // is not seen before the last of them.
-void StreamInfer::OnReadDone(bool ok) {
+void StreamInfer::on_read(bool ok) {
   std::unique_lock lock(mutex_);
   if (ok && !end_) {
     grpc::ByteBuffer bytes;
@@ -62,7 +60,7 @@ void StreamInfer::read_one(grpc::ByteBuffer&& bytes) {
     pending->id = message->id();
     DecodedInfer decoded = decode_infer(message, calls_->server, true);
     request = std::move(decoded.request);
-    apply_metadata(*calls_, *context_, *request);
+    apply_metadata(*calls_, call_.context(), *request);
     request->received_ns = received_ns;
     request->cancellation = pending->cancellation;
     calls_->server.tracer().begin(*request);
@@ -151,8 +149,7 @@ void StreamInfer::end_locked(grpc::Status status, bool drops_queued) {
   if (drops_queued) writes_.clear();
 }
 
-// Starts whatever can start now: a write, the next read, the end; cancels the requests of a stream that ended before them. gRPC calls back
-// on threads of its own only, never from within.
+// Starts whatever can start now: a write, the next read, the end; cancels the requests of a stream that ended before them.
 void StreamInfer::advance(std::unique_lock<std::mutex>& lock) {
   if (is_finished_) return;
   if (!end_ && reads_ended_ && requests_.empty())
@@ -162,16 +159,16 @@ void StreamInfer::advance(std::unique_lock<std::mutex>& lock) {
     writes_.pop_front();
     is_writing_ = true;
     if (written_.trace) written_.trace->mark("GRPC_SEND_START", steady_now_ns());
-    StartWrite(&written_.bytes);
+    call_.write(written_.bytes);
   }
   if (end_ && !is_writing_) {
     is_finished_ = true;
-    Finish(*end_);
+    call_.finish(*end_);
   } else if (!reads_ended_ && !is_reading_ && requests_.size() < calls_->limits.max_requests &&
              queued_bytes_ < calls_->limits.max_queued_bytes) {
     is_reading_ = true;
     if (calls_->server.tracer().control().is_on()) read_started_ns_ = steady_now_ns();
-    StartRead(&read_);
+    call_.read(&read_);
   }
   if (!end_ || requests_.empty()) return;
   const Requests cancelled = std::exchange(requests_, {});
@@ -179,7 +176,7 @@ void StreamInfer::advance(std::unique_lock<std::mutex>& lock) {
   for (const auto& pending : cancelled) pending->cancellation->cancel();
 }
 
-void StreamInfer::OnWriteDone(bool ok) {
+void StreamInfer::on_write(bool ok) {
   std::unique_lock lock(mutex_);
   is_writing_ = false;
   queued_bytes_ -= written_.bytes.Length();
@@ -189,19 +186,18 @@ void StreamInfer::OnWriteDone(bool ok) {
   advance(lock);
 }
 
-void StreamInfer::OnCancel() {
+void StreamInfer::on_cancel() {
   std::unique_lock lock(mutex_);
   end_locked(grpc::Status::CANCELLED, true);
   advance(lock);
 }
 
-void StreamInfer::OnDone() {
+void StreamInfer::on_done() {
   {
     const std::lock_guard lock(calls_->mutex);
     calls_->streams.erase(this);
   }
   calls_->num_calls.fetch_sub(1, std::memory_order_relaxed);
-  self_.reset();
 }
 
 void InferCalls::drain() {
@@ -214,11 +210,8 @@ void InferCalls::drain() {
   for (const auto& stream : open) stream->drain();
 }
 
-grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* start_stream(std::shared_ptr<InferCalls> calls,
-                                                                          grpc::CallbackServerContext* context) {
-  const auto stream = std::make_shared<StreamInfer>(std::move(calls), context);
-  stream->start();
-  return stream.get();
+std::shared_ptr<CallHandler> make_stream(std::shared_ptr<InferCalls> calls, Call& call) {
+  return std::make_shared<StreamInfer>(std::move(calls), call);
 }
 
 }  // namespace tokamak::server

@@ -1,8 +1,6 @@
 #pragma once
 // One ModelStreamInfer call.
 
-#include <grpcpp/grpcpp.h>
-
 #include <deque>
 #include <list>
 #include <memory>
@@ -14,21 +12,20 @@
 namespace tokamak::server {
 
 // What a call's metadata says about a request: traceparent, and the headers that are forwarded as parameters.
-void apply_metadata(const InferCalls& calls, const grpc::CallbackServerContext& context, InferRequest& request);
+void apply_metadata(const InferCalls& calls, const grpc::ServerContextBase& context, InferRequest& request);
 
-class StreamInfer final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
-                          public std::enable_shared_from_this<StreamInfer> {
+class StreamInfer final : public CallHandler, public std::enable_shared_from_this<StreamInfer> {
  public:
-  StreamInfer(std::shared_ptr<InferCalls> calls, grpc::CallbackServerContext* context);
+  StreamInfer(std::shared_ptr<InferCalls> calls, Call& call);
 
-  void start();
   // No more requests; ends with UNAVAILABLE when those read are answered.
   void drain();
 
-  void OnReadDone(bool ok) override;
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  void on_start() override;
+  void on_read(bool ok) override;
+  void on_write(bool ok) override;
+  void on_cancel() override;
+  void on_done() override;
 
  private:
   struct Write {
@@ -57,11 +54,10 @@ class StreamInfer final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   void advance(std::unique_lock<std::mutex>& lock);
 
   const std::shared_ptr<InferCalls> calls_;
-  grpc::CallbackServerContext* const context_;  // gRPC's; valid until OnDone
+  Call& call_;  // there until finish()
   bool errors_are_statuses_ = false;
   grpc::ByteBuffer read_;
   Write written_;
-  std::shared_ptr<StreamInfer> self_;
 
   std::mutex mutex_;  // never held while a model is called
   Requests requests_;
@@ -72,7 +68,7 @@ class StreamInfer final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   bool is_writing_ = false;
   bool reads_ended_ = false;  // half-closed by the client, or draining
   bool is_draining_ = false;
-  std::optional<grpc::Status> end_;  // what Finish() gets once writes_ is empty; later responses are dropped
+  std::optional<grpc::Status> end_;  // what the call ends with once writes_ is empty; later responses are dropped
   bool is_finished_ = false;
 };
 

@@ -11,7 +11,7 @@ namespace tokamak::server {
 
 namespace {
 
-constexpr const char* kModels[] = {"echo", "echo_thread", "hold", "deaf", "repeat", "repeat_thread", "fail", "big"};
+constexpr const char* kModels[] = {"echo", "echo_thread", "hold", "deaf", "repeat", "repeat_thread", "fail", "big", "block"};
 
 class FakeModel final : public Model {
  public:
@@ -81,8 +81,16 @@ class FakeModel final : public Model {
     if (kind_ == "repeat") return repeat(*request);
     if (kind_ == "fail") return fail(*request);
     if (kind_ == "big") return big(*request);
+    if (kind_ == "block") block();
     if (!name_.ends_with("_thread")) remember(*request);
     echo(*request);
+  }
+
+  void block() {
+    std::unique_lock lock(state_->mutex);
+    ++state_->num_blocked;
+    state_->changed.notify_all();
+    state_->changed.wait_for(lock, std::chrono::seconds(20), [this] { return state_->is_open; });
   }
 
   void remember(const InferRequest& request) {

@@ -20,6 +20,8 @@ struct FakeState {
   std::condition_variable changed;
   std::vector<std::unique_ptr<InferRequest>> held;  // of "hold"
   int num_cancelled = 0;
+  int num_blocked = 0;  // that "block" has
+  bool is_open = false;
   // Of the last request to "echo".
   InferRequest last;  // without inputs
   std::vector<const void*> last_data;
@@ -36,6 +38,7 @@ struct FakeState {
 //   deaf      never answers
 //   repeat    decoupled: IN0 [n] i32 gives n responses [1] and an empty final one
 //   fail      error with the code that parameter "code" names
+//   block     as echo, but keeps the thread that brings the request until the state is open
 //   big       OUT0 with as many bytes as parameter "bytes" says
 // Models whose name ends in "_thread" answer from a thread of their own.
 class GrpcTest : public testing::Test {

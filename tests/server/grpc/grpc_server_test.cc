@@ -99,7 +99,7 @@ TEST_F(GrpcManagement, StandardHealthCheck) {
 TEST_F(GrpcManagement, RepositoryAndStatistics) {
   inference::RepositoryIndexResponse index;
   ASSERT_TRUE(call(&Stub::RepositoryIndex, inference::RepositoryIndexRequest(), index).ok());
-  EXPECT_EQ(index.models_size(), 8);
+  EXPECT_EQ(index.models_size(), 9);
   EXPECT_EQ(index.models(0).state(), "READY");
 
   inference::RepositoryModelUnloadRequest unload;

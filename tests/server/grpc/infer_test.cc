@@ -1,5 +1,6 @@
 #include <grpcpp/generic/generic_stub.h>
 
+#include <algorithm>
 #include <future>
 #include <thread>
 
@@ -263,6 +264,72 @@ TEST_F(GrpcInfer, BytesThatAreNoMessage) {
                     [&](grpc::Status status) { done.set_value(std::move(status)); });
   const grpc::Status status = done.get_future().get();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+}
+
+TEST_F(GrpcInfer, CallsThatAreNotOfTheServices) {
+  grpc::GenericStub generic(connect());
+  const auto call = [&](const std::string& method) {
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    const auto stream = generic.PrepareCall(&context, method, &queue);
+    void* tag = nullptr;
+    bool ok = false;
+    stream->StartCall(nullptr);
+    queue.Next(&tag, &ok);
+    stream->WritesDone(nullptr);  // no message
+    queue.Next(&tag, &ok);
+    grpc::Status status;
+    stream->Finish(&status, nullptr);
+    queue.Next(&tag, &ok);
+    return status.error_code();
+  };
+  EXPECT_EQ(call("/inference.GRPCInferenceService/ModelTrain"), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(call("/grpc.health.v1.Health/Watch"), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(call("/inference.GRPCInferenceService/ModelInfer"), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(call("/inference.GRPCInferenceService/ServerLive"), grpc::StatusCode::INTERNAL);
+}
+
+TEST_F(GrpcInfer, ThreadsThatAreHeldUpHaveAStandIn) {
+  const int num_threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u));
+  std::atomic<int> num_answered = 0;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < num_threads; ++i)
+    clients.emplace_back([&] {
+      grpc::ClientContext context;
+      ModelInferResponse response;
+      if (stub_->ModelInfer(&context, request_of<int32_t>("block", "INT32", {1}), &response).ok()) ++num_answered;
+    });
+  ASSERT_TRUE(state_->wait_for([&] { return state_->num_blocked == num_threads; }));
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(infer(request_of<int32_t>("echo", "INT32", {i})).ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_TRUE(infer(request_of<int32_t>("echo_thread", "INT32", {1})).ok());
+  EXPECT_EQ(num_answered, 0);
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->is_open = true;
+  }
+  state_->changed.notify_all();
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(num_answered, num_threads);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the stand-in sleeps now
+  EXPECT_TRUE(infer(request_of<int32_t>("echo", "INT32", {1})).ok());
+}
+
+TEST_F(GrpcInfer, ClientsThatLeaveAtAnyMoment) {
+  std::vector<std::thread> clients;
+  for (int c = 0; c < 4; ++c)
+    clients.emplace_back([&, c] {
+      for (int i = 0; i < 100; ++i) {
+        grpc::ClientContext context;
+        context.set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(i * 20));
+        ModelInferResponse response;
+        stub_->ModelInfer(&context, request_of<int32_t>(c % 2 ? "echo" : "echo_thread", "INT32", {i}), &response);
+      }
+    });
+  for (std::thread& client : clients) client.join();
+  for (int i = 0; i < 1000 && grpc_->num_calls() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(grpc_->num_calls(), 0);
+  EXPECT_TRUE(infer(request_of<int32_t>("echo", "INT32", {1})).ok());
 }
 
 TEST_F(GrpcInfer, LargeTensorsGoBothWays) {

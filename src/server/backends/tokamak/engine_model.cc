@@ -48,6 +48,7 @@ std::string describe_engine(const Engine& engine) {
   nlohmann::json json = {{"inputs", nlohmann::json::array()}, {"outputs", nlohmann::json::array()}};
   for (const TensorInfo& info : engine.inputs()) json["inputs"].push_back(describe(info));
   for (const TensorInfo& info : engine.outputs()) json["outputs"].push_back(describe(info));
+  json["any_thread"] = !engine.is_cuda();  // a thread's current GPU is the instance's
   json["can_batch"] = common_first_symbol(engine).has_value();
   return json.dump();
 }
