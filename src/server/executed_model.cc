@@ -112,6 +112,7 @@ std::map<std::string, std::string> settings_of(const LoadArgs& args, const std::
   for (const std::string& key : {backend, std::string()})
     if (const auto own = args.settings->config.find(key); own != args.settings->config.end())
       result.insert(own->second.begin(), own->second.end());
+  result.emplace("default-max-batch-size", std::to_string(args.settings->default_max_batch_size));
   if (!args.settings->default_device.empty()) result.emplace("device", args.settings->default_device);
   if (!args.settings->precision.empty()) result.emplace("precision", args.settings->precision);
   return result;

@@ -143,6 +143,29 @@ TEST(CudaExecutor, GraphReplayEqualsPlainLaunches) {
   }
 }
 
+// Graphs of small shapes do not outlive the arena that a larger one replaces, wherever the new one lies.
+TEST(CudaExecutor, ShapesThatGrowBetweenReplays) {
+  NEED_GPU();
+  for (const char* text : {kDeviceOnly, kMixed}) {
+    ExecutionContext context(engine_of(text));
+    int seed = 0;
+    for (const int64_t largest : {3, 40, 500, 6000}) {
+      for (int round = 0; round < 4; ++round) {  // all the shapes until now: launched, captured, replayed
+        for (const int64_t n : {3, 40, 500, 6000}) {
+          if (n > largest) break;
+          const std::vector<Tensor> inputs = {random_tensor({n, 100}, ++seed), random_tensor({n, 100}, ++seed)};
+          context.set_input("x", inputs[0]);
+          context.set_input("y", inputs[1]);
+          context.run();
+          const auto expected = on_cpu(text, inputs);
+          for (size_t i = 0; i < expected.size(); ++i) expect_near(context.output(static_cast<int>(i)), expected[i]);
+        }
+      }
+    }
+    for (const std::string& f : context.fallbacks()) EXPECT_EQ(f.find("no CUDA graph"), std::string::npos) << f;
+  }
+}
+
 TEST(CudaExecutor, TensorsOfTheGpuGoInAndOut) {
   NEED_GPU();
   const auto device = Device::get();

@@ -89,6 +89,50 @@ TEST_F(TokamakBackendTest, BatchesOfAnEngineAreTheEnginesOwnResults) {
   EXPECT_GT(statistics_->totals().compute_infer.ns, 0u);
 }
 
+// Row i of y is x + the sum of the batch's rows of x: it tells what else was in the batch.
+std::string batch_sum() {
+  using namespace tokamak::test;
+  OnnxGraph g;
+  g.input("x", DType::F32, {"batch", 2}).output("y", DType::F32, {"batch", 2});
+  g.initializer("axes", Tensor::of<int64_t>({1}, {0}));
+  g.node("ReduceSum", {"x", "axes"}, {"sum"}).node("Add", {"x", "sum"}, {"y"});
+  return onnx_model(g);
+}
+
+TEST_F(TokamakBackendTest, BatchesArePaddedWithTheirLastRow) {
+  std::ofstream(folder_ / "1" / "model.onnx", std::ios::binary) << batch_sum();
+  for (const bool pads : {true, false}) {
+    Model& model = load(std::string("max_batch_size: 8 dynamic_batching { preferred_batch_size: 5 max_queue_delay_microseconds: 500000 } "
+                                    "parameters { key: \"pad_batches\" value { string_value: \"") +
+                        (pads ? "on" : "off") + "\" } }");
+    for (const auto& [counts, padded] : {std::pair{std::vector<int64_t>{3}, 4}, {{5}, 5}, {{3, 2}, 5}, {{4}, 4}}) {
+      std::vector<Answer> answers;
+      std::vector<float> values;
+      float next = 1;
+      for (const int64_t count : counts) {
+        Tensor x = Tensor::empty(DType::F32, {count, 2});
+        for (int64_t i = 0; i < x.count(); ++i) values.push_back(x.data<float>()[i] = next *= 2);
+        auto request = std::make_unique<InferRequest>();
+        request->inputs.push_back({.name = "x", .tensor = x});
+        answers.emplace_back(model, std::move(request));
+      }
+      const size_t rows = values.size() / 2;
+      float sums[2] = {};
+      for (size_t i = 0; i < values.size(); ++i) sums[i % 2] += values[i];
+      if (pads)
+        for (int i = 0; i < 2; ++i) sums[i] += static_cast<float>(padded - static_cast<int>(rows)) * values[2 * (rows - 1) + i];
+      size_t at = 0;
+      for (size_t a = 0; a < answers.size(); ++a) {
+        const InferResponse response = answers[a].wait();
+        ASSERT_FALSE(response.error_code) << response.error;
+        const Tensor& y = response.outputs.at(0).tensor;
+        ASSERT_EQ(y.shape(), (Shape{counts[a], 2}));
+        for (int64_t i = 0; i < y.count(); ++i, ++at) EXPECT_EQ(y.data<float>()[i], values[at] + sums[at % 2]) << pads << " " << rows;
+      }
+    }
+  }
+}
+
 // y = 100 * START + x + state, where READY; state = x + state.
 std::string accumulator() {
   using namespace tokamak::test;

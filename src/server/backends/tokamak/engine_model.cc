@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -53,14 +54,39 @@ std::string describe_engine(const Engine& engine) {
   return json.dump();
 }
 
-EngineInstance::EngineInstance(const tkb_server& server, std::shared_ptr<const Engine> engine, int gpu, int max_plans)
-    : server_(server), engine_(engine), context_(std::move(engine), {.max_plans = max_plans, .device = gpu}) {}
+std::vector<int64_t> padded_batch_sizes(int64_t max_batch_size, const std::vector<int64_t>& preferred) {
+  std::vector<int64_t> sizes = preferred;
+  for (int64_t size = 1; size < max_batch_size; size *= 2) {
+    sizes.push_back(size);
+    if (size >= 4) sizes.push_back(size + size / 2);
+  }
+  sizes.push_back(max_batch_size);
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  std::erase_if(sizes, [&](int64_t size) { return size < 1 || size > max_batch_size; });
+  return sizes;
+}
 
-void EngineInstance::bind_input(const tkb_request* const* requests, size_t count, size_t input, int64_t rows) {
+EngineInstance::EngineInstance(const tkb_server& server, std::shared_ptr<const Engine> engine, int gpu, int max_plans,
+                               std::vector<int64_t> batch_sizes)
+    : server_(server),
+      engine_(engine),
+      context_(std::move(engine), {.max_plans = max_plans, .device = gpu}),
+      batch_sizes_(std::move(batch_sizes)) {}
+
+int64_t EngineInstance::rows_to_execute(const tkb_request& first, int64_t rows) const {
+  for (size_t i = 0; i < first.num_inputs; ++i)
+    if (first.inputs[i].dtype == TKB_BYTES) return rows;
+  const auto size = rows > 0 ? std::lower_bound(batch_sizes_.begin(), batch_sizes_.end(), rows) : batch_sizes_.end();
+  return size == batch_sizes_.end() ? rows : *size;
+}
+
+void EngineInstance::bind_input(const tkb_request* const* requests, size_t count, size_t input, int64_t executed) {
   const tkb_tensor& first = requests[0]->inputs[input];
   const DType dtype = from_abi(first.dtype);
   Shape shape(first.dims, first.dims + first.rank);
-  if (count > 1) shape[0] = rows;
+  const bool is_whole = count == 1 && (executed == 0 || shape[0] == executed);  // the batch is one request's tensor
+  if (!is_whole) shape[0] = executed;
   if (dtype == DType::String) {
     Tensor tensor = Tensor::empty(dtype, std::move(shape));
     auto out = tensor.strings().begin();
@@ -73,7 +99,7 @@ void EngineInstance::bind_input(const tkb_request* const* requests, size_t count
   }
   const int64_t bytes = bytes_of(dtype, num_elements(shape));
   const bool is_aligned = reinterpret_cast<uintptr_t>(first.data) % std::max(1, bits_of(dtype) / 8) == 0;
-  if (count == 1 && (is_aligned || bytes == 0)) {
+  if (is_whole && (is_aligned || bytes == 0)) {
     context_.set_input(first.name, Tensor::view(dtype, std::move(shape), first.data ? first.data : this));
     return;
   }
@@ -85,20 +111,25 @@ void EngineInstance::bind_input(const tkb_request* const* requests, size_t count
     server_.error_free(error);
     fail(ErrorCode::Internal, "input '{}' could not be gathered from {} requests", first.name, count);
   }
+  // The padding is the last row again: values that the model is made for.
+  auto* const end = static_cast<std::byte*>(target.raw()) + size;
+  const size_t row = executed > 0 ? static_cast<size_t>(bytes / executed) : 0;
+  for (size_t left = static_cast<size_t>(bytes) - size, at = 0; at < left; at += row) std::memcpy(end + at, end - row, row);
   context_.set_input(first.name, Tensor::view(dtype, std::move(shape), target.raw()));
 }
 
 void EngineInstance::execute(const tkb_request* const* requests, size_t count) {
   int64_t rows = 0;
   for (size_t r = 0; r < count; ++r) rows += requests[r]->rows;
-  for (size_t i = 0; i < requests[0]->num_inputs; ++i) bind_input(requests, count, i, rows);
+  const int64_t executed = rows_to_execute(*requests[0], rows);
+  for (size_t i = 0; i < requests[0]->num_inputs; ++i) bind_input(requests, count, i, executed);
   const int64_t start = now_ns();
   context_.run();
   server_.report_compute(requests, count, start, now_ns());
-  respond(requests, count, rows);
+  respond(requests, count, executed);
 }
 
-void EngineInstance::respond(const tkb_request* const* requests, size_t count, int64_t rows) {
+void EngineInstance::respond(const tkb_request* const* requests, size_t count, int64_t executed) {
   struct Output {
     const Tensor* tensor;
     std::vector<tkb_bytes> strings;
@@ -107,9 +138,9 @@ void EngineInstance::respond(const tkb_request* const* requests, size_t count, i
   for (size_t i = 0; i < engine_->outputs().size(); ++i) {
     Output& output = outputs.emplace_back(&context_.output(static_cast<int>(i)), std::vector<tkb_bytes>());
     const Tensor& tensor = *output.tensor;
-    if (rows > 0 && (tensor.rank() == 0 || tensor.dim(0) != rows))
+    if (executed > 0 && (tensor.rank() == 0 || tensor.dim(0) != executed))
       fail(ErrorCode::Internal, "output '{}' has shape {}, and its first axis should be the batch's {} rows", engine_->outputs()[i].name,
-           to_string(tensor.shape()), rows);
+           to_string(tensor.shape()), executed);
     if (tensor.dtype() == DType::String)
       for (const std::string& s : tensor.strings()) output.strings.push_back({s.data(), s.size()});
   }
@@ -121,9 +152,9 @@ void EngineInstance::respond(const tkb_request* const* requests, size_t count, i
       const Tensor& tensor = *outputs[i].tensor;
       shapes[i] = tensor.shape();
       int64_t first = 0;  // element
-      if (rows > 0) {
+      if (executed > 0) {
         shapes[i][0] = requests[r]->rows;
-        first = row * (tensor.count() / rows);
+        first = row * (tensor.count() / executed);
       }
       const int64_t elements = num_elements(shapes[i]);
       tensors[i] = {.name = engine_->outputs()[i].name.c_str(),

@@ -21,7 +21,24 @@ struct LoadedModel {
   std::unique_ptr<LanguageModel> language_model;  // null for other engines
   std::string description;
   int max_plans = 32;
+  std::vector<int64_t> batch_sizes;  // to pad to
 };
+
+// What the config says, or the server will say for it.
+int64_t max_batch_size_of(const nlohmann::json& config, const Parameters& parameters) {
+  const int64_t said = config.value("max_batch_size", 0);
+  return said > 0 ? said : parameters.integer("default-max-batch-size", 4);
+}
+
+// Parameter pad_batches: on GPUs unless it says no.
+std::vector<int64_t> batch_sizes_of(const nlohmann::json& config, const Parameters& parameters, const Engine& engine) {
+  const int64_t max_batch_size = max_batch_size_of(config, parameters);
+  if (!parameters.flag("pad_batches", engine.is_cuda()) || max_batch_size < 1) return {};
+  std::vector<int64_t> preferred;
+  if (const auto batching = config.find("dynamic_batching"); batching != config.end())
+    preferred = batching->value("preferred_batch_size", preferred);
+  return padded_batch_sizes(max_batch_size, preferred);
+}
 
 struct LoadedInstance {
   LanguageModel* language_model = nullptr;  // or
@@ -58,7 +75,8 @@ tkb_error* load(const tkb_model_args* args, tkb_model** result) {
     } else {
       model->description = describe_engine(*model->engine);
     }
-    model->max_plans = std::max(32, 2 * config.value("max_batch_size", 0));
+    model->max_plans = static_cast<int>(std::max<int64_t>(32, 2 * max_batch_size_of(config, parameters)));
+    model->batch_sizes = batch_sizes_of(config, parameters, *model->engine);
     *result = reinterpret_cast<tkb_model*>(model.release());
   });
 }
@@ -76,7 +94,7 @@ tkb_error* create_instance(tkb_model* handle, const tkb_instance_args* args, tkb
     } else {
       if (args->is_gpu && !model.engine->is_cuda())
         fail(ErrorCode::InvalidArgument, "instance '{}' is for a GPU, and the engine is for the CPU", args->name);
-      instance->engine = std::make_unique<EngineInstance>(*server, model.engine, args->gpu, model.max_plans);
+      instance->engine = std::make_unique<EngineInstance>(*server, model.engine, args->gpu, model.max_plans, model.batch_sizes);
     }
     *result = reinterpret_cast<tkb_instance*>(instance.release());
   });
