@@ -1,6 +1,7 @@
 // OpenAI's completions and chat completions as a load: random token ids of a given number, or given texts.
 
 #include <fmt/format.h>
+#include <simdjson.h>
 
 #include <random>
 
@@ -77,22 +78,30 @@ class TextReader : public AnswerReader {
       done_ = true;
       return;
     }
-    const Json json = Json::parse(data, nullptr, false);
-    if (!json.is_object()) {
+    // simdjson: there are tens of thousands a second, and the machine may be the server's too.
+    simdjson::dom::element json;
+    if (parser_.parse(data.data(), data.size()).get(json) != simdjson::SUCCESS || !json.is_object()) {
       failure_ = "an event is no JSON object";
       return;
     }
-    if (json.contains("error")) {
+    if (json["error"].error() == simdjson::SUCCESS) {
       failure_ = fmt::format("in the stream: {}", message_of_body(data));
       return;
     }
-    usage(json, record);
-    if (!json.contains("choices") || !json["choices"].is_array() || json["choices"].empty()) return;
-    const Json& choice = json["choices"][0];
+    if (int64_t prompt = 0, output = 0; json["usage"]["completion_tokens"].get(output) == simdjson::SUCCESS) {
+      if (json["usage"]["prompt_tokens"].get(prompt) == simdjson::SUCCESS) record.prompt_tokens = static_cast<int>(prompt);
+      record.output_tokens = static_cast<int>(output);
+    }
+    const auto choice = json["choices"].at(0);
+    const auto text = [](const simdjson::simdjson_result<simdjson::dom::element>& field) {
+      std::string_view value;
+      return field.get(value) == simdjson::SUCCESS ? value : std::string_view();
+    };
+    const auto delta = choice["delta"];
+    const bool is_chat = delta.error() == simdjson::SUCCESS;
+    if (!is_chat && choice["text"].error() != simdjson::SUCCESS) return;
     // The first event of a chat brings the role alone.
-    const bool has_text = choice.contains("text") || (choice.contains("delta") && !choice["delta"].value("content", Json()).is_null());
-    if (!has_text && !choice.contains("delta")) return;
-    if (choice.contains("delta") && choice["delta"].contains("role") && choice["delta"].value("content", "") == "") return;
+    if (is_chat && delta["role"].error() == simdjson::SUCCESS && text(delta["content"]).empty()) return;
     if (record.first_ns == 0) record.first_ns = now_ns;
     record.event_ns.push_back(now_ns);
   }
@@ -104,6 +113,7 @@ class TextReader : public AnswerReader {
 
   bool stream_, done_ = false;
   std::string line_, body_, failure_;
+  simdjson::dom::parser parser_;
 };
 
 class OpenAiLoad : public Workload {

@@ -4,6 +4,7 @@
 #ifdef TOKAMAK_CUDA
 
 #include <algorithm>
+#include <mutex>
 
 #include "backends/cuda/device.h"
 
@@ -96,6 +97,7 @@ class DeviceStopwatch final : public Stopwatch {
       end.synchronize();
       return end.ms_since(start) * 1e3;
     };
+    const std::lock_guard alone(device_.timing_mutex());
     queue(1);  // loads the code
     stream_.synchronize();
     const double once = time_us([&] { queue(1); });

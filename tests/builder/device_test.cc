@@ -4,11 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <thread>
 
 #include "base/file.h"
 #include "builder/builder.h"
 #include "ir/text.h"
+#include "runtime/execution_context.h"
 #include "runtime/size_choices.h"
 #ifdef TOKAMAK_CUDA
 #include "backends/cuda/device.h"
@@ -66,6 +69,55 @@ TEST(BuildForGpu, IsReproducible) {
     return read_file(path);
   };
   EXPECT_EQ(bytes(), bytes());
+}
+
+TEST(BuildForGpu, BatchSizesShareTheCodeOfAConvolution) {
+  std::string weights;
+  for (int i = 0; i < 16 * 9; ++i) weights += (i ? "," : "") + std::to_string(i % 7 - 3);
+  const auto codes = [&](int64_t batch) {
+    const std::string text = "graph g(%x: f32[" + std::to_string(batch) + ",16,8,8]) {\n %w = const f32[16,1,3,3] {" + weights +
+                             "}\n %y = conv(%x, %w) {group=16, pads=[1,1,1,1]}\n return %y\n}";
+    std::vector<std::string> keys;
+    const auto engine = build_engine(ir::parse(text), for_h100());
+    for (const auto& node : engine->graph().nodes())
+      if (node->is("conv")) keys.push_back(node->kernel);
+    for (const auto& [key, cubin] : engine->code()->entries()) keys.push_back(key);
+    return keys;
+  };
+  const std::vector<std::string> one = codes(1);
+  EXPECT_EQ(one.at(0), "cuda.conv_depthwise");
+  const std::vector<std::string> five = codes(5);
+  int shared = 0;
+  for (const std::string& key : one) shared += std::count(five.begin(), five.end(), key) > 0;
+  EXPECT_GE(shared, 2);  // the kernel's name and its code
+}
+
+// Several models are loaded and executed at once, on streams that come and go: no handle of a library may remember one that is gone.
+TEST(BuildForGpu, ConvolutionsOnSeveralThreads) {
+  if (!cuda::Device::is_available()) GTEST_SKIP() << "needs a GPU";
+  const std::string model = std::string(TOKAMAK_SOURCE_DIR) + "/examples/models/digits-resnet.ts/model.onnx";
+  BuildOptions options;
+  const auto on_cpu = build_engine(model, options);
+  options.device = "cuda";
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t)
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 3; ++round) {
+        ExecutionContext reference(on_cpu), context(build_engine(model, options));
+        for (const int64_t batch : {1, 3, 2, 3, 5, 1, 3}) {
+          Tensor x = Tensor::empty(DType::F32, {batch, 1, 32, 32});
+          for (int64_t i = 0; i < x.count(); ++i) x.data<float>()[i] = static_cast<float>((i * 37 + t * 11 + round) % 101) / 101;
+          for (ExecutionContext* c : {&reference, &context}) {
+            c->set_input("image", x);
+            c->run();
+          }
+          const Tensor &expected = reference.output(0), &actual = context.output(0);
+          ASSERT_EQ(actual.shape(), expected.shape());
+          for (int64_t i = 0; i < actual.count(); ++i) ASSERT_NEAR(actual.float_at(i), expected.float_at(i), 2e-3) << batch << " " << i;
+        }
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(BuildForGpu, HalfPrecisionIsInTheGraph) {

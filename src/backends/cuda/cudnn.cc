@@ -54,6 +54,15 @@ CudnnHandle& cudnn_handle(const std::shared_ptr<Device>& device) {
   return entry;
 }
 
+cudnnHandle_t CudnnHandle::of(CUstream stream) {
+  cudnnHandle_t& entry = by_stream_[stream];
+  if (entry == nullptr) {
+    check(found().functions.cudnnCreate(&entry), "cudnnCreate");
+    check(found().functions.cudnnSetStream(entry, stream), "cudnnSetStream");
+  }
+  return entry;
+}
+
 CudnnDescriptor::CudnnDescriptor(cudnnBackendDescriptorType_t type) {
   check(found().functions.cudnnBackendCreateDescriptor(type, &descriptor_), "cudnnBackendCreateDescriptor");
 }

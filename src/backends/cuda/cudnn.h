@@ -3,6 +3,7 @@
 
 #include <cudnn.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,11 +36,19 @@ const std::string& cudnn_problem();
 // Throws Internal: "<what>: CUDNN_STATUS_...". Needs the library.
 void check(cudnnStatus_t status, const char* what);
 
-// The library's handle for a device, kept until the process ends. It carries the stream, so its users take turns.
+// The library's handles for a device, kept until the process ends.
 struct CudnnHandle {
   std::shared_ptr<Device> device;
-  cudnnHandle_t handle = nullptr;
+  cudnnHandle_t handle = nullptr;  // to plan with; its users take turns
   std::mutex mutex;
+
+  // The handle whose stream is `stream`, made when it is first asked for; its users too take turns. A handle is never given another stream:
+  // cudnnSetStream() records an event on the one before, which may be gone, or be captured by another thread.
+  cudnnHandle_t of(CUstream stream);
+  std::mutex run_mutex;
+
+ private:
+  std::map<CUstream, cudnnHandle_t> by_stream_;
 };
 CudnnHandle& cudnn_handle(const std::shared_ptr<Device>& device);
 

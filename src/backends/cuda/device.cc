@@ -91,7 +91,10 @@ Device::Device(int ordinal) : ordinal_(ordinal) {
   check(d.cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
 }
 
-Device::~Device() { driver().cuDevicePrimaryCtxRelease(device_); }
+Device::~Device() {
+  for (CUstream stream : idle_streams_) driver().cuStreamDestroy(stream);
+  driver().cuDevicePrimaryCtxRelease(device_);
+}
 
 void Device::make_current() const {
   CUcontext current = nullptr;
@@ -163,12 +166,20 @@ PinnedBuffer::~PinnedBuffer() {
 
 Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)) {
   device_->make_current();
+  {
+    const std::lock_guard lock(device_->mutex_);
+    if (!device_->idle_streams_.empty()) {
+      stream_ = device_->idle_streams_.back();
+      device_->idle_streams_.pop_back();
+      return;
+    }
+  }
   check(driver().cuStreamCreate(&stream_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
 }
 
 Stream::~Stream() {
-  device_->make_current();
-  driver().cuStreamDestroy(stream_);
+  const std::lock_guard lock(device_->mutex_);
+  device_->idle_streams_.push_back(stream_);
 }
 
 void Stream::synchronize() const { check(driver().cuStreamSynchronize(stream_), "waiting for the GPU"); }

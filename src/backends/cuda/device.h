@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "backends/cuda/code.h"
 #include "backends/cuda/driver.h"
@@ -99,14 +100,19 @@ class Device : public std::enable_shared_from_this<Device> {
   // The kernel `entry` of a cubin; modules are loaded once.
   Function load(const CodeCache::Entry& code, const std::string& entry, const std::string& name);
 
+  // Held by whoever times kernels, so that builds on several threads do not time each other.
+  std::mutex& timing_mutex() { return timing_mutex_; }
+
  private:
+  friend class Stream;
   explicit Device(int ordinal);
   int ordinal_ = 0;
   CUdevice device_ = 0;
   CUcontext context_ = nullptr;
   Target target_;
-  std::mutex mutex_;
+  std::mutex mutex_, timing_mutex_;
   std::unordered_map<std::string, std::weak_ptr<const void>> modules_;
+  std::vector<CUstream> idle_streams_;
 };
 
 // Pinned host memory: copies to and from it are asynchronous.
@@ -128,6 +134,7 @@ class PinnedBuffer {
   int64_t size_bytes_ = 0;
 };
 
+// Streams go back to the device and are used again, none is destroyed before the device: libraries keep handles for them (cudnn.h).
 class Stream {
  public:
   explicit Stream(std::shared_ptr<Device> device);  // non-blocking against the default stream

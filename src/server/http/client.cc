@@ -4,6 +4,8 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -11,6 +13,7 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <charconv>
+#include <unordered_set>
 
 namespace tokamak::server::http {
 
@@ -23,7 +26,19 @@ using boost::system::error_code;
 
 constexpr auto kWait = asio::as_tuple(asio::use_awaitable);
 
-std::string text_of(const error_code& code) { return code == beast::error::timeout ? "timeout" : code.message(); }
+// With the executor known, nothing is type-erased.
+using Socket = asio::basic_stream_socket<tcp, asio::io_context::executor_type>;
+
+// Its deadline is looked at now and then (Client::Impl::watch): moving it costs nothing, where a timer of its own would be set anew for
+// every piece of a stream.
+struct Connection {
+  explicit Connection(asio::io_context& context) : socket(context) {}
+  Socket socket;
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  bool is_late = false;
+};
+
+std::string text_of(const error_code& code, const Connection& connection) { return connection.is_late ? "timeout" : code.message(); }
 
 }  // namespace
 
@@ -54,25 +69,51 @@ Url parse_url(const std::string& text) {
 }
 
 struct Client::Impl {
-  using Stream = beast::tcp_stream;
-
   Impl(const Url& server, std::chrono::milliseconds limit) : url(server), timeout(limit) {}
+  ~Impl() { is_ending = true; }
+
+  // While requests are under way, closes connections that have made no progress for too long.
+  asio::awaitable<void> watch() {
+    using std::chrono::milliseconds;
+    while (!busy.empty()) {
+      look.expires_after(std::clamp(timeout / 8, milliseconds(5), milliseconds(500)));
+      co_await look.async_wait(kWait);
+      const auto now = std::chrono::steady_clock::now();
+      for (Connection* connection : busy) {
+        if (now < connection->deadline) continue;
+        connection->is_late = true;
+        error_code ignored;
+        connection->socket.close(ignored);
+      }
+    }
+    is_watched = false;
+  }
+  void begin(Connection& connection) {
+    connection.deadline = std::chrono::steady_clock::now() + timeout;
+    busy.insert(&connection);
+    if (!std::exchange(is_watched, true)) asio::co_spawn(context, watch(), asio::detached);
+  }
+  void end(Connection& connection) {
+    if (is_ending) return;
+    busy.erase(&connection);
+    if (busy.empty()) look.cancel();
+  }
 
   // The error, or "".
-  asio::awaitable<std::string> connect(Stream& stream) {
+  asio::awaitable<std::string> connect(Connection& connection) {
     if (endpoints.empty()) {
       tcp::resolver resolver(context);
       auto [code, found] = co_await resolver.async_resolve(url.host, std::to_string(url.port), kWait);
-      if (code) co_return "resolve: " + text_of(code);
+      if (code) co_return "resolve: " + code.message();
       for (const auto& entry : found) endpoints.push_back(entry.endpoint());
     }
-    auto [code, endpoint] = co_await stream.async_connect(endpoints, kWait);
-    if (code) co_return "connect: " + text_of(code);
-    stream.socket().set_option(tcp::no_delay(true));
+    auto [code, endpoint] = co_await asio::async_connect(connection.socket, endpoints, kWait);
+    if (code) co_return "connect: " + text_of(code, connection);
+    connection.socket.set_option(tcp::no_delay(true));
     co_return "";
   }
 
-  asio::awaitable<error_code> ask(Stream& stream, const ClientRequest& request) {
+  static asio::awaitable<error_code> ask(Socket& socket, const Url& url, const ClientRequest& request) {
     beast::http::request<beast::http::span_body<const char>> message;
     message.method_string(request.method);
     message.target(request.target);
@@ -81,7 +122,7 @@ struct Client::Impl {
     for (const auto& [name, value] : request.headers) message.set(name, value);
     message.body() = beast::span<const char>(request.body.data(), request.body.size());
     message.content_length(request.body.size());
-    auto [code, size] = co_await beast::http::async_write(stream, message, kWait);
+    auto [code, size] = co_await beast::http::async_write(socket, message, kWait);
     co_return code;
   }
 
@@ -96,24 +137,32 @@ struct Client::Impl {
   asio::awaitable<bool> attempt(const ClientRequest& request, const ClientCallbacks& callbacks, ClientResult& result) {
     namespace http = beast::http;
     const bool reused = !idle.empty();
-    std::unique_ptr<Stream> stream;
+    std::unique_ptr<Connection> connection;
     if (reused) {
-      stream = std::move(idle.back());
+      connection = std::move(idle.back());
       idle.pop_back();
     } else {
-      stream = std::make_unique<Stream>(context);
+      connection = std::make_unique<Connection>(context);
     }
-    stream->expires_after(timeout);
-    if (!reused && !(result.error = co_await connect(*stream)).empty()) co_return true;
-    error_code code = co_await ask(*stream, request);
+    struct Busy {
+      Impl& impl;
+      Connection& connection;
+      ~Busy() { impl.end(connection); }
+    };
+    begin(*connection);
+    const Busy busy_until_return{*this, *connection};
+    Socket& socket = connection->socket;
+    if (!reused && !(result.error = co_await connect(*connection)).empty()) co_return true;
+    error_code code = co_await ask(socket, url, request);
+    connection->deadline = std::chrono::steady_clock::now() + timeout;
     beast::flat_buffer buffer;
     http::response_parser<http::buffer_body> parser;
     parser.body_limit(boost::none);
-    if (!code) std::tie(code, std::ignore) = co_await http::async_read_header(*stream, buffer, parser, kWait);
+    if (!code) std::tie(code, std::ignore) = co_await http::async_read_header(socket, buffer, parser, kWait);
     if (reused && (code == http::error::end_of_stream || code == asio::error::connection_reset || code == asio::error::broken_pipe))
       co_return false;
     if (code) {
-      result.error = "no answer: " + text_of(code);
+      result.error = "no answer: " + text_of(code, *connection);
       co_return true;
     }
     result.status = static_cast<int>(parser.get().result_int());
@@ -122,27 +171,27 @@ struct Client::Impl {
     while (!parser.is_done()) {
       parser.get().body().data = piece.data();
       parser.get().body().size = piece.size();
-      stream->expires_after(timeout);
-      std::tie(code, std::ignore) = co_await http::async_read_some(*stream, buffer, parser, kWait);
+      std::tie(code, std::ignore) = co_await http::async_read_some(socket, buffer, parser, kWait);
+      connection->deadline = std::chrono::steady_clock::now() + timeout;
       const size_t size = piece.size() - parser.get().body().size;
       if (size > 0 && callbacks.on_piece) callbacks.on_piece(result.status, std::string_view(piece.data(), size));
       if (code && code != http::error::need_buffer) {
-        result.error = "answer broke off: " + text_of(code);
+        result.error = "answer broke off: " + text_of(code, *connection);
         co_return true;
       }
     }
-    if (parser.keep_alive()) {
-      stream->expires_never();
-      idle.push_back(std::move(stream));
-    }
+    if (parser.keep_alive()) idle.push_back(std::move(connection));
     co_return true;
   }
 
   Url url;
   std::chrono::milliseconds timeout;
-  asio::io_context context{1};
+  std::unordered_set<Connection*> busy;
+  bool is_watched = false, is_ending = false;
+  asio::io_context context{1};  // destroys what is still under way
+  asio::steady_timer look{context};
   std::vector<tcp::endpoint> endpoints;
-  std::vector<std::unique_ptr<Stream>> idle;
+  std::vector<std::unique_ptr<Connection>> idle;
 };
 
 Client::Client(const Url& server, std::chrono::milliseconds timeout) : impl_(std::make_unique<Impl>(server, timeout)) {}

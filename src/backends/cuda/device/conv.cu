@@ -24,11 +24,11 @@ DEVICE bool meet(int o, int tap, int& i) {
 
 extern "C" __global__ void __launch_bounds__(256)
     conv(const X_ELEMENT* __restrict__ x, const W_ELEMENT* __restrict__ w, OUT_ELEMENT* __restrict__ y,
-         const X_ELEMENT* __restrict__ x_zero, const W_ELEMENT* __restrict__ w_zero, Extras extras) {
+         const X_ELEMENT* __restrict__ x_zero, const W_ELEMENT* __restrict__ w_zero, int batch, Extras extras) {
   using Acc = ACCUMULATOR;
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;
-  if (index >= int64_t(BATCH) * M_SIZE * kOutArea) return;
+  if (index >= int64_t(batch) * M_SIZE * kOutArea) return;
   const int m = CHANNELS_LAST ? index % M_SIZE : index / kOutArea % M_SIZE;
   const int64_t n = index / (M_SIZE * kOutArea);
   const int64_t pixel = CHANNELS_LAST ? index / M_SIZE % kOutArea : index % kOutArea;

@@ -3,12 +3,12 @@
 #include "prelude.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-    conv_depthwise(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, ELEMENT* __restrict__ y, Extras extras) {
+    conv_depthwise(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, ELEMENT* __restrict__ y, int batch,
+                   Extras extras) {
   constexpr int kVectors = C_SIZE / VEC;
-  constexpr int64_t kPixels = int64_t(BATCH) * OUT_D * OUT_H * OUT_W;
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;
-  if (index >= kPixels * kVectors) return;
+  if (index >= int64_t(batch) * OUT_D * OUT_H * OUT_W * kVectors) return;
   const int c = index % kVectors * VEC;
   const int64_t pixel = index / kVectors;
   const int ow = pixel % OUT_W, oh = pixel / OUT_W % OUT_H, od = pixel / (int64_t(OUT_W) * OUT_H) % OUT_D;

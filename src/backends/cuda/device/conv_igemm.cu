@@ -1,11 +1,11 @@
 // Convolution of NHWC 16-bit floats as a product on the tensor cores: rows are output pixels, columns output channels, k runs through
 // taps and, fastest, input channels; A is gathered from x as it is copied. w is [M, K_PADDED], k in that order.
 //   mma_tile.cuh's defines, ConvShape's; K_PADDED; VECTOR: columns stored together, divides the group's channels; OUT_ELEMENT
+//   batch is an argument: one kernel for all of a model's batch sizes
 #include "mma_tile.cuh"
 
 constexpr int kGroupC = C_SIZE / GROUP, kGroupM = M_SIZE / GROUP, kSize = KERNEL_D * KERNEL_H * KERNEL_W * kGroupC;
-constexpr int kPixels = BATCH * OUT_D * OUT_H * OUT_W;
-constexpr int kTilesOfM = (kPixels + TILE_M - 1) / TILE_M, kTilesOfN = (kGroupM + TILE_N - 1) / TILE_N;
+constexpr int kTilesOfN = (kGroupM + TILE_N - 1) / TILE_N;
 constexpr int kRowStep = kThreads / 8, kRowsPerThread = TILE_M / kRowStep;
 static_assert(TILE_M % kRowStep == 0);
 
@@ -20,10 +20,11 @@ struct Tap {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    conv_igemm(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, OUT_ELEMENT* __restrict__ y, Extras extras) {
+    conv_igemm(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, OUT_ELEMENT* __restrict__ y, int batch, Extras extras) {
   extern __shared__ __align__(1024) char shared[];
-  const int tile = blockIdx.x / SPLIT, group = GROUP == 1 ? 0 : tile / (kTilesOfM * kTilesOfN);
-  const int first_m = tile % kTilesOfM * TILE_M, first_n = tile / kTilesOfM % kTilesOfN * TILE_N;
+  const int pixels = batch * (OUT_D * OUT_H * OUT_W), tiles_of_m = (pixels + TILE_M - 1) / TILE_M;
+  const int tile = blockIdx.x / SPLIT, group = GROUP == 1 ? 0 : tile / (tiles_of_m * kTilesOfN);
+  const int first_m = tile % tiles_of_m * TILE_M, first_n = tile / tiles_of_m % kTilesOfN * TILE_N;
   x += group * kGroupC;
   w += int64_t(group) * kGroupM * K_PADDED;
 
@@ -38,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     first_h[i] = pixel / OUT_W % OUT_H * STRIDE_H - PAD_H;
     first_d[i] = pixel / (OUT_W * OUT_H) % OUT_D * STRIDE_D - PAD_D;
     origin[i] = (((n * IN_D + first_d[i]) * IN_H + first_h[i]) * IN_W + first_w[i]) * C_SIZE;
-    if (pixel >= kPixels) first_h[i] = -(1 << 29);  // no tap lies inside
+    if (pixel >= pixels) first_h[i] = -(1 << 29);  // no tap lies inside
   }
   const auto inside = [&](int i, const Tap& tap) {
     return unsigned(first_d[i] + tap.d) < IN_D && unsigned(first_h[i] + tap.h) < IN_H && unsigned(first_w[i] + tap.w) < IN_W;
@@ -92,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   multiply_tile<false, false, true, VECTOR>(shared, (kSize + kTileK - 1) / kTileK, copy_a, copy_b,
                                             [&](int row, int col, float(&value)[VECTOR]) {
                                               const int pixel = first_m + row, j = first_n + col;
-                                              if (pixel >= kPixels || j >= kGroupM) return;
+                                              if (pixel >= pixels || j >= kGroupM) return;
                                               epilogue<VECTOR>(value, pixel, group * kGroupM + j, extras);
                                               store_floats<VECTOR>(y + int64_t(pixel) * M_SIZE + group * kGroupM + j, value);
                                             });

@@ -42,20 +42,22 @@ bool is_packed(const NodeView& node) {
 
 class Conv final : public Kernel {
  public:
-  Conv(Function function, Epilogue epilogue, int64_t threads, bool has_zeros)
+  Conv(Function function, Epilogue epilogue, const ConvShape& s, bool has_zeros)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
-        blocks_(static_cast<unsigned>(ceil_div(threads, 256))),
+        batch_(static_cast<int>(s.n)),
+        blocks_(static_cast<unsigned>(ceil_div(s.n * s.m * s.out_area(), 256))),
         has_zeros_(has_zeros) {}
   void run(const RunArgs& args) const override {
     const auto zero = [&](size_t i) { return has_zeros_ && i < args.inputs.size() ? args.inputs[i].raw() : nullptr; };
     function_.launch(args.stream, {.grid = {blocks_}, .block = {256}, .overlap = true}, args.inputs[0].raw(), args.inputs[1].raw(),
-                     args.outputs[0].raw(), zero(2), zero(3), epilogue_.pointers(args));
+                     args.outputs[0].raw(), zero(2), zero(3), batch_, epilogue_.pointers(args));
   }
 
  private:
   Function function_;
   Epilogue epilogue_;
+  int batch_;
   unsigned blocks_;
   bool has_zeros_;
 };
@@ -81,7 +83,8 @@ class ConvDef final : public CudaKernelDef {
         if (num_zeros(node, i) != 0 && node.input_dtypes[i] != node.input_dtypes[i - 2])
           return Support::no("a zero point is of another type than its operand");
     if (shape.n * shape.m * shape.out_area() > int64_t{256} * INT32_MAX) return Support::no("more outputs than a grid has threads");
-    if (std::max({shape.c, shape.m, shape.in_area(), shape.out_area()}) > INT32_MAX) return Support::no("an image of over 2^31 pixels");
+    if (std::max({shape.n, shape.c, shape.m, shape.in_area(), shape.out_area()}) > INT32_MAX)
+      return Support::no("an axis of over 2^31 elements");
     return Epilogue::supports(node);
   }
   Tensor pack(const NodeView& node, const std::string&, int input) const override {
@@ -114,7 +117,7 @@ class ConvDef final : public CudaKernelDef {
     define("W_ZEROS", num_zeros(node, 3));
     define("EPILOGUE", epilogue.empty() ? 0 : 1);
     const Source source{name_, epilogue.code() + device_file("conv.cu"), std::move(defines)};
-    return std::make_unique<Conv>(node.cuda->function(source, "conv"), std::move(epilogue), s.n * s.m * s.out_area(), is_integer_op());
+    return std::make_unique<Conv>(node.cuda->function(source, "conv"), std::move(epilogue), s, is_integer_op());
   }
 
  private:
@@ -128,16 +131,20 @@ class ConvDef final : public CudaKernelDef {
 
 class Depthwise final : public Kernel {
  public:
-  Depthwise(Function function, Epilogue epilogue, int64_t threads)
-      : function_(std::move(function)), epilogue_(std::move(epilogue)), blocks_(static_cast<unsigned>(ceil_div(threads, 256))) {}
+  Depthwise(Function function, Epilogue epilogue, const ConvShape& s, int vector)
+      : function_(std::move(function)),
+        epilogue_(std::move(epilogue)),
+        batch_(static_cast<int>(s.n)),
+        blocks_(static_cast<unsigned>(ceil_div(s.n * s.out_area() * s.c / vector, 256))) {}
   void run(const RunArgs& args) const override {
     function_.launch(args.stream, {.grid = {blocks_}, .block = {256}, .overlap = true}, args.inputs[0].raw(), args.inputs[1].raw(),
-                     args.outputs[0].raw(), epilogue_.pointers(args));
+                     args.outputs[0].raw(), batch_, epilogue_.pointers(args));
   }
 
  private:
   Function function_;
   Epilogue epilogue_;
+  int batch_;
   unsigned blocks_;
 };
 
@@ -156,7 +163,7 @@ class DepthwiseDef final : public CudaKernelDef {
     if (node.constants[1] == nullptr) return Support::no("the weights are not constant");
     if (s.c % vector(dtype) != 0) return Support::no(fmt::format("{} channels, needs a multiple of {}", s.c, vector(dtype)));
     if (s.taps() > 128) return Support::no(fmt::format("a window of {} taps, at most 128", s.taps()));
-    if (s.n * s.c * s.out_area() > int64_t{256} * INT32_MAX) return Support::no("more outputs than a grid has threads");
+    if (s.n > INT32_MAX || s.n * s.c * s.out_area() > int64_t{256} * INT32_MAX) return Support::no("more outputs than a grid has threads");
     return Epilogue::supports(node);
   }
   Tensor pack(const NodeView& node, const std::string&, int input) const override {
@@ -175,12 +182,11 @@ class DepthwiseDef final : public CudaKernelDef {
     defines.push_back("ELEMENT=" + device_type(dtype));
     defines.push_back(fmt::format("VEC={}", vector(dtype)));
     const Source source{std::string(name()), epilogue.code() + device_file("conv_depthwise.cu"), std::move(defines)};
-    return std::make_unique<Depthwise>(node.cuda->function(source, "conv_depthwise"), std::move(epilogue),
-                                       s.n * s.out_area() * s.c / vector(dtype));
+    return std::make_unique<Depthwise>(node.cuda->function(source, "conv_depthwise"), std::move(epilogue), s, vector(dtype));
   }
 
  private:
-  static int64_t vector(DType dtype) { return dtype == DType::F32 ? 4 : 8; }
+  static int vector(DType dtype) { return dtype == DType::F32 ? 4 : 8; }
 };
 
 }  // namespace

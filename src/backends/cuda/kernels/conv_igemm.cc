@@ -23,6 +23,7 @@ class ConvIgemm final : public Kernel {
   ConvIgemm(Function function, const MmaTile& tile, const ConvShape& s, Epilogue epilogue)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
+        batch_(static_cast<int>(s.n)),
         launch_{
             .grid = {static_cast<unsigned>(ceil_div(s.n * s.out_area(), tile.m) * ceil_div(s.group_m(), tile.n) * s.group * tile.split)},
             .block = {tile.threads()},
@@ -32,12 +33,14 @@ class ConvIgemm final : public Kernel {
     function_.allow_shared_bytes(tile.shared_bytes());
   }
   void run(const RunArgs& args) const override {
-    function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), args.outputs[0].raw(), epilogue_.pointers(args));
+    function_.launch(args.stream, launch_, args.inputs[0].raw(), args.inputs[1].raw(), args.outputs[0].raw(), batch_,
+                     epilogue_.pointers(args));
   }
 
  private:
   Function function_;
   Epilogue epilogue_;
+  int batch_;
   Launch launch_;
 };
 

@@ -62,7 +62,7 @@ std::vector<std::string> ConvShape::defines() const {
   const auto define_triple = [&](const std::string& name, const Triple& t) {
     for (int i = 0; i < 3; ++i) define(fmt::format("{}_{}", name, "DHW"[i]), t[i]);
   };
-  define("BATCH", n), define("C_SIZE", c), define("M_SIZE", m), define("GROUP", group);
+  define("C_SIZE", c), define("M_SIZE", m), define("GROUP", group);
   define_triple("IN", size), define_triple("OUT", out), define_triple("KERNEL", kernel);
   define_triple("STRIDE", stride), define_triple("DILATION", dilation), define_triple("PAD", pad_begin);
   define("CHANNELS_LAST", channels_last);

@@ -26,8 +26,8 @@ struct ConvShape {
   int64_t group_m() const { return m / group; }
   bool is_depthwise() const { return group == c && m == c; }
 
-  // All of it as defines of device code: BATCH, C_SIZE, M_SIZE, GROUP, IN_D, IN_H, IN_W, OUT_D..., KERNEL_D..., STRIDE_D..., DILATION_D...,
-  // PAD_D..., CHANNELS_LAST.
+  // All of it but n as defines of device code (a batch size needs no kernel of its own): C_SIZE, M_SIZE, GROUP, IN_D, IN_H, IN_W, OUT_D...,
+  // KERNEL_D..., STRIDE_D..., DILATION_D..., PAD_D..., CHANNELS_LAST.
   std::vector<std::string> defines() const;
 };
 

@@ -26,6 +26,7 @@ constexpr int kMostConfigs = 16, kMostKnobs = 32;
 constexpr int kMostTactics = 4, kMostTacticsBesideOurs = 2;
 constexpr double kMostPlanningSeconds = 6;
 constexpr double kFewestOperations = 1e9;  // below, one choice: filling the chip decides, and conv_igemm splits sums and overlaps launches
+constexpr size_t kFirstWithKernelCaches = 90500;  // cuDNN's version
 constexpr int64_t kMostWorkspace = int64_t{256} << 20, kAlignment = 16, kWorkspaceAlignment = 256;
 constexpr std::string_view kLayout = "cudnn.krsc";  // [M, taps, C / group] (transposed: [C, taps, M / group])
 
@@ -89,7 +90,9 @@ class OperationGraph {
  public:
   static constexpr int64_t kOutput = 1000;
 
-  OperationGraph(cudnnHandle_t handle, const NodeView& node, const ConvShape& s, const std::vector<PointwiseStep>& chain, bool packed)
+  // A plan of a graph that `varies` may share its kernel with plans for other sizes.
+  OperationGraph(cudnnHandle_t handle, const NodeView& node, const ConvShape& s, const std::vector<PointwiseStep>& chain, bool packed,
+                 bool varies = false)
       : graph_(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {
     // cuDNN has two or three spatial axes.
     const int axes = s.spatial_rank == 3 ? 3 : 2;
@@ -164,6 +167,7 @@ class OperationGraph {
     }
     set_handle(graph_, 800, handle);  // CUDNN_ATTR_OPERATIONGRAPH_HANDLE
     graph_.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operations_);
+    if (varies) graph_.set(CUDNN_ATTR_OPERATIONGRAPH_IS_DYNAMIC_SHAPE_ENABLED, CUDNN_TYPE_BOOLEAN, 1, &varies);
     graph_.finalize("cuDNN operation graph");
   }
 
@@ -250,11 +254,16 @@ struct Choice {
   }
 };
 
+// Kernels that cuDNN compiled for plans of one kind of graph; null: none are kept.
+using KernelCache = std::shared_ptr<const CudnnDescriptor>;
+
 // The plan of an engine configuration; nothing when cuDNN does not support it, or its workspace is too large.
-std::optional<CudnnDescriptor> make_plan(cudnnHandle_t handle, const CudnnDescriptor& config, int64_t& workspace_bytes) {
+std::optional<CudnnDescriptor> make_plan(cudnnHandle_t handle, const CudnnDescriptor& config, const KernelCache& kernels,
+                                         int64_t& workspace_bytes) {
   CudnnDescriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   OperationGraph::set_handle(plan, 400, handle);  // CUDNN_ATTR_EXECUTION_PLAN_HANDLE
   plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
+  if (kernels) plan.set(CUDNN_ATTR_EXECUTION_PLAN_KERNEL_CACHE, *kernels);
   if (!plan.try_finalize()) return {};
   const std::vector<int64_t> bytes = plan.ints(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1);
   workspace_bytes = bytes.empty() ? 0 : bytes[0];
@@ -284,6 +293,7 @@ std::optional<CudnnDescriptor> make_config(const OperationGraph& graph, const Ch
 
 struct Plan {
   std::shared_ptr<const OperationGraph> graph;
+  KernelCache kernels;
   CudnnDescriptor plan;
   int64_t workspace_bytes;
 };
@@ -292,12 +302,13 @@ struct PlannedChoice {
   std::shared_ptr<const Plan> plan;
 };
 
-std::shared_ptr<const Plan> plan_of(cudnnHandle_t handle, const std::shared_ptr<const OperationGraph>& graph, const Choice& choice) {
+std::shared_ptr<const Plan> plan_of(cudnnHandle_t handle, const std::shared_ptr<const OperationGraph>& graph, const Choice& choice,
+                                    const KernelCache& kernels = nullptr) {
   const auto config = make_config(*graph, choice);
   if (!config) return nullptr;
   int64_t workspace_bytes = 0;
-  auto plan = make_plan(handle, *config, workspace_bytes);
-  return plan ? std::make_shared<const Plan>(graph, std::move(*plan), workspace_bytes) : nullptr;
+  auto plan = make_plan(handle, *config, kernels, workspace_bytes);
+  return plan ? std::make_shared<const Plan>(graph, kernels, std::move(*plan), workspace_bytes) : nullptr;
 }
 
 // The engines that the heuristics name for the graph and that plans can be made for, the best first. Float32 stays float32: engines that
@@ -357,9 +368,8 @@ class CudnnConv final : public Kernel {
     pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
     pack.finalize("cuDNN variant pack");
     {
-      const std::lock_guard lock(handle_.mutex);
-      check(lib.cudnnSetStream(handle_.handle, args.stream), "cudnnSetStream");
-      check(lib.cudnnBackendExecute(handle_.handle, plan_->plan.get(), pack.get()), "cuDNN convolution");
+      const std::lock_guard lock(handle_.run_mutex);
+      check(lib.cudnnBackendExecute(handle_.of(args.stream), plan_->plan.get(), pack.get()), "cuDNN convolution");
     }
     pass_.run(args);
   }
@@ -422,19 +432,25 @@ class CudnnConvDef final : public CudaKernelDef {
       fail(ErrorCode::Corrupt, "{}: the weights are not packed for shape {}; rebuild the engine", name_, to_string(node.input_shapes[1]));
     CudnnHandle& handle = cudnn_handle(node.cuda->device());
     node.cuda->device()->make_current();
-    std::shared_ptr<const Plan> plan = planned(key_of(node, s), tactic);
-    const std::lock_guard lock(handle.mutex);
+    const std::string key = key_of(node, s);
+    std::shared_ptr<const Plan> plan = planned(key, tactic);
+    if (!plan) plan = made(key + tactic);
     if (!plan) {
+      const std::lock_guard known_lock(known().mutex);
+      const std::lock_guard lock(handle.mutex);
+      Sizes& sizes = sizes_of(node, s);
       const auto chain = choice.fused ? pointwise_chain(node) : std::vector<PointwiseStep>();
       if (!chain) fail(ErrorCode::Corrupt, "{}: the epilogue is no chain that cuDNN has; rebuild the engine", name_);
-      const auto graph = std::make_shared<const OperationGraph>(handle.handle, node, s, *chain, packed);
-      if (choice.version == static_cast<int64_t>(find_cudnn()->cudnnGetVersion())) plan = plan_of(handle.handle, graph, choice);
+      const bool same_version = choice.version == static_cast<int64_t>(find_cudnn()->cudnnGetVersion());
+      if (same_version) plan = sizes.plan(handle.handle, node, s, *chain, packed, choice);
       if (!plan) {  // chosen by another version, or for another size than the plan's: the library's own first choice
+        const auto graph = std::make_shared<const OperationGraph>(handle.handle, node, s, *chain, packed);
         const auto list = choices(handle, graph, choice.fused, needs_float32(node), 1);
         if (!list.empty()) plan = list[0].plan;
       }
     }
     if (!plan) fail(ErrorCode::Unsupported, "{}: this cuDNN has no engine for tactic \"{}\"; rebuild the engine", name_, tactic);
+    keep(key + tactic, plan);
     return std::make_unique<CudnnConv>(handle, std::move(plan), choice.fused ? EpiloguePass() : EpiloguePass(node, name_));
   }
 
@@ -446,7 +462,9 @@ class CudnnConvDef final : public CudaKernelDef {
     return s;
   }
   // What a plan depends on.
-  std::string key_of(const NodeView& node, const ConvShape& s) const {
+  std::string key_of(const NodeView& node, const ConvShape& s) const { return fmt::format("{}{}", key_of_sizes(node, s), s.n); }
+  // The same for any batch.
+  std::string key_of_sizes(const NodeView& node, const ConvShape& s) const {
     std::string key = fmt::format("{} {} {} {} {} {}", op_, s.spatial_rank, node.cuda->device()->ordinal(), to_string(node.input_dtypes[0]),
                                   needs_float32(node), Epilogue(node).code());
     for (const std::string& define : s.defines()) key += define + " ";
@@ -458,11 +476,40 @@ class CudnnConvDef final : public CudaKernelDef {
     return op_ == "conv" && s.channels_last && (node.input_dtypes[0] == DType::F16 || node.input_dtypes[0] == DType::BF16) &&
            (s.group == 1 || s.group_c() % 8 == 0);
   }
+  // The batch sizes that a convolution comes in. The first is planned for itself. For the others cuDNN compiles a kernel once and binds it
+  // to the plans of all: the compilation is most of the second that a plan takes.
+  struct Sizes {
+    int64_t first = 0;
+    std::map<std::string, KernelCache> kernels;  // by tactic
+
+    std::shared_ptr<const Plan> plan(cudnnHandle_t cudnn, const NodeView& node, const ConvShape& s, const std::vector<PointwiseStep>& chain,
+                                     bool packed, const Choice& choice) {
+      if (s.n != first && find_cudnn()->cudnnGetVersion() >= kFirstWithKernelCaches) {
+        try {
+          const auto graph = std::make_shared<const OperationGraph>(cudnn, node, s, chain, packed, true);
+          KernelCache& cache = kernels[choice.tactic()];
+          if (!cache) cache = make_cache(*graph);
+          if (auto found = plan_of(cudnn, graph, choice, cache)) return found;
+        } catch (const Error&) {  // a graph that cuDNN plans for one size only
+        }
+      }
+      return plan_of(cudnn, std::make_shared<const OperationGraph>(cudnn, node, s, chain, packed), choice);
+    }
+    static KernelCache make_cache(const OperationGraph& graph) {
+      CudnnDescriptor cache(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
+      cache.set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph.get());
+      cache.finalize("cuDNN kernel cache");
+      return std::make_shared<const CudnnDescriptor>(std::move(cache));
+    }
+  };
+
   // What has been planned in this process, for every choice of a node: making the plans takes long.
   struct Known {
     std::mutex mutex;
     std::map<std::string, std::vector<PlannedChoice>> choices;
-    double seconds = 0;  // spent on convolutions that have a kernel of ours
+    std::map<std::string, std::weak_ptr<const Plan>> made;  // of kernels that exist, by key and tactic
+    std::map<std::string, Sizes> sizes;                     // what is in them is guarded by the handle's mutex
+    double seconds = 0;                                     // spent on convolutions that have a kernel of ours
   };
   static Known& known() {
     static auto* const known = new Known;  // never destroyed: the driver may be gone by then
@@ -476,6 +523,21 @@ class CudnnConvDef final : public CudaKernelDef {
       if (c.choice.tactic() == tactic) return c.plan;
     return nullptr;
   }
+  static std::shared_ptr<const Plan> made(const std::string& key) {
+    const std::lock_guard lock(known().mutex);
+    const auto found = known().made.find(key);
+    return found == known().made.end() ? nullptr : found->second.lock();
+  }
+  static void keep(const std::string& key, const std::shared_ptr<const Plan>& plan) {
+    const std::lock_guard lock(known().mutex);
+    std::erase_if(known().made, [](const auto& entry) { return entry.second.expired(); });
+    known().made[key] = plan;
+  }
+  Sizes& sizes_of(const NodeView& node, const ConvShape& s) const {
+    Sizes& sizes = known().sizes[key_of_sizes(node, s)];
+    if (sizes.first == 0) sizes.first = s.n;
+    return sizes;
+  }
   // With bias and epilogue inside where an engine has them, else behind.
   std::vector<PlannedChoice> candidates(const NodeView& node, const ConvShape& s) const {
     CudnnHandle& handle = cudnn_handle(node.cuda->device());
@@ -484,22 +546,25 @@ class CudnnConvDef final : public CudaKernelDef {
     const std::lock_guard lock(handle.mutex);
     const std::string key = key_of(node, s);
     if (const auto found = known().choices.find(key); found != known().choices.end()) return found->second;
+    sizes_of(node, s);
     const bool is_float32 = needs_float32(node), beside_ours = has_kernel_of_ours(node, s);
     if (beside_ours && known().seconds > kMostPlanningSeconds) return {};
     const double operations = 2.0 * static_cast<double>(s.n * s.out_area() * s.m) * static_cast<double>(s.group_c() * s.taps());
     const int most = !beside_ours ? kMostTactics : operations < kFewestOperations ? 1 : kMostTacticsBesideOurs;
     const auto start = std::chrono::steady_clock::now();
     std::vector<PlannedChoice> list;
-    const auto append = [&](const std::vector<PointwiseStep>& chain, bool fused) {
+    const auto append = [&](const std::vector<PointwiseStep>& chain, bool fused, int count) {
       try {
         const auto graph = std::make_shared<const OperationGraph>(handle.handle, node, s, chain, s.channels_last);
-        list = choices(handle, graph, fused, is_float32, most);
+        for (PlannedChoice& choice : choices(handle, graph, fused, is_float32, count)) list.push_back(std::move(choice));
       } catch (const Error&) {  // a graph that cuDNN does not take
-        list.clear();
       }
     };
-    if (const auto chain = pointwise_chain(node)) append(*chain, true);
-    if (list.empty()) append({}, false);
+    // Without tensor cores what cuDNN compiles with an epilogue inside is several times slower than what it has ready.
+    const auto chain = pointwise_chain(node);
+    if (is_float32) append({}, false, most - 1);
+    if (chain && !(is_float32 && chain->empty())) append(*chain, true, is_float32 ? 1 : most);
+    if (list.empty()) append({}, false, most);
     if (beside_ours) known().seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return known().choices[key] = list;
   }
