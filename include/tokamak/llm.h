@@ -166,6 +166,9 @@ struct LlmOptions {
   int num_threads = 0;  // 0: the engine's own width
   SpeculativeOptions speculative;
   std::function<void(const StepReport&)> on_step;  // called from the engine's thread; it should be quick, and must not throw
+  // Called from the engine's thread with what delivers all events of a step, which it must call, once, and must not throw: whoever sends
+  // events on can send them together.
+  std::function<void(const std::function<void()>& deliver)> around_events;
 };
 
 // Totals since the start, and gauges of the moment. Times are of the engine's thread.

@@ -184,8 +184,10 @@ void LlmCore::step() {
     totals_.draft_s += seconds(landed, proposed);
     totals_.step_s += seconds(proposed, ran);
     if (options_.on_step && is_computed) tell(report(), seconds(proposed, ran));
-    for (Answer* answer : step_answers_)
-      if (!answer->has_ended) process(*answer);
+    around_events([&] {
+      for (Answer* answer : step_answers_)
+        if (!answer->has_ended) process(*answer);
+    });
     totals_.sample_s += seconds(ran, parts_.now_ns());
   }
   bury();
@@ -274,6 +276,11 @@ void LlmCore::land() {
   const int64_t taken = parts_.now_ns();
   totals_.step_s += seconds(begin, taken);
   if (options_.on_step && is_computed) tell(flight_.report, seconds(begin, taken));
+  around_events([&] { settle_flight(tokens); });
+  totals_.sample_s += seconds(taken, parts_.now_ns());
+}
+
+void LlmCore::settle_flight(std::span<const int32_t> tokens) {
   for (const Flight::Row& row : flight_.rows) {
     Answer& answer = *row.answer;
     if (answer.has_ended) continue;
@@ -289,7 +296,11 @@ void LlmCore::land() {
         },
         [&](ErrorCode code, const std::string& message) { end_all(answer.request, FinishReason::Error, code, message); });
   }
-  totals_.sample_s += seconds(taken, parts_.now_ns());
+}
+
+void LlmCore::around_events(const std::function<void()>& deliver) const {
+  if (options_.around_events) options_.around_events(deliver);
+  else deliver();
 }
 
 // Of the step that was built last.

@@ -2,6 +2,8 @@
 // LlmEngine without its thread: requests in, one step at a time, events out. Everything but the model is here, and time is a function, so
 // that tests run it with a fake model and a fake clock.
 
+#include <functional>
+#include <span>
 #include <unordered_map>
 
 #include "llm/answer.h"
@@ -66,6 +68,8 @@ class LlmCore {
   bool can_submit() const;
   void submit();
   void land();
+  void settle_flight(std::span<const int32_t> tokens);
+  void around_events(const std::function<void()>& deliver) const;
   void copy_blocks();
   void propose();
   void run();

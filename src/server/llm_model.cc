@@ -7,6 +7,7 @@
 #include "llm/tokenizer/byte_level.h"
 #include "llm/tokenizer/utf8.h"
 #include "runtime/engine.h"
+#include "server/held_wakes.h"
 
 namespace tokamak::server {
 namespace {
@@ -68,11 +69,19 @@ std::vector<std::string> make_token_bytes(const llm::Tokenizer& tokenizer) {
   return table;
 }
 
+llm::LlmOptions sending_together(llm::LlmOptions options) {
+  options.around_events = [](const std::function<void()>& deliver) {
+    const HeldWakes held;
+    deliver();
+  };
+  return options;
+}
+
 }  // namespace
 
 LlmModel::LlmModel(std::string name, std::shared_ptr<const Engine> engine, llm::LlmOptions options)
-    : LlmModel(std::move(name), std::make_unique<llm::LlmEngine>(engine, std::move(options)), metadata(*engine, "tokenizer_config.json"),
-               metadata(*engine, "chat_template.jinja")) {}
+    : LlmModel(std::move(name), std::make_unique<llm::LlmEngine>(engine, sending_together(std::move(options))),
+               metadata(*engine, "tokenizer_config.json"), metadata(*engine, "chat_template.jinja")) {}
 
 LlmModel::LlmModel(std::string name, std::unique_ptr<llm::LlmEngine> engine, std::string tokenizer_config, std::string chat_template)
     : name_(std::move(name)),

@@ -46,6 +46,38 @@ TEST(LlmCoreAhead, AStepAheadIsOnlyThrownAwayWhenAnEndWasNotForeseen) {
   rig.expect_idle();
 }
 
+TEST(LlmCoreAhead, EventsOfAStepAreDeliveredTogether) {
+  for (const bool asynchronous : {false, true}) {
+    int num_calls = 0, num_events = 0, most = 0;
+    bool is_inside = false;
+    LlmOptions options;
+    options.around_events = [&](const std::function<void()>& deliver) {
+      const int before = num_events;
+      is_inside = true;
+      deliver();
+      is_inside = false;
+      ++num_calls;
+      most = std::max(most, num_events - before);
+    };
+    Rig rig({.asynchronous = asynchronous}, options);
+    const auto collect = rig.core->on_event;
+    rig.core->on_event = [&](const ActiveRequest& request, Event&& event) {
+      EXPECT_TRUE(is_inside);
+      ++num_events;
+      collect(request, std::move(event));
+    };
+    for (int i = 0; i < 5; ++i) {
+      Request r = greedy({5, 6, 7 + i}, 20);
+      r.sampling.ignore_eos = true;
+      rig.add(r);
+    }
+    rig.run();
+    EXPECT_EQ(num_events, 100);
+    EXPECT_EQ(num_calls, rig.model->num_steps);
+    EXPECT_EQ(most, 5);
+  }
+}
+
 TEST(LlmCoreAhead, ARequestThatNeedsTheHostStopsRunningAheadForAsLongAsItIsThere) {
   Rig rig({.asynchronous = true});
   Request plain = greedy({5, 6, 7}, 30);

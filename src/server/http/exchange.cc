@@ -11,6 +11,13 @@ int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch().co
 }  // namespace
 
 void Exchange::wake_locked() {
+  if (detached_ || !wake_) return;
+  if (auto self = weak_from_this().lock(); self && HeldWakes::keep(std::move(self))) return;
+  wake_();
+}
+
+void Exchange::wake() {
+  const std::lock_guard lock(mutex_);
   if (!detached_ && wake_) wake_();
 }
 

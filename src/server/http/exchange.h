@@ -3,13 +3,15 @@
 
 #include <atomic>
 #include <deque>
+#include <memory>
 #include <mutex>
 
+#include "server/held_wakes.h"
 #include "server/http/http.h"
 
 namespace tokamak::server::http {
 
-class Exchange : public Responder {
+class Exchange : public Responder, public Wakeable, public std::enable_shared_from_this<Exchange> {
  public:
   // `wake` is called, from any thread, when there is something to write; never after detach(). `send_now`, which may be null, gets a whole
   // answer before that, on the thread that sends it; never after stop_sending() or detach().
@@ -22,6 +24,7 @@ class Exchange : public Responder {
   size_t queued_bytes() const override { return queued_bytes_.load(std::memory_order_relaxed); }
   void on_disconnect(std::function<void()> call) override;
   void on_complete(std::function<void(int64_t answered_ns, int64_t now_ns)> call) override;
+  void wake() override;  // for HeldWakes
 
   // The connection's side.
   struct Work {
