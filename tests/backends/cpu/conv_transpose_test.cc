@@ -5,13 +5,6 @@
 namespace tokamak {
 namespace {
 
-// A kernel for instructions that this CPU does not have; one that declines for another reason fails the test.
-bool lacks_instructions(const KernelDef& def, const NodeView& view) {
-  const Support support = def.supports(view);
-  EXPECT_TRUE(support || support.reason().starts_with("this CPU has no ")) << def.name() << ": " << support.reason();
-  return !support;
-}
-
 using test::OneNode;
 using test::random_tensor;
 
@@ -61,7 +54,7 @@ void check(const Case& k, int threads) {
                   {"group", k.group},
                   {"layout", std::string(k.nchw ? "NCHW" : "NHWC")}},
                  shape(k.m, oh, ow), threads);
-    if (lacks_instructions(*def, node.view())) continue;
+    if (test::lacks_instructions(*def, node.view())) continue;
     node.prepare(*def, "");
     test::expect_close(node.run(), expected, 1e-4, 1e-5, fmt::format("{} {}x{}x{}", def->name(), k.h, k.w, k.c));
     EXPECT_TRUE(node.guard_intact());
@@ -123,7 +116,7 @@ TEST(Resize, AgainstReference) {
             for (const KernelDef* def : cpu::kernels_for("resize")) {
               if (def->name() == "ref.resize") continue;
               OneNode node({x, Tensor(), Tensor(), sizes}, {false, false, false, true}, attrs, y, 2);
-              if (lacks_instructions(*def, node.view())) continue;
+              if (test::lacks_instructions(*def, node.view())) continue;
               node.prepare(*def, "");
               test::expect_close(node.run(), expected, 1e-5, 1e-5, fmt::format("{} {} {} {}", def->name(), mode, coordinates, nearest));
               ++ran;

@@ -28,6 +28,13 @@ inline Tensor poisoned(Shape shape) {
   return t;
 }
 
+// A kernel for instructions that this CPU does not have; one that declines for another reason fails the test.
+inline bool lacks_instructions(const KernelDef& def, const NodeView& view) {
+  const Support support = def.supports(view);
+  EXPECT_TRUE(support || support.reason().starts_with("this CPU has no ")) << def.name() << ": " << support.reason();
+  return !support;
+}
+
 // A node with concrete input tensors (undefined = absent), some of them constants, and one f32 output of a given shape.
 class OneNode {
  public:

@@ -103,7 +103,7 @@ TEST(ReduceSpatial, AgainstLoop) {
         for (const KernelDef* def : cpu::kernels_for(op)) {
           if (def->name().find("spatial") == std::string::npos) continue;
           OneNode node({x}, {false}, {{"axes", ir::Ints{1, 2}}, {"keepdims", int64_t{0}}}, {2, c}, 2);
-          ASSERT_TRUE(def->supports(node.view()));
+          if (test::lacks_instructions(*def, node.view())) continue;
           node.prepare(*def, "");
           test::expect_close(node.run(), expected, 1e-5, 1e-5, std::string(def->name()));
           ++ran;
