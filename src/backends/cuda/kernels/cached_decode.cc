@@ -26,12 +26,9 @@ struct DecodeTile {
       while (t.cluster < kMostCluster && all * t.cluster * 2 <= target.num_sms * 5 / 4) t.cluster *= 2;
     t.warps = room / 2;
     while (t.warps > 4 && all * t.cluster * t.warps > target.num_sms * room) t.warps /= 2;
-    // A block on nearly every SM, and 256 tokens a pass with half the warps: twice as many blocks of those, which find a place as soon as
-    // one block of the kernel before leaves, often beside all of them, and the cache is read before that kernel ends.
-    if (all * t.cluster > target.num_sms / 2 && t.cluster * t.warps >= 32) {
-      t.warps /= 2;
-      t.cluster = std::min(t.cluster * 2, kMostCluster);
-    }
+    // A block on nearly every SM, and 256 tokens a pass with half the warps: those find a place as soon as one block of the kernel before
+    // leaves, often beside all of them, and the cache is read before that kernel ends.
+    if (all * t.cluster > target.num_sms / 2 && t.cluster * t.warps >= 32) t.warps /= 2;
     t.blocks = std::max<int64_t>(1, room / t.warps);
     return t;
   }
