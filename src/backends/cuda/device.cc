@@ -1,5 +1,6 @@
 #include "backends/cuda/device.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
@@ -43,6 +44,14 @@ void Function::allow_large_clusters() const {
   if (function_ == nullptr) return;
   check(driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
         fmt::format("large clusters for {}", name_).c_str());
+}
+
+void Function::prefer_l1(int64_t bytes, int percent) const {
+  if (function_ == nullptr) return;
+  const int64_t needed = std::min<int64_t>((bytes * 100 + sm_shared_bytes_ - 1) / sm_shared_bytes_, 100);
+  check(driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                                    std::max(static_cast<int>(needed), percent)),
+        fmt::format("shared memory and L1 for {}", name_).c_str());
 }
 
 int Function::blocks_per_sm(int threads_per_block, int shared_bytes) const {
@@ -148,6 +157,7 @@ Function Device::load(const CodeCache::Entry& code, const std::string& entry, co
   check(driver().cuModuleGetFunction(&function.function_, static_cast<CUmodule>(const_cast<void*>(function.module_.get())), entry.c_str()),
         fmt::format("kernel {} in {}", entry, name).c_str());
   function.name_ = name;
+  function.sm_shared_bytes_ = target_.shared_bytes_per_block + 1024;  // each block takes 1 KiB more than it asks for
   function.has_pdl_ = target_.has_pdl();
   return function;
 }

@@ -48,6 +48,10 @@ class Function {
   void allow_shared_bytes(int bytes) const;
   // More than 8 blocks in a cluster, which not every GPU has.
   void allow_large_clusters() const;
+  // For kernels that load much straight to registers: those loads wait in the L1 cache, which shares an SM's memory with shared memory.
+  // Where nothing is said and the blocks fit, an SM stays as the kernel before left it, perhaps with next to no L1. At least `bytes` become
+  // shared memory, or `percent` of all.
+  void prefer_l1(int64_t bytes, int percent) const;
   int blocks_per_sm(int threads_per_block, int shared_bytes) const;  // occupancy
 
  private:
@@ -55,6 +59,7 @@ class Function {
   std::string name_;
   std::shared_ptr<const void> module_;
   CUfunction function_ = nullptr;
+  int64_t sm_shared_bytes_ = 0;
   bool has_pdl_ = false;
 };
 

@@ -7,6 +7,7 @@ namespace tokamak::cuda {
 namespace {
 
 constexpr int64_t kMostCluster = 8;  // that every GPU with clusters takes; some take 16
+constexpr int kSharedPercent = 50;   // of an SM's memory; with more, what is left for loads under way is too little
 
 // How a step's heads become blocks.
 struct DecodeTile {
@@ -51,6 +52,8 @@ struct DecodeTile {
     const int64_t parts = warps + (cluster > 1 ? cluster : 0);
     return parts * heads * ((s.head_dim + 4) * 4 + 8);
   }
+  // With the queries, the new token, and what the GPU takes for itself.
+  int64_t all_shared_bytes(const PagedShape& s) const { return shared_bytes(s) + (heads * (s.head_dim + 8) + 2 * s.head_dim) * 2 + 1024; }
 };
 
 // Whether no kernel of the graph writes the step's integers, nor another one the cache.
@@ -142,6 +145,7 @@ class CachedDecodeDef final : public CudaKernelDef {
     const Function function =
         node.cuda->function(device_source(std::string(name()), "cached_decode.cu", std::move(defines)), "cached_attention");
     function.allow_shared_bytes(launch.shared_bytes);
+    function.prefer_l1(t.blocks * t.all_shared_bytes(s), kSharedPercent);
     if (t.cluster > kMostCluster) function.allow_large_clusters();
     return std::make_unique<CachedDecode>(s, function, launch, static_cast<float>(node.attrs().get_float("epsilon", 1e-6)),
                                           static_cast<float>(1 / node.attrs().get_float("k_scale", 1)),

@@ -9,6 +9,7 @@ namespace tokamak::cuda {
 namespace {
 
 constexpr int kBytesInFlight = 256;  // of weights, a lane
+constexpr int kSharedPercent = 20;   // of an SM's memory: the rest holds what is in flight
 
 struct Tiling {
   int warps_n = 1, warps_k = 1, row_tiles = 1;
@@ -65,6 +66,7 @@ std::unique_ptr<Kernel> make_gemv_mma(const NodeView& node, const Linear& l, con
   const Source source{"cuda.gemv_mma", epilogue.code() + device_file("gemv_mma.cu"), std::move(defines)};
   const Function function = node.cuda->function(source, "gemv_mma");
   function.allow_shared_bytes(static_cast<int>(t.shared_bytes));
+  function.prefer_l1(t.shared_bytes + 1024, kSharedPercent);
   const Launch launch{.grid = {static_cast<unsigned>(ceil_div(l.n, t.rows()))},
                       .block = {static_cast<unsigned>(t.threads())},
                       .shared_bytes = static_cast<int>(t.shared_bytes),
