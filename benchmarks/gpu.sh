@@ -173,7 +173,7 @@ run_tests() {
 }
 
 # Free memory is the whole GPU's: tests that look at it run alone.
-alone='*ComesBack*:*WhatDoesNotFit*:*LoadingAndUnloading*'
+alone='Cuda*ComesBack*:Cuda*WhatDoesNotFit*:Cuda*LoadingAndUnloading*'
 
 step_tests() {
   local rc=0 test_limit=$(($(left) - 40))

@@ -32,8 +32,9 @@ struct BuildOptions {
   Precision precision = Precision::F32;
   DType activations = DType::BF16;  // F16 or BF16: what Int8, Int4 and FP8 builds for a GPU compute with
   double range_gflop = 2000;        // F16: arithmetic to spend on measuring how large values get (one run on the CPU); 0: none
-  int int8_group_size = 128;        // a multiple of 32; 0: a channel
   int int4_group_size = 32;         // 32, 64 or 128
+  // A multiple of 32; 0: a channel. Default: a channel on a GPU, 128 on the CPU, whose kernels round activations by the same groups.
+  std::optional<int> int8_group_size;
   // Int4 of a language model: arithmetic to spend on rounding weights for the inputs that they meet, which the model's own text shows
   // (quant/moments.h). Where one pass over it would take more, weights are rounded one by one. 0: never; a 1.1 B model needs 20,000.
   double int4_calibration_gflop = 4000;

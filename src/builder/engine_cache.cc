@@ -103,7 +103,7 @@ void CacheKey::add(const BuildOptions& options) {
   add("precision", std::to_string(static_cast<int>(options.precision)));
   add("opt_level", std::to_string(options.opt_level));
   add("threads", std::to_string(options.num_threads > 0 ? options.num_threads : available_threads()));
-  add("int8_group", std::to_string(options.int8_group_size));
+  add("int8_group", options.int8_group_size ? std::to_string(*options.int8_group_size) : "default");
   add("int4_group", std::to_string(options.int4_group_size));
   add("kv_block", std::to_string(options.kv_block_size));
   add("kv_dtype", options.kv_dtype ? to_string(*options.kv_dtype) : "default");

@@ -70,7 +70,8 @@ const char* quantize_weights(ir::Graph& graph, const BuildOptions& options, Thre
   const char* kept = kept4 > 0 ? "int4" : kept8 > 0 ? "int8" : nullptr;
   switch (options.precision) {
     case Precision::Int8: {
-      const int count = quant::weights_to_int8(graph, options.int8_group_size, pool);
+      const int otherwise = parse_device(options.device).is_cuda ? 0 : quant::kInt8GroupSize;
+      const int count = quant::weights_to_int8(graph, options.int8_group_size.value_or(otherwise), pool);
       note(count, "have 8-bit weights");
       return count > 0 && kept4 == 0 ? "int8" : kept;
     }

@@ -60,7 +60,7 @@ void BuildFlags::add_to(CLI::App& app) {
       "16-bit floats on a GPU, fp32 where they would overflow; on the CPU the lower precision that it has (bf16), said in one line");
   app.add_flag("--bf16", bf16, "bfloat16 where kernels have it");
   app.add_flag("--tf32", tf32, "fp32 whose products may be rounded to TF32 on a GPU");
-  app.add_flag("--int8", int8, "8-bit weights in matrix products, a scale for each 128 of a channel");
+  app.add_flag("--int8", int8, "8-bit weights in matrix products, a scale a channel (on the CPU for each 128 of one)");
   app.add_flag("--fp8", fp8, "8-bit float weights in matrix products, a scale a channel; on a GPU");
   app.add_flag("--int4", int4, "4-bit weights in matrix products, a scale for each 32");
   app.add_flag("--best", best, "fastest of the precisions the device has that keeps at least bf16's accuracy");

@@ -170,7 +170,7 @@ TEST(CudaFp8MatmulLayers, RoundsRowsToE4m3) {
 
 // `linear` of rows that the norm makes plus or minus its weights, which rounding keeps: x has one magnitude, the weights are e4m3 codes.
 void check_linear(int64_t m, int64_t n, int64_t k, const char* dtype, bool norm, const char* gate, const char* epilogue = "",
-                  const char* out = "") {
+                  const char* out = "", const char* kernel = "cublaslt.fp8_linear") {
   const int64_t cols = *gate ? n / 2 : n;
   std::string inputs = fmt::format("%x: {}[{},{}], %w: f8e4m3fn[{},{}], %ws: f32[{},1], %wn: {}[{}]", dtype, m, k, n, k, n, dtype, k);
   std::string args = norm ? "%x, %w, %ws, %wn" : "%x, %w, %ws, _";
@@ -192,7 +192,7 @@ void check_linear(int64_t m, int64_t n, int64_t k, const char* dtype, bool norm,
       x[row * k + i] = row == 3 ? 0 : norm ? std::ldexp(value, static_cast<int>(row % 3)) : value * weight[i];
     }
   CudaCase test;
-  test.kernel = "cublaslt.fp8_linear";
+  test.kernel = kernel;
   test.text = fmt::format("graph main({}) {{ %y = linear({}) {{{}}} return %y }}", inputs, args, attrs);
   test.inputs = {narrowed(x, {m, k}, dtype), weights(n, k), scales(n), narrowed(weight, {k}, dtype)};
   // The products' spread, with scales of up to 2; a gate multiplies two, each about three times as large at most where the other is not.
@@ -218,6 +218,22 @@ TEST(CudaFp8Linear, Head) {
   check_linear(17, 96, 256, "f16", true, "", "", "f32");
 }
 
+// Few rows, our own product: tiles of rows, stages of k and rows of w that end unevenly; layers of a model.
+TEST(CudaLinearBulkFp8, EveryTileOfTokens) {
+  const auto check = [](int64_t m, int64_t n, int64_t k, const char* dtype, bool norm, const char* gate, const char* epilogue = "",
+                        const char* out = "") { check_linear(m, n, k, dtype, norm, gate, epilogue, out, "cuda.linear_bulk_fp8"); };
+  check(17, 400, 1152, "bf16", true, "silu");
+  check(32, 97, 128, "f16", false, "", kResidual);
+  check(33, 400, 1152, "bf16", true, "", kBiasResidual);
+  check(64, 208, 640, "f16", true, "gelu_tanh", kResidual);
+  check(65, 400, 1152, "f16", false, "silu");
+  check(200, 96, 2048, "bf16", true, "", "", "f32");
+}
+TEST(CudaLinearBulkFp8, LayersOfAModel) {
+  check_linear(64, 2752, 4096, "bf16", true, "silu", "", "", "cuda.linear_bulk_fp8");
+  check_linear(64, 1376, 11008, "f16", false, "", kResidual, "", "cuda.linear_bulk_fp8");
+}
+
 // What runs around the library's product compiles where there is no GPU.
 TEST(CudaFp8MatmulLayers, Compiles) {
   CodeCache code;
@@ -227,11 +243,11 @@ TEST(CudaFp8MatmulLayers, Compiles) {
   };
   for (const char* has_norm : {"HAS_NORM=0", "HAS_NORM=1"}) {
     compile("fp8_rows.cu", {"ELEMENT=f16", "NORM_ELEMENT=f16", has_norm, "COLS=4096", "WIDTH=8", "ROW_THREADS=512", "ITEMS=1",
-                            "BLOCK_ROWS=1", "IN_REGISTERS=1"});
+                            "BLOCK_ROWS=1", "IN_REGISTERS=1", "TOKENS=0"});
     compile("fp8_rows.cu", {"ELEMENT=bf16", "NORM_ELEMENT=float", has_norm, "COLS=11008", "WIDTH=8", "ROW_THREADS=512", "ITEMS=3",
-                            "BLOCK_ROWS=1", "IN_REGISTERS=1"});
+                            "BLOCK_ROWS=1", "IN_REGISTERS=1", "TOKENS=64"});
     compile("fp8_rows.cu", {"ELEMENT=float", "NORM_ELEMENT=float", has_norm, "COLS=96", "WIDTH=4", "ROW_THREADS=32", "ITEMS=1",
-                            "BLOCK_ROWS=4", "IN_REGISTERS=1"});
+                            "BLOCK_ROWS=4", "IN_REGISTERS=1", "TOKENS=0"});
   }
   const std::string no_epilogue =
       "#include \"epilogue.cuh\"\nstruct Extras {};\n"

@@ -21,6 +21,8 @@ struct LayerCase {
   const char* scale = "f32";
   const char* out = "";
   const char* kernel = "";  // this one alone
+  double norm_size = 1;     // of its weights
+  double x_size = 1;        // of x and the residual
 };
 
 bool is(const char* a, const char* b) { return std::string(a) == b; }
@@ -64,9 +66,11 @@ void check(const LayerCase& c, const std::vector<std::string>& archs = {}) {
   const double weight = is_f8 ? 110 : is(c.w, "i8") ? 74 : 4.6, wanted = 1 / std::sqrt(static_cast<double>(c.k));
   test.inputs = {Tensor(), is_float ? small(dtype_of(c.w), {c.rows, c.k}, wanted) : is_f8 ? random_f8({c.rows, c.k}) : Tensor()};
   if (c.group) test.inputs.push_back(small(dtype_of(c.scale), {c.rows, groups}, wanted / weight));
+  if (*c.norm) test.inputs.push_back(small(dtype_of(c.norm), {c.k}, c.norm_size));
   // x' is rounded, and so is what a gate reads when it has a kernel of its own.
   const double rounding = is(c.x, "f32") ? 1e-5 : is(c.x, "f16") ? 1e-3 : 8e-3;
-  test.rtol = 2 * rounding, test.atol = 6 * rounding;
+  test.rtol = 2 * rounding, test.atol = 6 * rounding * c.norm_size * c.x_size;
+  test.scale = c.x_size;
   check_cuda_kernels(test, archs);
 }
 
@@ -92,6 +96,24 @@ TEST(CudaLinearFusedLayers, NormAlone) {
   check({2, 100, 640, "f16", "i8", 640, "f16"});
   check({16, 40, 352, "bf16", "i4", 32, "bf16", "", true, "f16"});
   check({40, 48, 256, "f16", "f8e4m3fn", 256, "f16"});
+}
+
+// What the norm makes is multiplied in f16 where it fits: neither of these does.
+TEST(CudaLinearFusedLayers, NormsBeyondF16) {
+  for (const double size : {4e3, 1e-5}) {
+    check({1, 96, 512, "bf16", "i4", 128, "bf16", "", false, "f32", "", "", size});
+    check({8, 96, 512, "bf16", "i8", 512, "f32", "", false, "f32", "", "", size});
+    check({40, 96, 512, "bf16", "i4", 128, "bf16", "", false, "f32", "", "", size});
+  }
+}
+
+// Without a norm x may have any size that bf16 has.
+TEST(CudaLinearFusedLayers, SmallAndLargeRows) {
+  for (const double size : {1e30, 1e4, 1e-4, 1e-30})
+    for (const int64_t m : {1, 2, 8}) {
+      check({m, 96, 512, "bf16", "i4", 128, "", "", true, "f32", "", "", 1, size});
+      check({m, 96, 11008, "bf16", "f8e4m3fn", 11008, "", "", true, "f32", "", "", 1, size});
+    }
 }
 
 TEST(CudaLinearFusedLayers, GateAlone) {

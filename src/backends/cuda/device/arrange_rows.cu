@@ -2,7 +2,7 @@
 // of 64 k, of a plane rows of 128 bytes as operand_descriptor() has them, k in the order in which the weights' bytes become operands (UNIT
 // and the bits of a weight decide: EIGHTS; 0: in order). Rows behind the last and k behind K_SIZE are zeros. A block a row.
 //   X_ELEMENT, K_SIZE (a multiple of 8), TOKENS, PLANES, EIGHTS, THREADS, ITEMS: of a thread
-//   NORM: x goes through rms_norm first, with weights of NORM_ELEMENT
+//   NORM: x goes through rms_norm first, with weights of NORM_ELEMENT, and is rounded to OPERAND
 #include "elementwise.cuh"
 
 constexpr int kStageK = PLANES * 64, kStages = (K_SIZE + kStageK - 1) / kStageK;
@@ -53,13 +53,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
       for (int e = 0; e < 8; ++e) square += to_float(eights[i][t].at[e]) * to_float(eights[i][t].at[e]);
   const float inverse = rsqrtf(block_reduce<Sum, THREADS>(square, scratch) * (1.f / K_SIZE) + epsilon);
+  Vec<OPERAND, 8> ready[ITEMS][4];
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i)
 #pragma unroll
     for (int t = 0; t < 4; ++t)
 #pragma unroll
       for (int e = 0; e < 8; ++e)
-        eights[i][t].at[e] = from_float<X_ELEMENT>(to_float(eights[i][t].at[e]) * inverse * to_float(weights[i][t].at[e]));
+        ready[i][t].at[e] = from_float<OPERAND>(to_float(eights[i][t].at[e]) * inverse * to_float(weights[i][t].at[e]));
+#else
+  const auto& ready = eights;
 #endif
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) {
@@ -67,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (item.stage >= kStages) break;
     const uint32_t* words[4];
 #pragma unroll
-    for (int t = 0; t < 4; ++t) words[t] = reinterpret_cast<const uint32_t*>(&eights[i][t]);
+    for (int t = 0; t < 4; ++t) words[t] = reinterpret_cast<const uint32_t*>(&ready[i][t]);
     uint4* const to = y + ((int64_t(row / TOKENS) * kStages + item.stage) * PLANES + item.plane) * (TOKENS * 8) + row % TOKENS * 8;
 #pragma unroll
     for (int j = 0; j < 4; ++j)

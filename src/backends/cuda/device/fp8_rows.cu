@@ -1,5 +1,7 @@
 // Rows of x as E4M3 with a scale a row: the largest magnitude becomes 448. A warp or a block a row (row_plan.h), which stays in registers.
 // ELEMENT: x. HAS_NORM: rows go through rms_norm first, rounded to ELEMENT; NORM_ELEMENT: its weights. A row of zeros stays zero.
+// TOKENS: 0, the codes are [rows, COLS]; else they lie as linear_wgmma.cu's copy engine takes them: of TOKENS rows together, 128 columns
+// after the other, rows of 128 bytes as operand_descriptor() has them (COLS is a multiple of 128).
 #include "row.cuh"
 
 constexpr int kStep = ROW_THREADS * WIDTH;
@@ -9,6 +11,16 @@ DEVICE uint32_t e4m3_pair(float low, float high) {
   uint16_t pair;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
   return pair;
+}
+
+// Where the code of a row's column goes; those of a vector lie together.
+DEVICE int64_t place(int64_t row, int col) {
+#if TOKENS > 0
+  const int64_t box = row / TOKENS * (COLS / 128) + col / 128;
+  return (box * TOKENS + row % TOKENS) * 128 + (col % 128 / 16 ^ int(row % 8)) * 16 + col % 16;
+#else
+  return row * COLS + col;
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
@@ -69,6 +81,6 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
     for (int k = 0; k < WIDTH; k += 4)
       out.at[k / 4] =
           e4m3_pair(v[item][k] * inverse, v[item][k + 1] * inverse) | e4m3_pair(v[item][k + 2] * inverse, v[item][k + 3] * inverse) << 16;
-    store_vector(reinterpret_cast<uint32_t*>(y + row * COLS + col), out);
+    store_vector(reinterpret_cast<uint32_t*>(y + place(row, col)), out);
   }
 }

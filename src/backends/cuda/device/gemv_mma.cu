@@ -7,8 +7,8 @@
 // makes x has finished. The WARPS_K warps of the same rows take turns at the iterations and add up in a fixed order.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE; GROUP: elements of K a scale, a multiple of a step (0: no scales)
 //   TOKENS: rows of x, at most 8; ROW_TILES: of 16 rows of w a warp; WARPS_N, WARPS_K, PREFETCH; BLOCKS on an SM
-//   NORM: x is normalised by weights of NORM_ELEMENT; GATE: rows of w are eight of the gate, eight of up, and so on;
-//   y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   NORM: x is normalised by weights of NORM_ELEMENT, and rounded to OPERAND, in which it is multiplied (else X_ELEMENT); GATE: rows of w
+//   are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "mma.cuh"
 #include "norm_rows.cuh"
 #include "weights_mma.cuh"
@@ -25,7 +25,7 @@ constexpr int kGroups = GROUP == 0 ? 1 : (K_SIZE + GROUP - 1) / GROUP;
 constexpr bool kPairs = kGroups > 1 && GROUP == kStepK&& kGroups % 2 == 0 && sizeof(SCALE_ELEMENT) == 2;  // of scales in one load
 static_assert(kRowBytes % 64 == 0 && TOKENS <= 8 && (kGroups == 1 || GROUP % kStepK == 0));
 
-using VecX = Vec<X_ELEMENT, 8>;
+using VecX = Vec<OPERAND, 8>;
 using Words = Vec<uint32_t, 4>;  // of a VecX
 
 // Where vector v of a row of x is: the four lanes of a step that read at the same time are neighbours.
@@ -83,29 +83,34 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     if (warp_k + p * WARPS_K < kIters) load(pieces[p], warp_k + p * WARPS_K);
 #if NORM
   __shared__ float scratch[kThreads / 32 * TOKENS];
-  NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, TOKENS, kThreads, 8> rows;
+  NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, TOKENS, kThreads, 8, OPERAND> rows;
   rows.load_weights(norm);
 #endif
   allow_next();
   wait_for_previous();
+  const auto in_order = [](VecX& vector) { order_like_weights<W_ELEMENT>(reinterpret_cast<Words&>(vector).at); };
+  const auto place_x = [&](int row, int v) { return rows_of_x + place(row, v); };
 #if NORM
-  rows.run(x, norm, m, epsilon, scratch, [&](int row, int v) { return rows_of_x + place(row, v); });
-#endif
-  // In the order of the weights, zeros behind; a thread's vectors are those that NormRows left to it.
+  rows.run(x, norm, m, epsilon, scratch, place_x, in_order);
+#else
 #pragma unroll
   for (int row = 0; row < TOKENS; ++row)
-    for (int v = threadIdx.x; v < kAllVectors; v += kThreads) {
-      Words* const to = reinterpret_cast<Words*>(rows_of_x + place(row, v));
-      Words words{};
-      if (v < kVectors && row < m) words = NORM ? *to : *reinterpret_cast<const Words*>(x + int64_t(row) * K_SIZE + v * 8);
-      order_like_weights<W_ELEMENT>(words.at);
-      *to = words;
+    for (int v = threadIdx.x; v < kVectors; v += kThreads) {
+      VecX vector{};
+      if (row < m) vector = load_vector<X_ELEMENT, 8>(x + int64_t(row) * K_SIZE + v * 8);
+      in_order(vector);
+      *place_x(row, v) = vector;
     }
+#endif
+#pragma unroll
+  for (int row = 0; row < TOKENS; ++row)
+    for (int v = kVectors + threadIdx.x; v < kAllVectors; v += kThreads) *place_x(row, v) = VecX{};
   __syncthreads();
 
   // Columns beyond TOKENS repeat the last one and are not stored.
   const Words* const lane_x = reinterpret_cast<const Words*>(rows_of_x) + min(g, TOKENS - 1) * kPitch + t;
   float sums[ROW_TILES][2][4] = {};
+  const Fragment<OPERAND, W_ELEMENT> fragment(uint32_t(n) >> 31);
   const auto multiply = [&](const Piece& piece, int iteration) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
@@ -117,11 +122,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
         for (int r = 0; r < ROW_TILES; ++r) {
           uint32_t a[2][4];
 #pragma unroll
-          for (int h = 0; h < 2; ++h) Fragment<X_ELEMENT, W_ELEMENT>::convert(piece.raw[r][h][s].word + j * kBits / 4, a[h]);
+          for (int h = 0; h < 2; ++h) fragment.convert(piece.raw[r][h][s].word + j * kBits / 4, a[h]);
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const uint32_t left[4] = {a[0][2 * half], a[1][2 * half], a[0][2 * half + 1], a[1][2 * half + 1]};
-            mma_16x8x16(X_ELEMENT{}, kGroups > 1 ? part[r][half] : sums[r][half], left, b.at[2 * half], b.at[2 * half + 1]);
+            mma_16x8x16(OPERAND{}, kGroups > 1 ? part[r][half] : sums[r][half], left, b.at[2 * half], b.at[2 * half + 1]);
           }
         }
       }

@@ -7,9 +7,10 @@
 // has finished. The WARPS_K warps of the same rows, then the SPLIT blocks of a cluster, which share k, add up in a fixed order.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP (0: no scales; else a multiple of a step, or K_SIZE)
 //   XROWS: that many rows of x stay in shared memory as a whole (others are not read: their columns of the product are not either); 0: x
-//   streams with w. NORM (with XROWS): x is normalised there, by weights of NORM_ELEMENT. GATE: rows of w are eight of the gate, eight of
-//   up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a
-//   warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM), VECTOR
+//   streams with w. NORM (with XROWS): x is normalised there, by weights of NORM_ELEMENT, and rounded to OPERAND, in which it is multiplied
+//   (else X_ELEMENT). GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as
+//   many columns TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM),
+//   VECTOR
 #include "epilogue.cuh"
 #include "mma.cuh"
 #include "norm_rows.cuh"
@@ -68,7 +69,7 @@ DEVICE void clear(Sums& sums) {
 }
 
 // sums += one step of a stage at `w` and `x`.
-DEVICE void multiply_step(uint32_t w, uint32_t x, int step, Sums& sums) {
+DEVICE void multiply_step(const Fragment<OPERAND, W_ELEMENT>& fragment, uint32_t w, uint32_t x, int step, Sums& sums) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int first = threadIdx.x / 32 % WARPS_N * (ROW_TILES * 16);
   Raw<UNIT> raw[ROW_TILES][2];
@@ -83,18 +84,18 @@ DEVICE void multiply_step(uint32_t w, uint32_t x, int step, Sums& sums) {
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) Fragment<X_ELEMENT, W_ELEMENT>::convert(raw[r][h].word + j * kBits / 4, a[r][h]);
+      for (int h = 0; h < 2; ++h) fragment.convert(raw[r][h].word + j * kBits / 4, a[r][h]);
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
       const int row = XROWS > 0 && XROWS < kTokens ? min(i * 8 + g, XROWS - 1) : i * 8 + g;
       Raw<16> b = load_shared<16>(x + offset_x(row, step * (kStepK / 8) + t * kEights + j));
-      order_like_weights<W_ELEMENT>(b.word);
+      if constexpr (XROWS == 0) order_like_weights<W_ELEMENT>(b.word);
 #pragma unroll
       for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const uint32_t left[4] = {a[r][0][2 * half], a[r][1][2 * half], a[r][0][2 * half + 1], a[r][1][2 * half + 1]};
-          mma_16x8x16(X_ELEMENT{}, sums[r][i], left, b.word[2 * half], b.word[2 * half + 1]);
+          mma_16x8x16(OPERAND{}, sums[r][i], left, b.word[2 * half], b.word[2 * half + 1]);
         }
     }
   }
@@ -164,18 +165,22 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   }
   // Row r, vector v of x: where multiply_step() looks for chunk v % kChunksX of stage v / kChunksX.
   const auto place_x = [&](int r, int v) {
-    return reinterpret_cast<Vec<X_ELEMENT, 8>*>(shared + STAGES * kStage + kScaleBytes + v / kChunksX * (kChunksX * 16) +
-                                                offset_x(r, v % kChunksX));
+    return reinterpret_cast<Vec<OPERAND, 8>*>(shared + STAGES * kStage + kScaleBytes + v / kChunksX * (kChunksX * 16) +
+                                              offset_x(r, v % kChunksX));
   };
   constexpr int kVectorsX = K_SIZE / 8;
+  const auto in_order = [](auto& vector) {
+    Raw<16>& raw = reinterpret_cast<Raw<16>&>(vector);
+    order_like_weights<W_ELEMENT>(raw.word);
+  };
 #if NORM
-  NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, XROWS, kThreads, 8> rows;
+  NormRows<X_ELEMENT, NORM_ELEMENT, K_SIZE, XROWS, kThreads, 8, OPERAND> rows;
   rows.load_weights(norm);
 #endif
   allow_next();  // its weights may come as soon as there is room
   wait_for_previous();
 #if NORM
-  rows.run(x, norm, m, epsilon, reinterpret_cast<float*>(shared + STAGES * kStage + kScaleBytes + XROWS * kPitchX * 16), place_x);
+  rows.run(x, norm, m, epsilon, reinterpret_cast<float*>(shared + STAGES * kStage + kScaleBytes + XROWS * kPitchX * 16), place_x, in_order);
 #else
   constexpr int kMine = (XROWS * kVectorsX + kThreads - 1) / kThreads, kBatch = kMine < 8 ? kMine : 8;  // loads of x under way
   for (int first = threadIdx.x; first < XROWS * kVectorsX; first += kBatch * kThreads) {
@@ -187,12 +192,15 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)
-      if (const int e = first + i * kThreads; e < XROWS * kVectorsX) *place_x(e / kVectorsX, e % kVectorsX) = raw[i];
+      if (const int e = first + i * kThreads; e < XROWS * kVectorsX) {
+        in_order(raw[i]);
+        *place_x(e / kVectorsX, e % kVectorsX) = raw[i];
+      }
   }
 #endif
   // What is behind the last column meets zeros of w, but may not be NaN.
   for (int e = threadIdx.x; e < XROWS * (kPitchX - kVectorsX); e += kThreads)
-    *place_x(e % XROWS, kVectorsX + e / XROWS) = Vec<X_ELEMENT, 8>{};
+    *place_x(e % XROWS, kVectorsX + e / XROWS) = Vec<OPERAND, 8>{};
 #else
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s)
@@ -213,6 +221,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     touch_extras(first_token + e / kColumnVectors, col, extras);
 
   const int lane = threadIdx.x % 32, warp_n = threadIdx.x / 32 % WARPS_N, warp_k = threadIdx.x / 32 / WARPS_N;
+  const Fragment<OPERAND, W_ELEMENT> fragment(uint32_t(n) >> 31);
   Sums sums;
   clear(sums);
   int slot = 0, next_slot = STAGES - 1;
@@ -229,11 +238,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     for (int s = 0; s < STEPS; ++s) {
       const int inner = warp_k * STEPS + s;
       if constexpr (kGroups == 1) {
-        multiply_step(stage, stage_x, inner, sums);
+        multiply_step(fragment, stage, stage_x, inner, sums);
       } else {
         Sums part;
         clear(part);
-        multiply_step(stage, stage_x, inner, part);
+        multiply_step(fragment, stage, stage_x, inner, part);
         const int group = min((step * kStageK + inner * kStepK) / GROUP, kGroups - 1);
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)

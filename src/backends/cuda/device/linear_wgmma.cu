@@ -1,6 +1,6 @@
 // y = epilogue(x (w * scale)^T) with Hopper's warpgroup products (sm_90a), for weights of 8 and 4 bits: a consumer warpgroup turns 64 rows
 // of w into 16-bit floats in registers and multiplies them with TOKENS rows of x from shared memory. (PLAIN: weights of x's type, which are
-// multiplied where they are.) A producer warpgroup fills a ring of
+// multiplied where they are; of x in E4M3 the scales, a row's each, lie behind it.) A producer warpgroup fills a ring of
 // STAGES slots: boxes of ROWS rows and 128 bytes of w by the copy engine (the first of them before the kernel that makes x has finished),
 // and x: as linear_wgmma_x.cuh does, or in one bulk copy a slot where it comes ARRANGED (with many tokens the producers' copies one by one
 // take longer than the products). The SPLIT blocks of a cluster share k and add up in a fixed order. SHARE neighbours in a cluster have the
@@ -10,19 +10,20 @@
 // of four takes UNIT neighbours, eights of elements in turn, each four pairs j of neighbours. Eight w's pair j of lane t is what A's
 // registers want at k = 2t + 8 (j % 2) of product 2w + j / 2, and x's pair is put there: into 16-byte chunk 4b + j at 4t, b being the
 // eight's number in its plane of 64 k. Planes are rows of 128 bytes as operand_descriptor() has them.
-//   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple of a step, or
-//   K_SIZE; PLAIN: 0), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of consumers), UNIT, STAGES,
-//   SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT.
-//   The products are those of x times a weight times norm_scale, a power of two with which no weight is above one; the rest is one factor a
-//   token, for which the producers add up squares on the way. GATE: rows of w are eight of the gate, eight of up, and so on; y =
-//   epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   X_ELEMENT (f16, bf16; PLAIN: f8e4m3 too), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple
+//   of a step, or K_SIZE; 0: no scales), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of
+//   consumers), UNIT, STAGES, SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR NORM: x is normalised (rms_norm) by
+//   weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of two with which no weight is above one;
+//   the rest is one factor a token, for which the producers add up squares on the way. GATE: rows of w are eight of the gate, eight of up,
+//   and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "copy_bulk.cuh"
 #include "epilogue.cuh"
 #include "weight_pairs.cuh"
 #include "wgmma.cuh"
 
 constexpr int kBits = Weight<W_ELEMENT>::kBits, kConsumers = WARPGROUPS * 128, kThreads = kConsumers + 128;
-constexpr int kStageK = 1024 / kBits, kPlanes = kStageK / 64;
+constexpr bool kRounded = sizeof(X_ELEMENT) == 1;
+constexpr int kStageK = 1024 / kBits, kPlanes = kStageK / (128 / int(sizeof(X_ELEMENT)));
 constexpr int kEights = UNIT / kBits, kStepK = 32 * kEights;
 constexpr int kStageW = ROWS * 128, kPlane = TOKENS * 128, kStageX = kPlanes * kPlane, kStage = kStageW + kStageX;
 constexpr int kSteps = (K_SIZE + kStageK - 1) / kStageK;  // stages of all of k
@@ -37,7 +38,7 @@ constexpr int kPerColumn = GATE ? 2 : 1;
 static_assert(ROWS % 8 == 0 && ROWS <= WARPGROUPS * 64 && TOKENS % 8 == 0 && kEights >= 1 && (PLAIN || kPlanes % 2 == 0));
 static_assert(!kGrouped || (GROUP % 32 == 0 && GROUP % kStepK == 0 && kFlushK >= kStepK));
 static_assert(TOKENS * kPitch * 4 <= STAGES * kStage && (!GATE || ROWS % 16 == 0) && (!NORM || TOKENS <= 16) && (SHARE == 1 || ARRANGED) &&
-              (!PLAIN || ARRANGED));
+              (!PLAIN || ARRANGED) && (!kRounded || PLAIN));
 
 template <int kCount>
 DEVICE void keep_all(float (&x)[kCount]) {
@@ -98,18 +99,30 @@ DEVICE void release(const Ring& ring, int slot, int in_cluster) {
 }
 
 #if PLAIN
-// sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them.
+// sum += the products of a consumer warpgroup's rows: of 8 tokens each four floats as mma_16x8x16 has them. Tensor cores keep 13 bits
+// behind the first of a sum of E4M3 products: after kFlush stages it moves on to ordinary arithmetic.
 DEVICE void consume(const Ring& ring, int begin, int end, int in_cluster, float (&sum)[TOKENS / 2]) {
+  constexpr int kFlush = 4;
   const int first_row = threadIdx.x / 128 * 64;
-  int slot = 0, parity = 0, previous = 0;
+  float part[TOKENS / 2] = {};
+  float(&running)[TOKENS / 2] = kRounded ? part : sum;
+  int slot = 0, parity = 0, previous = 0, held = 0;
   for (int step = begin; step < end; ++step) {
     barrier_wait(ring.full(slot), parity);
     const uint64_t w = operand_descriptor(ring.slot(slot) + first_row * 128), x = operand_descriptor(ring.slot(slot) + kStageW);
     products_begin();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) product(sum, w + k * 2, x + k * 2);
+    for (int k = 0; k < 4; ++k) product(running, w + k * 2, x + k * 2, !kRounded || k > 0 || held > 0);
     products_commit();
-    products_wait<1>();
+    if (kRounded && (++held == kFlush || step + 1 == end)) {
+      products_wait<0>();
+      keep_all(part);
+#pragma unroll
+      for (int e = 0; e < TOKENS / 2; ++e) sum[e] += part[e];
+      held = 0;
+    } else {
+      products_wait<1>();
+    }
     if (step > begin) release(ring, previous, in_cluster);
     previous = slot;
     if (++slot == STAGES) slot = 0, parity ^= 1;
@@ -290,6 +303,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     }
     wait_for_previous();
     const int lane = threadIdx.x % 32, g = lane / 4;
+    const float* const token_scales =
+        reinterpret_cast<const float*>(reinterpret_cast<const char*>(x) + int64_t(tiles_m) * kSteps * kStageX);
     float sum[TOKENS / 2] = {};
 #if PLAIN
     const int row = threadIdx.x / 32 * 16 + g;
@@ -328,6 +343,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
         load_floats<VECTOR>(scales + at, factor);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
+      }
+      if constexpr (kRounded) {
+        const float of_token = token_scales[first_token + token];
+#pragma unroll
+        for (int v = 0; v < VECTOR; ++v) value[v] *= of_token;
       }
 #if NORM
       float total = 0.f;

@@ -3,8 +3,8 @@
 #pragma once
 #include "elementwise.cuh"
 
-// X: elements of x; N: of the norm's weights; V: neighbours moved at once, a divisor of kCols.
-template <class X, class N, int kCols, int kRows, int kThreads, int V>
+// X: elements of x; N: of the norm's weights; V: neighbours moved at once, a divisor of kCols; Y: elements of the result, as large as X.
+template <class X, class N, int kCols, int kRows, int kThreads, int V, class Y = X>
 struct NormRows {
   static constexpr int kVectors = kCols / V, kHeld = (kVectors + kThreads - 1) / kThreads;  // of a row; a thread's
   static constexpr int kEarly = kHeld < 4 ? kHeld : 4;
@@ -20,10 +20,15 @@ struct NormRows {
       if (const int v = i * kThreads + threadIdx.x; v < kVectors) early[i] = load_early<N, V>(norm + v * V);
   }
 
-  // Rows beyond `rows` become zeros. `at(row, vector)`: where that vector goes in shared memory, as Vec<X, V>*. Ends before a barrier: the
-  // caller's, before anyone reads other threads' vectors. `scratch`: kScratch floats.
-  template <class At>
-  DEVICE void run(const X* x, const N* norm, int rows, float epsilon, float* scratch, const At& at) const {
+  // Rows beyond `rows` become zeros. `at(row, vector)`: where that vector goes in shared memory, as Vec<Y, V>*; `last(vector)`: changes it
+  // at the end. Ends before a barrier: the caller's, before anyone reads other threads' vectors. `scratch`: kScratch floats.
+  struct Unchanged {
+    DEVICE void operator()(Vec<Y, V>&) const {}
+  };
+  template <class At, class Last = Unchanged>
+  DEVICE void run(const X* x, const N* norm, int rows, float epsilon, float* scratch, const At& at, const Last& last = {}) const {
+    static_assert(sizeof(X) == sizeof(Y));
+    const auto raw_at = [&](int row, int v) { return reinterpret_cast<Vec<X, V>*>(at(row, v)); };  // until it is normalised
     float square[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) square[r] = 0.f;
@@ -45,7 +50,7 @@ struct NormRows {
           if (v >= kVectors) continue;
 #pragma unroll
           for (int k = 0; k < V; ++k) square[r] += to_float(raw[b][r].at[k]) * to_float(raw[b][r].at[k]);
-          *at(r, v) = raw[b][r];
+          *raw_at(r, v) = raw[b][r];
         }
     }
 #pragma unroll
@@ -69,9 +74,11 @@ struct NormRows {
       const Vec<N, V> weight = i < kEarly ? early[i < kEarly ? i : 0] : load_vector<N, V>(norm + v * V);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        Vec<X, V> value = *at(r, v);
+        const Vec<X, V> before = *raw_at(r, v);
+        Vec<Y, V> value;
 #pragma unroll
-        for (int k = 0; k < V; ++k) value.at[k] = from_float<X>(to_float(value.at[k]) * inverse[r] * to_float(weight.at[k]));
+        for (int k = 0; k < V; ++k) value.at[k] = from_float<Y>(to_float(before.at[k]) * inverse[r] * to_float(weight.at[k]));
+        last(value);
         *at(r, v) = value;
       }
     }

@@ -1,7 +1,7 @@
 // layer_norm, rms_norm and the forms that add a residual first: a warp or a block a row (row_plan.h), the row in registers, or read once a
-// pass where it is too long. ELEMENT: x, residual, y, sum. SCALE_TYPE, BIAS_TYPE. IS_RMS, HAS_RESIDUAL, HAS_SCALE, HAS_BIAS, HAS_SUM,
-// HAS_STATISTICS. EARLY: scale and bias are weights, read before the kernel before this one ends. SCALE_STEP, BIAS_STEP: 0 for one value
-// for all columns. RESIDUAL_STEP: 0 for one row for all rows.
+// pass where it is too long. ELEMENT: x, residual, sum. Y_ELEMENT. SCALE_TYPE, BIAS_TYPE. IS_RMS, HAS_RESIDUAL, HAS_SCALE, HAS_BIAS,
+// HAS_SUM, HAS_STATISTICS. EARLY: scale and bias are weights, read before the kernel before this one ends. SCALE_STEP, BIAS_STEP: 0 for one
+// value for all columns. RESIDUAL_STEP: 0 for one row for all rows.
 #include "row.cuh"
 
 constexpr int kStep = ROW_THREADS * WIDTH, kUnroll = IN_REGISTERS ? ITEMS : 1;
@@ -25,7 +25,7 @@ struct Row {
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
     row_norm(const ELEMENT* x, const ELEMENT* residual, const SCALE_TYPE* __restrict__ scale, const BIAS_TYPE* __restrict__ bias,
-             ELEMENT* y, ELEMENT* sum, float* mean_out, float* inverse_out, int64_t rows, float epsilon) {
+             Y_ELEMENT* y, ELEMENT* sum, float* mean_out, float* inverse_out, int64_t rows, float epsilon) {
   __shared__ float scratch[32];
   const int lane = threadIdx.x % ROW_THREADS;
 #if EARLY && HAS_SCALE
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
 #elif HAS_BIAS
     const Vec<BIAS_TYPE, WIDTH> b = BIAS_STEP ? load_vector<BIAS_TYPE, WIDTH>(bias + col) : Vec<BIAS_TYPE, WIDTH>{};
 #endif
-    Vec<ELEMENT, WIDTH> out;
+    Vec<Y_ELEMENT, WIDTH> out;
 #if HAS_SUM
     Vec<ELEMENT, WIDTH> total;
 #endif
@@ -111,11 +111,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
 #if HAS_BIAS
       w += to_float(BIAS_STEP ? b.at[k] : bias[0]);
 #endif
-      out.at[k] = from_float<ELEMENT>(w);
+      out.at[k] = from_float<Y_ELEMENT>(w);
     }
 #if HAS_SUM
     store_vector<ELEMENT, WIDTH>(sum + row * COLS + col, total);
 #endif
-    store_vector<ELEMENT, WIDTH>(y + row * COLS + col, out);
+    store_vector<Y_ELEMENT, WIDTH>(y + row * COLS + col, out);
   }
 }

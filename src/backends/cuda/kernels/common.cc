@@ -21,6 +21,8 @@ std::string device_type(DType dtype) {
   }
 }
 
+bool is_activation(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
+
 bool is_movable(DType dtype) {
   if (dtype == DType::String) return false;
   const int bits = bits_of(dtype);

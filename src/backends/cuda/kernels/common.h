@@ -13,6 +13,9 @@ std::string device_type(DType dtype);
 // A source that includes one file of backends/cuda/device.
 Source device_source(const std::string& name, const std::string& file, std::vector<std::string> defines);
 
+// The types that activations have: f32, f16 and bf16.
+bool is_activation(DType dtype);
+
 // Whether elements can be moved as 1, 2, 4 or 8 bytes each.
 bool is_movable(DType dtype);
 inline int64_t bytes_of_element(DType dtype) { return bits_of(dtype) / 8; }

@@ -6,39 +6,17 @@
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue_pass.h"
+#include "backends/cuda/kernels/fp8_rows.h"
 #include "backends/cuda/kernels/linear.h"
 #include "backends/cuda/kernels/lt_product.h"
-#include "backends/cuda/kernels/row_plan.h"
 
 namespace tokamak::cuda {
 namespace {
 
 constexpr int64_t kFewRows = 16;             // up to here a product only waits for its weights, and keeps 16 bits of x
-constexpr int64_t kMaxItems = 8;             // vectors a thread holds of a row
 constexpr size_t kScalesVersion = 12'09'00;  // of cuBLASLt: the first with scale vectors
 
 int64_t aligned(int64_t bytes) { return ceil_div(bytes, kLtWorkspaceAlignment) * kLtWorkspaceAlignment; }
-
-// A node of op quantized_matmul or linear.
-struct Layer {
-  Linear l;       // n: the rows of w
-  int norm = -1;  // input with rms_norm's weights
-  float epsilon = 0;
-  std::string gate;  // a function's name: y has n / 2 columns
-
-  static Support read(const NodeView& node, Layer& out) {
-    if (const Support support = Linear::read(node, out.l); !support) return support;
-    if (!node.node->is("linear")) return Support::yes();
-    out.gate = node.attrs().get_string("gate", "");
-    if (node.num_inputs() <= 3 || !node.has_input(3)) return Support::yes();
-    out.norm = 3;
-    out.epsilon = static_cast<float>(node.attrs().get_float("epsilon", 1e-5));
-    if (node.constants[3] == nullptr) return Support::no("the norm's weights are not constant");
-    return device_type(node.input_dtypes[3]).empty() ? Support::no("the norm's weights have another type") : Support::yes();
-  }
-  int64_t cols() const { return gate.empty() ? l.n : l.n / 2; }
-  RowPlan rows_plan() const { return RowPlan(l.m, l.k, l.x == DType::F32 ? 4 : 8, kMaxItems); }
-};
 
 // How the library is used, in order of preference.
 //   fused     scales and the epilogue inside
@@ -47,8 +25,7 @@ struct Layer {
 enum class Way { Fused, Plain, Unscaled };
 constexpr const char* kWays[] = {"fused", "plain", "unscaled"};
 
-std::optional<LtProblem> problem_of(const NodeView& node, const Layer& layer, Way way) {
-  const Linear& l = layer.l;
+std::optional<LtProblem> problem_of(const NodeView& node, const Linear& l, Way way) {
   LtProblem p{.m = l.m, .n = l.n, .k = l.k, .pitch = l.n, .operands = DType::F8E4M3FN, .output = l.y, .has_scales = true, .epilogue = {}};
   if (way == Way::Unscaled) {
     p.has_scales = false, p.output = DType::F32;
@@ -56,7 +33,7 @@ std::optional<LtProblem> problem_of(const NodeView& node, const Layer& layer, Wa
   }
   if (find_cublas_lt()->cublasLtGetVersion() < kScalesVersion) return {};
   if (way == Way::Plain) return p;
-  if (!layer.gate.empty()) return {};
+  if (!l.gate.empty()) return {};
   const auto fused = fused_epilogue(node);
   if (!fused || (fused->bias >= 0 && l.y == DType::F32)) return {};  // of f32 outputs the library wants another type of bias
   p.epilogue = *fused;
@@ -66,11 +43,11 @@ std::optional<LtProblem> problem_of(const NodeView& node, const Layer& layer, Wa
 // The pass behind: reads sums of the product, writes y.
 class Finish {
  public:
-  Finish(const NodeView& node, const Layer& layer, const LtProblem& problem, const std::string& name) : epilogue_(node), rows_(layer.l.m) {
-    std::vector<std::string> defines{"SUM=" + device_type(problem.output), "ELEMENT=" + device_type(layer.l.y),
-                                     fmt::format("COLS={}", layer.cols()), fmt::format("SCALED={:d}", !problem.has_scales)};
-    if (!layer.gate.empty()) defines.push_back("GATE=" + layer.gate);
-    blocks_ = static_cast<unsigned>(ceil_div(layer.l.m * (layer.cols() / 8), 256));
+  Finish(const NodeView& node, const Linear& l, const LtProblem& problem, const std::string& name) : epilogue_(node), rows_(l.m) {
+    std::vector<std::string> defines{"SUM=" + device_type(problem.output), "ELEMENT=" + device_type(l.y),
+                                     fmt::format("COLS={}", l.columns()), fmt::format("SCALED={:d}", !problem.has_scales)};
+    if (!l.gate.empty()) defines.push_back("GATE=" + l.gate);
+    blocks_ = static_cast<unsigned>(ceil_div(l.m * (l.columns() / 8), 256));
     function_ = node.cuda->function({name + "_finish", epilogue_.code() + device_file("finish_product.cu"), defines}, "finish_product");
   }
   void run(const RunArgs& args, const void* sums, const void* row_scale) const {
@@ -87,19 +64,14 @@ class Finish {
 
 class Fp8Matmul final : public Kernel {
  public:
-  Fp8Matmul(const NodeView& node, const Layer& layer, LtProduct product, const LtProblem& problem, Way way, const std::string& name)
-      : product_(std::move(product)), problem_(problem), rows_plan_(layer.rows_plan()), norm_(layer.norm), epsilon_(layer.epsilon) {
-    std::vector<std::string> defines = rows_plan_.defines();
-    const std::string norm = layer.norm < 0 ? "float" : device_type(node.input_dtypes[layer.norm]);
-    defines.insert(defines.end(),
-                   {"ELEMENT=" + device_type(layer.l.x), "NORM_ELEMENT=" + norm, fmt::format("HAS_NORM={:d}", layer.norm >= 0)});
-    fp8_rows_ = node.cuda->function(device_source(name, "fp8_rows.cu", defines), "fp8_rows");
-    if (way == Way::Unscaled || !layer.gate.empty()) finish_.emplace(node, layer, problem, name);
+  Fp8Matmul(const NodeView& node, const Linear& l, LtProduct product, const LtProblem& problem, Way way, const std::string& name)
+      : product_(std::move(product)), problem_(problem), rows_(node, l, 0, name) {
+    if (way == Way::Unscaled || !l.gate.empty()) finish_.emplace(node, l, problem, name);
     else if (way == Way::Plain) pass_ = EpiloguePass(node, name);
-    scales_at_ = aligned(layer.l.m * layer.l.k);
-    sums_at_ = scales_at_ + aligned(layer.l.m * 4);
-    in_place_ = layer.gate.empty() && problem.output == layer.l.y;
-    library_at_ = sums_at_ + (finish_ && !in_place_ ? aligned(layer.l.m * layer.l.n * bits_of(problem.output) / 8) : 0);
+    scales_at_ = aligned(l.m * l.k);
+    sums_at_ = scales_at_ + aligned(l.m * 4);
+    in_place_ = l.gate.empty() && problem.output == l.y;
+    library_at_ = sums_at_ + (finish_ && !in_place_ ? aligned(l.m * l.n * bits_of(problem.output) / 8) : 0);
   }
 
   int64_t workspace_bytes() const override { return library_at_ + product_.workspace_bytes() + kLtWorkspaceAlignment; }
@@ -107,7 +79,7 @@ class Fp8Matmul final : public Kernel {
     auto* const codes = static_cast<std::byte*>(lt_aligned(args.workspace));
     void *const scales = codes + scales_at_, *const sums = !finish_ || in_place_ ? args.outputs[0].raw() : codes + sums_at_;
     const auto input = [&](int i) -> const void* { return i < 0 ? nullptr : args.inputs[static_cast<size_t>(i)].raw(); };
-    fp8_rows_.launch(args.stream, rows_plan_.launch(problem_.m), input(0), input(norm_), codes, scales, problem_.m, epsilon_);
+    rows_.run(args, codes, scales);
     product_.run({.x = codes,
                   .w = input(1),
                   .x_scale = scales,
@@ -124,10 +96,7 @@ class Fp8Matmul final : public Kernel {
  private:
   LtProduct product_;
   LtProblem problem_;
-  RowPlan rows_plan_;
-  int norm_;
-  float epsilon_;
-  Function fp8_rows_;
+  Fp8Rows rows_;
   std::optional<Finish> finish_;
   EpiloguePass pass_;
   bool in_place_;                             // what finishes the sums finds them in y
@@ -142,24 +111,23 @@ class Fp8MatmulDef final : public CudaKernelDef {
 
   Support supports(const NodeView& node) const override {
     if (node.attrs().get_string("activation", "") != "f8e4m3fn") return Support::no("the activations may not be rounded to fp8");
-    Layer layer;
-    if (const Support support = Layer::read(node, layer); !support) return support;
-    const Linear& l = layer.l;
+    Linear l;
+    if (const Support support = Linear::read(node, l); !support) return support;
     if (l.w != DType::F8E4M3FN) return Support::no(fmt::format("the weights are {}, not f8e4m3fn", to_string(l.w)));
     if (l.groups() != 1 || l.scale != DType::F32) return Support::no("the scales are not one f32 a row of the weights");
     if (l.m <= kFewRows) return Support::no(fmt::format("{} rows: up to {} keep their activations in 16 bits", l.m, kFewRows));
     if (l.n % 16 != 0 || l.k % 16 != 0) return Support::no(fmt::format("n is {} and k is {}, need multiples of 16", l.n, l.k));
-    if (!layer.rows_plan().in_registers) return Support::no(fmt::format("k is {}: a row does not fit registers", l.k));
+    if (!Fp8Rows::fits(l)) return Support::no(fmt::format("k is {}: a row does not fit registers", l.k));
     if (node.cuda->target().arch < 89) return Support::no("the GPU does not multiply fp8");
     if (node.cuda->device() == nullptr) return Support::no("cuBLASLt picks its algorithm on the device, which is not here");
     if (find_cublas_lt() == nullptr) return Support::no(cublas_lt_problem());
-    return candidates(node, layer, 1).empty() ? Support::no("cuBLASLt has no algorithm for it") : Support::yes();
+    return candidates(node, l, 1).empty() ? Support::no("cuBLASLt has no algorithm for it") : Support::yes();
   }
 
   std::vector<std::string> tactics(const NodeView& node) const override {
-    Layer layer;
-    CHECK(Layer::read(node, layer));
-    return candidates(node, layer, layer.l.m <= 512 ? 24 : 10);  // few rows: which tiles fill the GPU evenly is hard to foresee
+    Linear l;
+    CHECK(Linear::read(node, l));
+    return candidates(node, l, l.m <= 512 ? 24 : 10);  // few rows: which tiles fill the GPU evenly is hard to foresee
   }
 
   std::unique_ptr<Kernel> make(const NodeView& node, const std::string& tactic) const override {
@@ -168,26 +136,26 @@ class Fp8MatmulDef final : public CudaKernelDef {
     if (find_cublas_lt() == nullptr) fail(ErrorCode::Unsupported, "{}: {}", name(), cublas_lt_problem());
     const auto* const known = std::find(std::begin(kWays), std::end(kWays), parsed.way);
     const auto way = static_cast<Way>(known - std::begin(kWays));
-    Layer layer;
-    CHECK(Layer::read(node, layer));
-    const auto problem = known == std::end(kWays) ? std::nullopt : problem_of(node, layer, way);
+    Linear l;
+    CHECK(Linear::read(node, l));
+    const auto problem = known == std::end(kWays) ? std::nullopt : problem_of(node, l, way);
     if (!problem) fail(ErrorCode::Corrupt, "{} has no tactic \"{}\" for this product; rebuild the engine", name(), tactic);
     LtProduct product(node.cuda->device(), *problem);
     if (!product.choose(parsed))
       fail(ErrorCode::Unsupported, "this version of cuBLASLt has no algorithm for the product; rebuild the engine");
-    return std::make_unique<Fp8Matmul>(node, layer, std::move(product), *problem, way, name_);
+    return std::make_unique<Fp8Matmul>(node, l, std::move(product), *problem, way, name_);
   }
 
  private:
   // Of the first way that the library has algorithms for.
-  static std::vector<std::string> candidates(const NodeView& node, const Layer& layer, int most) {
+  static std::vector<std::string> candidates(const NodeView& node, const Linear& l, int most) {
     const size_t version = find_cublas_lt()->cublasLtGetVersion();
     for (const Way way : {Way::Fused, Way::Plain, Way::Unscaled}) {
-      const auto problem = problem_of(node, layer, way);
+      const auto problem = problem_of(node, l, way);
       if (!problem) continue;
       std::vector<std::string> tactics;
       for (const auto& result : LtProduct(node.cuda->device(), *problem).algorithms(most))
-        tactics.push_back(LtTactic{kWays[static_cast<int>(way)], version, layer.l.m, result.algo}.text());
+        tactics.push_back(LtTactic{kWays[static_cast<int>(way)], version, l.m, result.algo}.text());
       if (!tactics.empty()) return tactics;
     }
     return {};

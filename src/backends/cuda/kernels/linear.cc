@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
@@ -9,11 +10,23 @@
 namespace tokamak::cuda {
 namespace {
 
-bool is_activation(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
-
-std::string weight_type(DType dtype) {
+std::string operand_type(DType dtype) {
   if (dtype == DType::I4) return "i4";
   return dtype == DType::F8E4M3FN ? "f8e4m3" : device_type(dtype);
+}
+
+// Beyond, libraries multiply, which write bf16 only of bf16.
+constexpr int64_t kMostNarrowed = 64;
+
+// Whether what rms_norm makes of rows of k elements with these weights lies within f16, and well above its smallest numbers.
+bool norm_fits_f16(const Tensor& weights, int64_t k) {
+  double most = 0;
+  for (int64_t i = 0; i < weights.count(); ++i) {
+    const double weight = std::abs(weights.float_at(i));
+    if (!(weight * std::sqrt(static_cast<double>(k)) < 65504)) return false;  // NaN neither
+    most = std::max(most, weight);
+  }
+  return most >= 0x1p-10;
 }
 
 }  // namespace
@@ -51,15 +64,18 @@ Support Linear::read(const NodeView& node, Linear& out) {
     if (!is_activation(out.norm)) return Support::no(fmt::format("the norm's weight is {}", to_string(out.norm)));
     out.epsilon = static_cast<float>(node.attrs().get_float("epsilon", 1e-5));
   }
+  out.operand = out.x;
+  if (quantized && out.has_norm && out.x == DType::BF16 && out.m <= kMostNarrowed && norm_fits_f16(*node.constants[3], out.k))
+    out.operand = DType::F16;
   if (is_linear) out.gate = node.attrs().get_string("gate", "");
   return Epilogue::supports(node);
 }
 
 std::vector<std::string> Linear::defines() const {
-  return {"X_ELEMENT=" + device_type(x),      "W_ELEMENT=" + weight_type(w),       "SCALE_ELEMENT=" + device_type(scale),
-          "Y_ELEMENT=" + device_type(y),      fmt::format("K_SIZE={}", k),         fmt::format("GROUP={}", group),
-          fmt::format("NORM={:d}", has_norm), "NORM_ELEMENT=" + device_type(norm), fmt::format("GATE={:d}", !gate.empty()),
-          "GATE_FUNCTION=fn::" + gate};
+  return {"X_ELEMENT=" + operand_type(x),          "OPERAND=" + operand_type(operand), "W_ELEMENT=" + operand_type(w),
+          "SCALE_ELEMENT=" + device_type(scale),   "Y_ELEMENT=" + device_type(y),      fmt::format("K_SIZE={}", k),
+          fmt::format("GROUP={}", group),          fmt::format("NORM={:d}", has_norm), "NORM_ELEMENT=" + device_type(norm),
+          fmt::format("GATE={:d}", !gate.empty()), "GATE_FUNCTION=fn::" + gate};
 }
 
 int tactic_number(std::string_view tactic, std::string_view key) {

@@ -23,6 +23,9 @@ struct Linear {
   DType norm = DType::F32;
   float epsilon = 0;
   std::string gate;  // empty: none
+  // The type in which x is multiplied: its own; or, where few rows of bf16 meet quantized weights behind a norm that bounds them, f16.
+  // Weights take fewer instructions to become f16, and x keeps more bits.
+  DType operand = DType::F32;
 
   // Reads the node. No, with the reason, for products of another kind, and for epilogues that device code cannot express.
   static Support read(const NodeView& node, Linear& out);
@@ -31,7 +34,7 @@ struct Linear {
   int64_t row_bits() const { return k * bits_of(w); }
   bool is_quantized() const { return group != 0; }
   int64_t columns() const { return gate.empty() ? n : n / 2; }
-  // X_ELEMENT, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP, NORM, NORM_ELEMENT, GATE, GATE_FUNCTION of the device code.
+  // X_ELEMENT, OPERAND, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP, NORM, NORM_ELEMENT, GATE, GATE_FUNCTION of the device code.
   std::vector<std::string> defines() const;
 };
 

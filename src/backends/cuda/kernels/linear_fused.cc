@@ -19,45 +19,44 @@ constexpr int64_t kFewTokens = 16;   // up to here the norm may be in the produc
 // Tactics to time where something else is likelier to be best: compiling them all takes longer than it saves.
 constexpr size_t kMostOwn = 3, kMostOthers = 2;
 
-// The product's node alone in `chain`: with the epilogue, or, where a gate follows, without it and in x's type.
+// The product's node alone in `chain`: with the epilogue, or, where a gate follows, without it.
 ir::Node* add_product(Chain& chain, const NodeView& node, const Linear& l) {
   ir::Attrs attrs;
   std::vector<ir::Value*> inputs{chain.input(0), chain.input(1)};
   if (l.is_quantized()) inputs.push_back(chain.input(2)), attrs.set("group_size", node.attrs().get_int("group_size"));
   else attrs.set("trans_b", int64_t{1});
-  if (l.gate.empty()) {
-    if (l.y != l.x) attrs.set("out_dtype", l.y);
-    if (node.attrs().has("epilogue")) {
-      attrs.set("epilogue", node.attrs().get_string("epilogue"));
-      attrs.set("epilogue_input", static_cast<int64_t>(inputs.size()));
-      for (int64_t i = node.attrs().get_int("epilogue_input"); i < node.num_inputs(); ++i)
-        inputs.push_back(chain.input(static_cast<int>(i)));
-    }
+  if (l.y != l.x) attrs.set("out_dtype", l.y);
+  if (l.gate.empty() && node.attrs().has("epilogue")) {
+    attrs.set("epilogue", node.attrs().get_string("epilogue"));
+    attrs.set("epilogue_input", static_cast<int64_t>(inputs.size()));
+    for (int64_t i = node.attrs().get_int("epilogue_input"); i < node.num_inputs(); ++i) inputs.push_back(chain.input(static_cast<int>(i)));
   }
   return chain.graph().add_node(l.is_quantized() ? "quantized_matmul" : "matmul", inputs, attrs);
 }
 
 // `linear` without the norm, of `x`.
-ir::Node* add_linear(Chain& chain, const NodeView& node, ir::Value* x) {
+ir::Node* add_linear(Chain& chain, const NodeView& node, const Linear& l, ir::Value* x) {
   std::vector<ir::Value*> inputs;
   for (int i = 0; i < node.num_inputs(); ++i) inputs.push_back(i == 0 ? x : i == 3 ? nullptr : chain.input(i));
   ir::Attrs attrs;
   for (const auto& [name, value] : node.attrs())
     if (name != "epsilon") attrs.set(name, value);
+  if (l.operand != l.x) attrs.set("out_dtype", l.y);
   return chain.graph().add_node("linear", inputs, attrs);
 }
 
 // The norm, and `linear` behind it.
 ir::Node* add_norm_and_linear(Chain& chain, const NodeView& node, const Linear& l) {
   ir::Attrs attrs{{"axis", int64_t{-1}}, {"epsilon", static_cast<double>(l.epsilon)}};
-  return add_linear(chain, node, chain.graph().build("rms_norm", {chain.input(0), chain.input(3)}, attrs));
+  ir::Value* const x = chain.graph().build("rms_norm", {chain.input(0), chain.input(3)}, attrs);
+  x->type.dtype = l.operand;  // which the op cannot say; the kernel writes the type that the value has
+  return add_linear(chain, node, l, x);
 }
 
-// What the product before a gate gives: all of w's rows, in x's type.
+// What the product before a gate gives: all of w's rows.
 NodeView ungated(const NodeView& node, const Linear& l) {
   NodeView wide = node;
   wide.output_shapes[0].back() = l.n;
-  wide.output_dtypes[0] = l.x;
   return wide;
 }
 
@@ -67,7 +66,7 @@ void for_each_kernel(const NodeView& view, const Linear& l, const F& f) {
   for (const KernelDef* def : kernels_for(view.node->op().name)) {
     const std::string_view name = def->name();
     if (name == kName || name == "cuda.linear" || name == "cuda.quantized_linear") continue;  // theirs are "mma" and "gemv"
-    if (name == "cuda.linear_bulk") continue;                                                 // has the norm and the gate itself
+    if (name.starts_with("cuda.linear_bulk")) continue;                                       // has the norm and the gate itself
     if (def->is_fallback() || !def->supports(view)) continue;
     std::vector<std::string> tactics = def->tactics(view);
     if (l.m <= (l.is_quantized() ? kFewTokens : kManyTokens) && tactics.size() > kMostOthers) tactics.resize(kMostOthers);
@@ -81,9 +80,9 @@ class GateKernel final : public Kernel {
       : product_(std::move(product)),
         epilogue_(node),
         shape_(ungated(node, l).output_shapes[0]),
-        dtype_(l.x),
+        dtype_(l.y),
         eights_(num_elements(node.output_shapes[0]) / 8) {
-    const std::vector<std::string> defines{"P_ELEMENT=" + device_type(l.x), "Y_ELEMENT=" + device_type(l.y),
+    const std::vector<std::string> defines{"P_ELEMENT=" + device_type(l.y), "Y_ELEMENT=" + device_type(l.y),
                                            fmt::format("COLUMNS={}", l.columns()), "GATE_FUNCTION=fn::" + l.gate};
     function_ = node.cuda->function({"cuda.gate", epilogue_.code() + device_file("gate.cu"), defines}, "gate");
     product_bytes_ = ceil_div(bytes_of(dtype_, num_elements(shape_)), 256) * 256;

@@ -1,14 +1,16 @@
 // Linear layers with weights of 8 and 4 bits on Hopper's warpgroup products, from one token to any number (in tiles of 64).
 // Floor: one read of w over the memory's bandwidth up to about 150 tokens (4-bit weights), then 2 m n k operations.
 // "linear_bulk" is the same for more tokens than 16, and weights of 16 bits too, with x normalised and arranged by a small kernel ahead
-// (device/arrange_rows.cu), so that one bulk copy brings what many small ones do otherwise.
+// (device/arrange_rows.cu), so that one bulk copy brings what many small ones do otherwise. "linear_bulk_fp8": with weights and x in E4M3
+// (device/fp8_rows.cu), where the node allows it (fp8_matmul.cc) and rows are too few for a library's tiles.
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <variant>
 
 #include "backends/cuda/kernels/common.h"
 #include "backends/cuda/kernels/epilogue.h"
+#include "backends/cuda/kernels/fp8_rows.h"
 #include "backends/cuda/kernels/linear.h"
 
 namespace tokamak::cuda {
@@ -18,7 +20,11 @@ constexpr int kMostStages = 16;
 constexpr size_t kMostTactics = 8, kMostCopied = 3;  // the latter of more tokens, without linear_bulk's copies
 constexpr int64_t kBoxBytes = 128;                   // of a row of w in a stage
 constexpr int kProducerRegisters = 40;
-constexpr int64_t kMostNormTokens = 16, kMostPlainTokens = 128;
+constexpr int64_t kMostNormTokens = 16, kMostPlainTokens = 128, kMostRoundedTokens = 256;
+
+bool is_rounded(const Linear& l) { return l.x == DType::F8E4M3FN; }
+// Both operands are multiplied where they are.
+bool is_plain(const Linear& l) { return l.w == l.x; }
 
 // The geometry of device/linear_wgmma.cu.
 struct Tiling {
@@ -41,13 +47,13 @@ struct Tiling {
       while (unit > bits && l.group % (32 * unit / bits) != 0) unit /= 2;
     if (grouped && l.group % (32 * unit / bits) != 0) return false;
     stage_k = kBoxBytes * 8 / bits;
-    stage_bytes = rows * kBoxBytes + stage_k * tokens * 2;
+    stage_bytes = rows * kBoxBytes + stage_k * tokens * bits_of(l.x) / 8;
     if (ceil_div(l.k, stage_k) < split) return false;
     steps = ceil_div(ceil_div(l.k, stage_k), split);
     scale_groups = grouped ? std::min(l.groups(), ceil_div(steps * stage_k, l.group) + 1) : 0;
     int64_t scale_bytes = std::max<int64_t>(scale_groups, 1) * rows * bits_of(l.scale) / 8 + (l.has_norm ? tokens * 16 : 0);
     // Products of weights where they are read those of whole warpgroups.
-    if (!l.is_quantized()) scale_bytes += std::max<int64_t>(warpgroups * 64 * kBoxBytes - stage_bytes, 0);
+    if (is_plain(l)) scale_bytes += std::max<int64_t>(warpgroups * 64 * kBoxBytes - stage_bytes, 0);
     const int64_t limit = std::min<int64_t>(target.shared_bytes_per_block, (target.shared_bytes_per_block + 1024) / blocks - 1024);
     const int64_t room = (limit - 1024 - scale_bytes) / (stage_bytes + 16);
     stages = static_cast<int>(std::min<int64_t>({kMostStages, room, std::max<int64_t>(steps, 2)}));
@@ -55,7 +61,11 @@ struct Tiling {
     if (stages < 2 || int64_t{tokens} * (rows + 4) * 4 > stages * stage_bytes) return false;
     // Sums, those of a group, fragments twice, what is loaded, addresses. Consumers may get what producers do not need: registers that the
     // launch gave to the block.
-    const int parts = !grouped ? 0 : l.group % 64 == 0 ? 1 : 2, needed = tokens / 2 * (1 + parts) + 32 + 16 + (tokens > 16 ? 36 : 22);
+    const int parts = is_rounded(l)       ? 1
+                      : !grouped          ? 0
+                      : l.group % 64 == 0 ? 1
+                                          : 2,
+              needed = tokens / 2 * (1 + parts) + 32 + 16 + (tokens > 16 ? 36 : 22);
     const int launched = std::min(65536 / (static_cast<int>(threads()) * blocks) / 8 * 8, 248);
     const int most = std::min((launched * (warpgroups + 1) - kProducerRegisters) / warpgroups / 8 * 8, 232);
     consumer_registers = launched < needed ? most : 0;
@@ -67,13 +77,14 @@ struct Tiling {
   int cluster() const { return split * share; }
 
   // Clocks of an SM, roughly: what it loads at its share of the bandwidth of memory and L2, what it multiplies, or the latency of a
-  // warpgroup's planes of 64 k, whichever is longest; then what blocks one after the other do not overlap. Rates of an H100.
+  // warpgroup's planes of 128 bytes of x, whichever is longest; then what blocks one after the other do not overlap. Rates of an H100.
   double cost(const Linear& l, const Target& target) const {
     const int clusters = target.num_sms / cluster();
     const double places = cluster() < 4 ? target.num_sms : (clusters - clusters / 11) * cluster();
     const double waves = std::ceil(static_cast<double>(num_blocks(l)) / places), in_turn = std::ceil(waves / blocks);
     const double real_tokens = static_cast<double>(std::min<int64_t>(l.m, tokens));
-    const auto planes = static_cast<double>(steps * stage_k / 64), a_stage = static_cast<double>(stage_k / 64);
+    const int64_t plane_k = kBoxBytes * 8 / bits_of(l.x);
+    const auto planes = static_cast<double>(steps * stage_k / plane_k), a_stage = static_cast<double>(stage_k / plane_k);
     const double weights = static_cast<double>(rows * steps * kBoxBytes), x = planes * 128 * real_tokens;
     const double load = std::max(weights / 13, (weights + x / share) / 20);
     const double multiply = planes * warpgroups * std::max(90.0, tokens * 2.2);
@@ -128,7 +139,7 @@ std::vector<Tiling> tilings(const Linear& l, const Target& target, bool shares) 
   return found;
 }
 
-// x as the device code copies it in bulk.
+// x as the device code copies it in bulk, in 16 bits.
 class Arrangement {
  public:
   Arrangement(const NodeView& node, const Linear& l, const Tiling& t) : l_(l), rows_(ceil_div(l.m, t.tokens) * t.tokens) {
@@ -158,21 +169,42 @@ class Arrangement {
   Launch launch_;
 };
 
-// d[64, tokens] += a b^T of 16 of k. `plain`: both are in shared memory; else a is in registers, and = without `add`.
+// The same in E4M3, with a scale a row behind.
+class Rounding {
+ public:
+  Rounding(const NodeView& node, const Linear& l, const Tiling& t)
+      : rows_(node, l, t.tokens, "cuda.linear_bulk_fp8"),
+        code_bytes_(ceil_div(l.m, t.tokens) * t.tokens * l.k),
+        bytes_(code_bytes_ + l.m * static_cast<int64_t>(sizeof(float))) {}
+  int64_t bytes() const { return bytes_; }
+  void run(const RunArgs& args, void* out) const { rows_.run(args, out, static_cast<std::byte*>(out) + code_bytes_); }
+
+ private:
+  Fp8Rows rows_;
+  int64_t code_bytes_, bytes_;
+};
+
+// What brings x into the workspace: nothing where the product's kernel reads it as it is.
+using Preparation = std::variant<std::monostate, Arrangement, Rounding>;
+
+// d[64, tokens] = a b^T of 32 bytes of k, or += with `add`. `plain`: both are in shared memory; else a is in registers.
 std::string product_code(int tokens, DType x, bool plain) {
   const int registers = tokens / 2;
-  const std::string_view element = x == DType::F16 ? "f16" : "bf16";
+  const bool is_fp8 = x == DType::F8E4M3FN;
+  const std::string_view element = is_fp8 ? "e4m3" : x == DType::F16 ? "f16" : "bf16";
   std::string names, operands;
   for (int i = 0; i < registers; ++i) {
     names += fmt::format("{}%{}", i ? ", " : "", i);
     operands += fmt::format("{}\"+f\"(d[{}])", i ? ", " : "", i);
   }
-  const std::string instruction = fmt::format("wgmma.mma_async.sync.aligned.m64n{}k16.f32.{}.{} {{{}}}", tokens, element, element, names);
+  const std::string instruction =
+      fmt::format("wgmma.mma_async.sync.aligned.m64n{}k{}.f32.{}.{} {{{}}}", tokens, is_fp8 ? 32 : 16, element, element, names);
   if (plain)
     return fmt::format(
-        "DEVICE void product(float (&d)[{0}], uint64_t a, uint64_t b) {{\n"
-        "  asm volatile(\"{1}, %{2}, %{3}, 1, 1, 1, 0, 0;\" : {4} : \"l\"(a), \"l\"(b) : \"memory\");\n}}\n",
-        registers, instruction, registers, registers + 1, operands);
+        "DEVICE void product(float (&d)[{0}], uint64_t a, uint64_t b, bool add) {{\n"
+        "  asm volatile(\"{{.reg .pred p; setp.ne.u32 p, %{4}, 0; \"\n"
+        "    \"{1}, %{2}, %{3}, p, 1, 1{6};}}\" : {5} : \"l\"(a), \"l\"(b), \"r\"(int(add)) : \"memory\");\n}}\n",
+        registers, instruction, registers, registers + 1, registers + 2, operands, is_fp8 ? "" : ", 0, 0");
   return fmt::format(
       "DEVICE void product(float (&d)[{0}], const uint32_t (&a)[4], uint64_t b, bool add) {{\n"
       "  asm volatile(\"{{.reg .pred p; setp.ne.u32 p, %{6}, 0; \"\n"
@@ -183,11 +215,10 @@ std::string product_code(int tokens, DType x, bool plain) {
 
 class LinearWgmma final : public Kernel {
  public:
-  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue, float norm_scale,
-              std::optional<Arrangement> arrangement)
+  LinearWgmma(Function function, const Linear& l, const Tiling& t, Epilogue epilogue, float norm_scale, Preparation preparation)
       : function_(std::move(function)),
         epilogue_(std::move(epilogue)),
-        arrangement_(std::move(arrangement)),
+        preparation_(std::move(preparation)),
         n_(static_cast<int>(l.n)),
         m_(static_cast<int>(l.m)),
         row_bytes_(l.row_bits() / 8),
@@ -203,10 +234,16 @@ class LinearWgmma final : public Kernel {
                 .overlap = true} {
     function_.allow_shared_bytes(launch_.shared_bytes);
   }
-  int64_t workspace_bytes() const override { return arrangement_ ? arrangement_->bytes() : 0; }
+  int64_t workspace_bytes() const override {
+    if (const auto* arrangement = std::get_if<Arrangement>(&preparation_)) return arrangement->bytes();
+    if (const auto* rounding = std::get_if<Rounding>(&preparation_)) return rounding->bytes();
+    return 0;
+  }
   void run(const RunArgs& args) const override {
-    const void* const x = arrangement_ ? args.workspace : args.inputs[0].raw();
-    if (arrangement_) arrangement_->run(args, args.workspace);
+    const void* x = args.workspace;
+    if (const auto* arrangement = std::get_if<Arrangement>(&preparation_)) arrangement->run(args, args.workspace);
+    else if (const auto* rounding = std::get_if<Rounding>(&preparation_)) rounding->run(args, args.workspace);
+    else x = args.inputs[0].raw();
     const CUtensorMap w = boxes(args.inputs[1].raw());
     const void* const norm = has_norm_ ? args.inputs[3].raw() : nullptr;
     function_.launch(args.stream, launch_, w, x, is_quantized_ ? args.inputs[2].raw() : nullptr, args.outputs[0].raw(), n_, m_,
@@ -229,7 +266,7 @@ class LinearWgmma final : public Kernel {
 
   Function function_;
   Epilogue epilogue_;
-  std::optional<Arrangement> arrangement_;
+  Preparation preparation_;
   int n_, m_;
   int64_t row_bytes_;
   int rows_;
@@ -245,23 +282,34 @@ float scale_of_norm(const Tensor& norm) {
   return most > 0 && std::isfinite(most) ? std::ldexp(1.F, -std::max(std::ilogb(most) + 1, -60)) : 1.F;
 }
 
+// How x comes to the product's kernel: as it is, arranged in 16 bits, or arranged in E4M3.
+enum class Rows { AsTheyAre, Arranged, Rounded };
+
 class LinearWgmmaDef final : public CudaKernelDef {
  public:
-  LinearWgmmaDef(const char* name, const char* op, bool arranged) : name_(name), op_(op), arranged_(arranged) {}
+  LinearWgmmaDef(const char* name, const char* op, Rows rows) : name_(name), op_(op), rows_(rows) {}
   std::string_view name() const override { return name_; }
   std::string_view op() const override { return op_; }
 
   Support supports(const NodeView& node) const override {
     Linear l;
     if (const Support support = Linear::read(node, l); !support) return support;
+    const bool arranged = rows_ != Rows::AsTheyAre;
     if (!node.cuda->target().has_wgmma()) return Support::no("the GPU has no warpgroup products");
-    if (!l.is_quantized() && (!arranged_ || l.w != l.x)) return Support::no(fmt::format("b is {}", to_string(l.w)));
+    if (rows_ == Rows::Rounded) {
+      if (node.attrs().get_string("activation", "") != "f8e4m3fn") return Support::no("the activations may not be rounded to fp8");
+      if (l.w != DType::F8E4M3FN || l.groups() != 1) return Support::no("b is not f8e4m3fn with a scale a row");
+      if (l.m > kMostRoundedTokens) return Support::no(fmt::format("{} rows", l.m));
+      if (l.k % kBoxBytes != 0) return Support::no(fmt::format("k is {}: not whole {} bytes", l.k, kBoxBytes));
+      if (!Fp8Rows::fits(l)) return Support::no(fmt::format("k is {}: a row does not fit registers", l.k));
+    }
+    if (!l.is_quantized() && (!arranged || l.w != l.x)) return Support::no(fmt::format("b is {}", to_string(l.w)));
     if (!l.is_quantized() && l.m > kMostPlainTokens) return Support::no(fmt::format("{} rows of 16-bit weights", l.m));
-    if (arranged_ && l.m <= kMostNormTokens) return Support::no(fmt::format("{} rows", l.m));
-    if (!arranged_ && l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
+    if (arranged && l.m <= kMostNormTokens) return Support::no(fmt::format("{} rows", l.m));
+    if (!arranged && l.has_norm && l.m > kMostNormTokens) return Support::no(fmt::format("a norm of {} rows", l.m));
     if (l.x != DType::F16 && l.x != DType::BF16) return Support::no(fmt::format("a is {}, needs f16 or bf16", to_string(l.x)));
     if (l.row_bits() % 128 != 0) return Support::no(fmt::format("k is {}: rows of b are not whole 16 bytes", l.k));
-    if (tilings(product_of(l), node.cuda->target(), arranged_).empty())
+    if (tilings(product_of(l), node.cuda->target(), arranged).empty())
       return Support::no(fmt::format("groups of {} are not whole steps, or do not fit shared memory", l.group));
     return Support::yes();
   }
@@ -270,7 +318,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
     Linear l;
     CHECK(Linear::read(node, l));
     std::vector<std::string> names;
-    for (const Tiling& t : tilings(product_of(l), node.cuda->target(), arranged_))
+    for (const Tiling& t : tilings(product_of(l), node.cuda->target(), rows_ != Rows::AsTheyAre))
       names.push_back(
           fmt::format("wgmma,m={},rows={},split={},share={},blocks={}", std::min<int64_t>(l.m, 1024), t.rows, t.split, t.share, t.blocks));
     return names;
@@ -285,15 +333,15 @@ class LinearWgmmaDef final : public CudaKernelDef {
     t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.share = tactic_number(tactic, "share");
     t.blocks = tactic_number(tactic, "blocks");
     if (!is_near(tactic_number(tactic, "m"), l.m) || !t.complete(l, target)) {
-      const std::vector<Tiling> all = tilings(l, target, arranged_);
+      const std::vector<Tiling> all = tilings(l, target, rows_ != Rows::AsTheyAre);
       if (all.empty()) fail(ErrorCode::Unsupported, "{}: groups of {} do not fit", name(), l.group);
       t = all.front();
     }
     Epilogue epilogue(node);
     std::vector<std::string> defines = l.defines();
     const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };
-    define("ARRANGED", arranged_);
-    define("PLAIN", !l.is_quantized());
+    define("ARRANGED", rows_ != Rows::AsTheyAre);
+    define("PLAIN", is_plain(l));
     define("TOKENS", t.tokens);
     define("ROWS", t.rows);
     define("WARPGROUPS", t.warpgroups);
@@ -305,31 +353,36 @@ class LinearWgmmaDef final : public CudaKernelDef {
     define("BLOCKS", t.blocks);
     define("CONSUMER_REGISTERS", t.consumer_registers);
     define("VECTOR", l.columns() % 4 == 0 ? 4 : 1);
-    const Source source{name_, epilogue.code() + product_code(t.tokens, l.x, !l.is_quantized()) + device_file("linear_wgmma.cu"),
+    const Source source{name_, epilogue.code() + product_code(t.tokens, l.x, is_plain(l)) + device_file("linear_wgmma.cu"),
                         std::move(defines)};
+    Preparation preparation;
+    if (rows_ == Rows::Arranged) preparation.emplace<Arrangement>(node, whole, t);
+    if (rows_ == Rows::Rounded) preparation.emplace<Rounding>(node, whole, t);
     return std::make_unique<LinearWgmma>(node.cuda->function(source, "linear_wgmma"), l, t, std::move(epilogue),
-                                         l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F,
-                                         arranged_ ? std::optional<Arrangement>(std::in_place, node, whole, t) : std::nullopt);
+                                         l.has_norm ? scale_of_norm(*node.constants[3]) : 1.F, std::move(preparation));
   }
 
  private:
   // What is left for the product's kernel.
   Linear product_of(Linear l) const {
-    if (arranged_) l.has_norm = false;
+    if (rows_ == Rows::AsTheyAre) return l;
+    l.has_norm = false;
+    l.x = rows_ == Rows::Rounded ? DType::F8E4M3FN : l.operand;
     return l;
   }
 
   std::string name_, op_;
-  bool arranged_;
+  Rows rows_;
 };
 
 }  // namespace
 
 std::vector<const KernelDef*> linear_wgmma_kernels() {
-  static const LinearWgmmaDef linear("cuda.linear_wgmma", "linear", false);
-  static const LinearWgmmaDef quantized("cuda.quantized_linear_wgmma", "quantized_matmul", false);
-  static const LinearWgmmaDef bulk("cuda.linear_bulk", "linear", true);
-  return {&linear, &quantized, &bulk};
+  static const LinearWgmmaDef linear("cuda.linear_wgmma", "linear", Rows::AsTheyAre);
+  static const LinearWgmmaDef quantized("cuda.quantized_linear_wgmma", "quantized_matmul", Rows::AsTheyAre);
+  static const LinearWgmmaDef bulk("cuda.linear_bulk", "linear", Rows::Arranged);
+  static const LinearWgmmaDef fp8("cuda.linear_bulk_fp8", "linear", Rows::Rounded);
+  return {&linear, &quantized, &bulk, &fp8};
 }
 
 }  // namespace tokamak::cuda

@@ -101,10 +101,10 @@ class RowNormDef final : public CudaKernelDef {
     const bool early = plan.in_registers && plan.items <= 4 && known(scale) && known(bias);
     const bool residual_is_full = has_residual() && node.input_shapes[1] == x;
     for (const std::string& define :
-         {"ELEMENT=" + device_type(node.input_dtypes[0]), "SCALE_TYPE=" + type(scale), "BIAS_TYPE=" + type(bias),
-          fmt::format("IS_RMS={:d}", op_.ends_with("rms_norm")), fmt::format("HAS_RESIDUAL={:d}", has_residual()),
-          fmt::format("HAS_SCALE={:d}", has(scale)), fmt::format("HAS_BIAS={:d}", has(bias)),
-          fmt::format("HAS_SUM={:d}", has_residual() && node.num_outputs() > 1),
+         {"ELEMENT=" + device_type(node.input_dtypes[0]), "Y_ELEMENT=" + device_type(node.output_dtypes[0]), "SCALE_TYPE=" + type(scale),
+          "BIAS_TYPE=" + type(bias), fmt::format("IS_RMS={:d}", op_.ends_with("rms_norm")),
+          fmt::format("HAS_RESIDUAL={:d}", has_residual()), fmt::format("HAS_SCALE={:d}", has(scale)),
+          fmt::format("HAS_BIAS={:d}", has(bias)), fmt::format("HAS_SUM={:d}", has_residual() && node.num_outputs() > 1),
           fmt::format("HAS_STATISTICS={:d}", !has_residual() && node.num_outputs() > 1), fmt::format("SCALE_STEP={}", step(scale)),
           fmt::format("BIAS_STEP={}", step(bias)), fmt::format("EARLY={:d}", early),
           fmt::format("RESIDUAL_STEP={:d}", residual_is_full || !has_residual())})

@@ -30,8 +30,6 @@ struct PagedShape {
 
 // The name of a cache's element type in device code (device/cache.cuh), or "".
 std::string cache_type(DType dtype);
-// f32, f16 or bf16.
-bool is_activation(DType dtype);
 // Elements of up to 16 bytes that one load takes of a row of `size`: a power of two dividing it.
 int64_t load_width(int64_t size, int64_t element_bytes);
 
