@@ -1,7 +1,9 @@
 #pragma once
 // Sequences of requests to the fake backend, and what it was given for them.
 
+#include <chrono>
 #include <map>
+#include <thread>
 
 #include "tests/server/fake_backend.h"
 
@@ -103,6 +105,32 @@ class SequenceTest : public FakeBackendTest {
  private:
   std::mutex batches_mutex_;
   std::vector<Rows> batches_;
+};
+
+// Models of the sequence batcher with the controls above.
+class SequenceBatcherTest : public SequenceTest {
+ protected:
+  Model& load_direct(const std::string& batching = "", const std::string& config = "max_batch_size: 4") {
+    return load(config + " sequence_batching { direct { } " + kControls + batching + " }");
+  }
+  Model& load_oldest(const std::string& oldest, const std::string& config = "max_batch_size: 4", const std::string& batching = "") {
+    return load(config + " sequence_batching { oldest { " + oldest + " } " + kControls + batching + " }");
+  }
+  // Starts sequences 1, 2, ... with values 10, 20, ..., one after the other.
+  void start(int count) {
+    for (int i = 1; i <= count; ++i) ASSERT_EQ(ask(i, 10 * i, kStart), std::to_string(20 * i));
+  }
+  // Keeps the instance busy with a request of sequence `id`.
+  Answer hold(uint64_t id, int32_t value = 0, int flags = kNone) {
+    fake.open(false);
+    Answer answer = send(id, value, flags);
+    fake.await_waiting(1);
+    return answer;
+  }
+  void await_pending(int64_t count) {
+    for (int i = 0; i < 5000 && statistics->pending() != count; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ASSERT_EQ(statistics->pending(), count);
+  }
 };
 
 }  // namespace tokamak::server::test

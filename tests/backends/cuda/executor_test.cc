@@ -76,6 +76,15 @@ std::vector<Tensor> on_cpu(const std::string& text, const std::vector<Tensor>& i
   return results(context);
 }
 
+// Runs the context of `text` on inputs x and y.
+void expect_as_on_cpu(ExecutionContext& context, const std::string& text, const std::vector<Tensor>& inputs) {
+  context.set_input("x", inputs[0]);
+  context.set_input("y", inputs[1]);
+  context.run();
+  const auto expected = on_cpu(text, inputs);
+  for (size_t i = 0; i < expected.size(); ++i) expect_near(context.output(static_cast<int>(i)), expected[i]);
+}
+
 TEST(CudaExecutor, WithoutAGpuTheErrorSaysSo) {
   const auto engine = engine_of(kDeviceOnly);
   EXPECT_EQ(engine->num_kernels(), 4);  // can be inspected
@@ -116,12 +125,7 @@ TEST(CudaExecutor, AgreesWithTheCpu) {
     ExecutionContext context(engine_of(text));
     for (int round = 0; round < 8; ++round) {  // plain launches, capture, replay; shapes come back
       const int64_t n = round % 4 == 3 ? 700 : 5;
-      const std::vector<Tensor> inputs = {random_tensor({n, 100}, round), random_tensor({n, 100}, 100 + round)};
-      context.set_input("x", inputs[0]);
-      context.set_input("y", inputs[1]);
-      context.run();
-      const auto expected = on_cpu(text, inputs);
-      for (size_t i = 0; i < expected.size(); ++i) expect_near(context.output(static_cast<int>(i)), expected[i]);
+      expect_as_on_cpu(context, text, {random_tensor({n, 100}, round), random_tensor({n, 100}, 100 + round)});
     }
     for (const std::string& f : context.fallbacks()) EXPECT_EQ(f.find("no CUDA graph"), std::string::npos) << f;
   }
@@ -153,12 +157,7 @@ TEST(CudaExecutor, ShapesThatGrowBetweenReplays) {
       for (int round = 0; round < 4; ++round) {  // all the shapes until now: launched, captured, replayed
         for (const int64_t n : {3, 40, 500, 6000}) {
           if (n > largest) break;
-          const std::vector<Tensor> inputs = {random_tensor({n, 100}, ++seed), random_tensor({n, 100}, ++seed)};
-          context.set_input("x", inputs[0]);
-          context.set_input("y", inputs[1]);
-          context.run();
-          const auto expected = on_cpu(text, inputs);
-          for (size_t i = 0; i < expected.size(); ++i) expect_near(context.output(static_cast<int>(i)), expected[i]);
+          expect_as_on_cpu(context, text, {random_tensor({n, 100}, ++seed), random_tensor({n, 100}, ++seed)});
         }
       }
     }

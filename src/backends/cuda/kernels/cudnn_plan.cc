@@ -24,6 +24,26 @@ constexpr FunctionMode kModes[] = {{"add", CUDNN_POINTWISE_ADD, true},        {"
                                    {"tanh", CUDNN_POINTWISE_TANH_FWD, false}, {"silu", CUDNN_POINTWISE_SWISH_FWD, false},
                                    {"gelu", CUDNN_POINTWISE_GELU_FWD, false}, {"gelu_tanh", CUDNN_POINTWISE_GELU_APPROX_TANH_FWD, false}};
 
+// A convolution's operation and what it calls its parts: a transposed one makes the gradient of a forward one's input.
+struct ConvAttributes {
+  cudnnBackendDescriptorType_t operation;
+  cudnnBackendAttributeName_t x, w, y, conv, alpha, beta;
+};
+constexpr ConvAttributes kForward{CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
+                                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+                                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+                                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+                                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+                                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+                                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
+constexpr ConvAttributes kTransposed{CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
+
 // Attributes that newer versions need no more, and deprecate; older ones insist.
 void set_handle(CudnnDescriptor& descriptor, int attribute, cudnnHandle_t handle) {
   descriptor.set(static_cast<cudnnBackendAttributeName_t>(attribute), CUDNN_TYPE_HANDLE, 1, &handle);
@@ -141,25 +161,15 @@ ConvGraph::ConvGraph(cudnnHandle_t handle, const NodeView& node, const ConvShape
   conv.finalize("cuDNN convolution");
 
   const CudnnDescriptor* current = &result(chain.empty());
-  if (s.transposed) {
-    CudnnDescriptor& operation = operations_.emplace_back(CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, x);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, w);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, *current);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, conv);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, 1.f);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA, 0.f);
-    operation.finalize("cuDNN transposed convolution");
-  } else {
-    CudnnDescriptor& operation = operations_.emplace_back(CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, x);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, w);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, *current);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, conv);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, 1.f);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, 0.f);
-    operation.finalize("cuDNN convolution operation");
-  }
+  const ConvAttributes& a = s.transposed ? kTransposed : kForward;
+  CudnnDescriptor& product = operations_.emplace_back(a.operation);
+  product.set(a.x, x);
+  product.set(a.w, w);
+  product.set(a.y, *current);
+  product.set(a.conv, conv);
+  product.set(a.alpha, 1.f);
+  product.set(a.beta, 0.f);
+  product.finalize("cuDNN convolution operation");
   const Epilogue epilogue(node);
   for (size_t i = 0; i < chain.size(); ++i) {
     CudnnDescriptor& pointwise = parts_.emplace_back(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
@@ -203,11 +213,13 @@ const CudnnDescriptor& ConvGraph::tensor(int64_t id, cudnnDataType_t type, const
   tensors_[id] = &t;
   return t;
 }
+
 std::string ConvChoice::tactic() const {
   std::string text = fmt::format("{},{},engine={}", fused ? "fused" : "plain", version, engine);
   for (const auto& [type, value] : knobs) text += fmt::format(",{}={}", type, value);
   return text;
 }
+
 ConvChoice ConvChoice::parse(const std::string& text) {
   ConvChoice choice;
   std::vector<std::string_view> fields;
@@ -237,6 +249,7 @@ ConvChoice ConvChoice::parse(const std::string& text) {
   }
   return choice;
 }
+
 KernelCache make_kernel_cache(const ConvGraph& graph) {
   CudnnDescriptor cache(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
   cache.set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph.get());

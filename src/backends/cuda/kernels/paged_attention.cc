@@ -11,6 +11,7 @@
 namespace tokamak::cuda {
 
 std::string cache_type(DType dtype) { return dtype == DType::F8E4M3FN ? "f8e4m3" : is_activation(dtype) ? device_type(dtype) : ""; }
+
 int64_t load_width(int64_t size, int64_t element_bytes) {
   int64_t width = 16 / element_bytes;
   while (size % width != 0) width /= 2;
