@@ -252,13 +252,16 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
   pipeline.is_gpu = device.name.is_cuda;
   passes::run_pipeline(*graph, pipeline, r);
   ThreadPool pool(num_threads);
-  const std::vector<Shape> shapes =
+  std::vector<Shape> shapes =
       options.profiles.empty() ? default_shapes(*graph, num_threads) : shapes_of(*graph, options.profiles[0], Corner::Opt);
   // On a GPU one product has different best kernels for few rows and for many.
   std::vector<std::vector<Shape>> other_shapes;
   if (device.name.is_cuda) {
     for (size_t i = 1; i < options.profiles.size(); ++i) other_shapes.push_back(shapes_of(*graph, options.profiles[i], Corner::Opt));
-    if (options.profiles.empty()) other_shapes = step_shapes(*graph);
+    if (auto steps = options.profiles.empty() ? step_shapes(*graph) : decltype(other_shapes){}; !steps.empty()) {
+      shapes = std::move(steps.front());
+      other_shapes.assign(steps.begin() + 1, steps.end());
+    }
   }
   std::optional<quant::Ranges> ranges;
   const char* precision =
@@ -275,9 +278,13 @@ std::shared_ptr<const Engine> build_engine(std::unique_ptr<ir::Graph> graph, con
     if (!options.timing_cache.empty()) cache.merge_file(options.timing_cache);
     tune::TunerOptions tuner{options.opt_level, options.disabled_kernels, device.tuning.get(),
                              [&](double fraction) { progress.report("tune", 0.15, 0.98, fraction); }};
-    std::vector<Binding> more;
-    for (const auto& other : other_shapes) more.push_back(bind_shapes(*graph, other, num_threads));
-    tune::tune(*graph, bind_shapes(*graph, shapes, num_threads), pool, cache, tuner, r, more);
+    std::vector<tune::TuningPoint> points{{bind_shapes(*graph, shapes, num_threads), {}}};
+    for (const auto& other : other_shapes) points.push_back({bind_shapes(*graph, other, num_threads), {}});
+    if (device.name.is_cuda && options.world_size == 1) {
+      points[0].inputs = whole_graph_inputs(*graph, shapes);
+      for (size_t i = 0; i < other_shapes.size(); ++i) points[i + 1].inputs = whole_graph_inputs(*graph, other_shapes[i]);
+    }
+    tune::tune(*graph, points, pool, cache, tuner, r);
     if (!options.timing_cache.empty()) cache.save(options.timing_cache);
   }
   r.tune_s = tuning.seconds();

@@ -7,43 +7,12 @@
 #include <mutex>
 
 #include "backends/cuda/device.h"
+#include "tune/replay.h"
 
 namespace tokamak::tune {
 namespace {
 
 using namespace cuda;
-
-// A sequence of launches that was captured once; replaying it costs the host nothing per kernel.
-class Replay {
- public:
-  template <class F>
-  Replay(CUstream stream, const F& queue) {
-    const Driver& d = driver();
-    check(d.cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capturing a candidate");
-    try {
-      queue();
-    } catch (...) {
-      CUgraph broken = nullptr;
-      d.cuStreamEndCapture(stream, &broken);
-      if (broken != nullptr) d.cuGraphDestroy(broken);
-      throw;
-    }
-    CUgraph graph = nullptr;
-    check(d.cuStreamEndCapture(stream, &graph), "capturing a candidate");
-    const CUresult result = d.cuGraphInstantiate(&graph_, graph, 0);
-    d.cuGraphDestroy(graph);
-    check(result, "instantiating a candidate's graph");
-  }
-  ~Replay() {
-    if (graph_ != nullptr) driver().cuGraphExecDestroy(graph_);
-  }
-  Replay(const Replay&) = delete;
-  Replay& operator=(const Replay&) = delete;
-  void launch(CUstream stream) const { check(driver().cuGraphLaunch(graph_, stream), "running a candidate's graph"); }
-
- private:
-  CUgraphExec graph_ = nullptr;
-};
 
 class DeviceStopwatch final : public Stopwatch {
  public:
@@ -89,18 +58,10 @@ class DeviceStopwatch final : public Stopwatch {
         kernel->run(args);
       }
     };
-    Event start, end;
-    const auto time_us = [&](const auto& work) {
-      start.record(stream_.get());
-      work();
-      end.record(stream_.get());
-      end.synchronize();
-      return end.ms_since(start) * 1e3;
-    };
     const std::lock_guard alone(device_.timing_mutex());
     queue(1);  // loads the code
     stream_.synchronize();
-    const double once = time_us([&] { queue(1); });
+    const double once = device_us(stream_.get(), [&] { queue(1); });
     if (once > 4 * best + 100) return once;  // 100 us: what a launch may cost at worst
     const int64_t runs = std::clamp<int64_t>(static_cast<int64_t>(kGraphUs / std::max(once, 1.0)), std::min<int64_t>(2 * copies, 8), 64);
     const Replay replay(stream_.get(), [&] { queue(runs); });
@@ -108,7 +69,7 @@ class DeviceStopwatch final : public Stopwatch {
     std::vector<double> times;
     double spent = 0;
     for (int round = 0; round < std::min(budget.runs, kMostReplays); ++round) {
-      const double us = time_us([&] { replay.launch(stream_.get()); });
+      const double us = device_us(stream_.get(), [&] { replay.launch(stream_.get()); });
       times.push_back(us / static_cast<double>(runs));
       spent += us;
       if (round >= 1 && std::min(times[0], times[1]) > 1.5 * best) break;

@@ -34,6 +34,8 @@ Tensor random_tensor(DType dtype, const Shape& shape, std::mt19937& random) {
     for (int64_t i = 0; i < t.count(); ++i) t.data<uint8_t>()[i] = random() & 1;
   } else if (dtype == DType::I8 || dtype == DType::U8) {
     for (int64_t i = 0; i < t.count(); ++i) t.data<uint8_t>()[i] = static_cast<uint8_t>(random());
+  } else if (dtype == DType::F8E4M3FN) {
+    for (int64_t i = 0; i < t.count(); ++i) t.data<uint8_t>()[i] = static_cast<uint8_t>(random() & 0xbf);  // below 2, no NaN
   }
   return t;
 }
@@ -105,6 +107,11 @@ std::vector<Tensor> pack_constants(const NodeView& view, const Candidate& candid
   for (size_t i = 0; i < packed.size(); ++i)
     if (view.constants[i]) packed[i] = candidate.def->pack(view, candidate.tactic, static_cast<int>(i));
   return packed;
+}
+
+Tensor timing_tensor(DType dtype, const Shape& shape) {
+  std::mt19937 random(1);
+  return random_tensor(dtype, shape, random);
 }
 
 std::vector<Tensor> timing_inputs(const NodeView& view) {

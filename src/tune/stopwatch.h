@@ -40,8 +40,9 @@ std::unique_ptr<Stopwatch> device_stopwatch(const NodeView& view);
 // The weights of `view` as this candidate stores them; undefined where they stay as they are.
 std::vector<Tensor> pack_constants(const NodeView& view, const Candidate& candidate);
 
-// Contents that no kernel trips over, for the inputs that are not constants (those are given as they are): floats of ordinary size, zero
-// indices, true and false. Undefined where the node has no input.
+// Contents that no kernel trips over: floats of ordinary size, zero indices, true and false.
+Tensor timing_tensor(DType dtype, const Shape& shape);
+// timing_tensor for the inputs that are not constants (those are given as they are). Undefined where the node has no input.
 std::vector<Tensor> timing_inputs(const NodeView& view);
 
 }  // namespace tokamak::tune

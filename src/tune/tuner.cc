@@ -16,10 +16,13 @@
 #include "ir/op.h"
 #include "ir/text.h"
 #include "runtime/size_choices.h"
-#include "tune/stopwatch.h"
+#include "tune/in_graph.h"
 
 namespace tokamak::tune {
 namespace {
+
+constexpr int kInGraphLevel = 3;      // from this opt_level on
+constexpr double kTimedAlone = 0.85;  // of the tuner's time
 
 // What decides a node's speed: the op, its attributes, and each input's and output's type; "=" marks constants.
 std::string signature(const NodeView& view) {
@@ -115,32 +118,29 @@ std::unique_ptr<Stopwatch> stopwatch_for(const NodeView& view, ThreadPool& pool,
   return host_stopwatch(view, pool, streamed);
 }
 
-// What is known about all nodes with one signature.
-struct Choice {
-  NodeView view;  // of the first of them
-  std::vector<Candidate> candidates;
-  Candidate candidate;
-  TacticReport report;
-};
-
 // The kernels for each size, ascending; empty when one does for all, or when one packs constants: the others could not read them.
-std::vector<SizeChoice> size_table(const Choice& first, const std::vector<const Choice*>& more) {
-  std::vector<const Choice*> all{&first};
-  all.insert(all.end(), more.begin(), more.end());
+std::vector<SizeChoice> size_table(const std::vector<Choice*>& all) {
+  const Choice& first = *all[0];
   std::vector<SizeChoice> table;
   bool differ = false;
   for (const Choice* c : all) {
-    for (const Tensor& t : pack_constants(c->view, c->candidate))
+    if (c == nullptr) continue;
+    for (const Tensor& t : pack_constants(c->view, c->candidate()))
       if (t.defined()) return {};
-    differ |= c->candidate.def != first.candidate.def || c->candidate.tactic != first.candidate.tactic;
+    differ |= c->candidate().def != first.candidate().def || c->candidate().tactic != first.candidate().tactic;
     const int64_t size = size_of(c->view);
     if (std::none_of(table.begin(), table.end(), [&](const SizeChoice& s) { return s.size == size; }))
-      table.push_back({size, std::string(c->candidate.def->name()), c->candidate.tactic});
+      table.push_back({size, std::string(c->candidate().def->name()), c->candidate().tactic});
   }
   if (!differ) return {};
   std::sort(table.begin(), table.end(), [](const SizeChoice& a, const SizeChoice& b) { return a.size < b.size; });
   return table;
 }
+
+struct Tuned {
+  ir::Node* node;
+  std::vector<Choice*> at;  // each point; null where that one does not reach the node
+};
 
 // The view of a node that can be tuned; nothing for views, control flow, what the binding does not reach, and what is known without
 // running.
@@ -161,8 +161,35 @@ std::optional<NodeView> tunable(const ir::Node& node, const Binding& binding, in
   return view;
 }
 
-// The GPU's code of everything that will be timed, compiled by all threads at once: the compiler takes longer than the timing.
-void compile_candidates(const std::vector<std::pair<const NodeView*, const Candidate*>>& all, ThreadPool& pool) {
+#ifdef TOKAMAK_CUDA
+// Of each point that has inputs for it.
+void choose_in_graphs(ir::Graph& graph, std::span<const TuningPoint> points, const std::vector<Tuned>& nodes, const std::string& machine,
+                      ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report) {
+  DeviceGraphClocks clocks(graph, pool, *options.cuda);
+  for (size_t p = 0; p < points.size(); ++p) {
+    if (options.progress) options.progress(kTimedAlone + (1 - kTimedAlone) * static_cast<double>(p) / static_cast<double>(points.size()));
+    if (points[p].inputs.empty() || !points[p].binding.is_static) continue;
+    std::vector<PlacedChoice> placed;
+    for (const Tuned& tuned : nodes)
+      if (tuned.at[p] != nullptr) placed.push_back({tuned.node, tuned.at[p]});
+    const auto clock = [&] {
+      for (const PlacedChoice& c : placed) {
+        c.node->kernel = c.choice->candidate().def->name();
+        c.node->tactic = c.choice->candidate().tactic;
+      }
+      std::string why_not;
+      auto made = clocks.make(points[p].binding, points[p].inputs, why_not);
+      if (!made) report.notes.push_back("kernels were chosen alone, not in the whole graph: " + why_not);
+      return made;
+    };
+    choose_in_graph(placed, machine, cache, pool, clock, report);
+  }
+}
+#endif
+
+}  // namespace
+
+void compile_candidates(std::span<const std::pair<const NodeView*, const Candidate*>> all, ThreadPool& pool) {
   std::mutex mutex;
   std::exception_ptr error;
   pool.parallel_for(static_cast<int64_t>(all.size()), 1, [&](int64_t begin, int64_t end, int) {
@@ -180,27 +207,21 @@ void compile_candidates(const std::vector<std::pair<const NodeView*, const Candi
   if (error) std::rethrow_exception(error);
 }
 
-}  // namespace
-
-void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report,
-          std::span<const Binding> more) {
+void tune(ir::Graph& graph, std::span<const TuningPoint> points, ThreadPool& pool, TimingCache& cache, const TunerOptions& options,
+          BuildReport& report) {
+  const Binding& binding = points[0].binding;
   const int64_t streamed = options.cuda == nullptr ? streamed_bytes(graph, pool.width()) : 0;
   const std::string machine = machine_of(options, pool.width(), streamed);
   std::map<std::string, Choice> by_signature;
-  struct Tuned {
-    ir::Node* node;
-    const Choice* choice;
-    std::vector<const Choice*> more;  // for the other sizes
-  };
   std::vector<Tuned> nodes;
   std::vector<Choice*> order;
-  std::vector<std::string> keys;
   const auto add = [&](ir::Node* node, const Binding& sizes) -> Choice* {
     std::optional<NodeView> view = tunable(*node, sizes, pool.width(), options.cuda);
     if (!view) return nullptr;
     const auto [found, fresh] = by_signature.try_emplace(signature(*view));
     Choice& choice = found->second;
     if (!fresh) return &choice;
+    choice.signature = found->first;
     choice.view = std::move(*view);
     choice.candidates = candidates_for(choice.view, options, choice.report);
     if (choice.candidates.empty()) {
@@ -208,22 +229,19 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
       for (const auto& [kernel, reason] : choice.report.declined) reasons += fmt::format("\n  {}: {}", kernel, reason);
       fail(ErrorCode::Unsupported, "[{} \"{}\"] no kernel accepts `{}`:{}", node->op().name, node->label(), found->first, reasons);
     }
-    choice.candidate = choice.candidates[0];
     order.push_back(&choice);
-    keys.push_back(found->first);
     return &choice;
   };
   for (ir::Node* node : graph.nodes_snapshot()) {
-    const Choice* choice = add(node, binding);
+    Choice* choice = add(node, binding);
     if (choice == nullptr) continue;
-    nodes.push_back({node, choice, {}});
-    if (node->op().has(ir::kDataDependentWork)) continue;  // the first that accepts, at any size
-    for (const Binding& sizes : more)
-      if (const Choice* other = add(node, sizes)) nodes.back().more.push_back(other);
+    Tuned& tuned = nodes.emplace_back(Tuned{node, {choice}});
+    const bool is_first = node->op().has(ir::kDataDependentWork);  // that accepts, at any size
+    for (const TuningPoint& point : points.subspan(1)) tuned.at.push_back(is_first ? choice : add(node, point.binding));
   }
 
   const auto entry_of = [&](size_t i, const Candidate& c) {
-    return fmt::format("{} | {} | {} {}", machine, keys[i], c.def->name(), c.tactic);
+    return fmt::format("{} | {} | {} {}", machine, order[i]->signature, c.def->name(), c.tactic);
   };
   if (options.cuda != nullptr) {
     std::vector<std::pair<const NodeView*, const Candidate*>> untimed;
@@ -234,11 +252,12 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
   }
   for (size_t i = 0; i < order.size(); ++i) {
     Choice& choice = *order[i];
-    if (options.progress) options.progress(static_cast<double>(i) / static_cast<double>(order.size()));
+    if (options.progress) options.progress(kTimedAlone * static_cast<double>(i) / static_cast<double>(order.size()));
     if (choice.candidates.size() < 2) continue;
     std::unique_ptr<Stopwatch> stopwatch;
     double best = 1e30;
-    for (const Candidate& c : choice.candidates) {
+    for (size_t k = 0; k < choice.candidates.size(); ++k) {
+      const Candidate& c = choice.candidates[k];
       const std::string entry = entry_of(i, c);
       double us;
       if (const auto cached = cache.find(entry)) {
@@ -249,44 +268,52 @@ void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCach
         try {
           us = cache.insert(entry, stopwatch->measure(c, budget_of(options.opt_level), best));
         } catch (const Error& e) {
-          throw Error(e.code(), fmt::format("timing the kernel {} \"{}\" for `{}`: {}", c.def->name(), c.tactic, keys[i], e.what()));
+          throw Error(e.code(),
+                      fmt::format("timing the kernel {} \"{}\" for `{}`: {}", c.def->name(), c.tactic, choice.signature, e.what()));
         }
         ++report.timed;
       }
       choice.report.candidates.emplace_back(c.tactic.empty() ? std::string(c.def->name()) : fmt::format("{} {}", c.def->name(), c.tactic),
                                             us);
+      choice.us.push_back(us);
       if (us < best) {
         best = us;
-        choice.candidate = c;
+        choice.chosen = k;
       }
     }
-    choice.report.us = best;
   }
+#ifdef TOKAMAK_CUDA
+  if (options.cuda != nullptr && can_time(options) && options.opt_level >= kInGraphLevel)
+    choose_in_graphs(graph, points, nodes, machine, pool, cache, options, report);
+#endif
 
   std::map<std::pair<const void*, std::string>, ir::Value*> packed_constants;
   for (const Tuned& tuned : nodes) {
     ir::Node& node = *tuned.node;
-    const Choice& choice = *tuned.choice;
+    const Choice& choice = *tuned.at[0];
     const NodeView view = *tunable(node, binding, pool.width(), options.cuda);
-    node.kernel = choice.candidate.def->name();
-    node.tactic = choice.candidate.tactic;
-    const std::vector<Tensor> packed = pack_constants(view, choice.candidate);
-    if (const auto table = size_table(choice, tuned.more); !table.empty()) {
+    node.kernel = choice.candidate().def->name();
+    node.tactic = choice.candidate().tactic;
+    const std::vector<Tensor> packed = pack_constants(view, choice.candidate());
+    if (const auto table = size_table(tuned.at); !table.empty()) {
       node.kernel = kBySize;
       node.tactic = to_text(table);
     }
     TacticReport entry = choice.report;
+    if (!choice.us.empty()) entry.us = choice.us[choice.chosen];
     entry.node = node.label();
     entry.op = node.op().name;
     entry.origin = node.origin;
     entry.kernel = node.kernel;
     entry.tactic = node.tactic;
-    for (const Choice* other : tuned.more)
+    for (const Choice* other : std::span(tuned.at).subspan(1)) {
+      if (other == nullptr) continue;
       for (const auto& [name, us] : other->report.candidates)
         entry.candidates.emplace_back(fmt::format("{} at {}", name, size_of(other->view)), us);
+    }
     report.tactics.push_back(std::move(entry));
     // Where a fallback does only because of this size, each plan takes the first that accepts its own.
-    if (node.op().has(ir::kDataDependentWork) && choice.candidate.def->is_fallback() && !choice.report.declined.empty()) {
+    if (node.op().has(ir::kDataDependentWork) && choice.candidate().def->is_fallback() && !choice.report.declined.empty()) {
       node.kernel.clear();
       node.tactic.clear();
     }

@@ -22,11 +22,19 @@ struct TunerOptions {
   std::function<void(double fraction)> progress;
 };
 
-// Fills Node::kernel, Node::tactic and replaces weights by packed ones. Nodes that the binding does not reach (after a data-dependent
-// shape, inside subgraphs) keep no choice: the runtime picks the first kernel that accepts. Equal nodes (same op, attributes, shapes) are
-// timed once. `more`: other sizes to tune for; a node that timing gives different kernels for gets a table of them
+// Input shapes to tune for.
+struct TuningPoint {
+  Binding binding;
+  // Contents of the graph's inputs for a run of the whole graph on a GPU, with which kernels are chosen at opt_level 3 and above
+  // (in_graph.h), undefined where any will do; empty: kernels are chosen alone.
+  std::vector<Tensor> inputs;
+};
+
+// Fills Node::kernel, Node::tactic and replaces weights by packed ones. Nodes that the first point's binding does not reach (after a
+// data-dependent shape, inside subgraphs) keep no choice: the runtime picks the first kernel that accepts. Equal nodes (same op,
+// attributes, shapes) are timed once. Of several points, a node that timing gives different kernels for gets a table of them
 // (runtime/size_choices.h), unless one of them packs its weights.
-void tune(ir::Graph& graph, const Binding& binding, ThreadPool& pool, TimingCache& cache, const TunerOptions& options, BuildReport& report,
-          std::span<const Binding> more = {});
+void tune(ir::Graph& graph, std::span<const TuningPoint> points, ThreadPool& pool, TimingCache& cache, const TunerOptions& options,
+          BuildReport& report);
 
 }  // namespace tokamak::tune

@@ -27,7 +27,8 @@ struct Tuned {
     ThreadPool pool(1);
     TunerOptions options;
     options.opt_level = 5;  // so that there is a second kernel, the reference, on any CPU
-    tune(graph, bind_shapes(graph, {{8, 64}}, 1), pool, cache, options, report);
+    const TuningPoint point{bind_shapes(graph, {{8, 64}}, 1), {}};
+    tune(graph, {&point, 1}, pool, cache, options, report);
     kernel = product->kernel;
     tactic = product->tactic;
   }
@@ -75,8 +76,8 @@ TEST(Tuner, SeveralSizesGiveATable) {
   const auto tuned = [&](TimingCache& cache) {
     auto graph = graph_of();
     BuildReport report;
-    const std::vector<Binding> more{bind_shapes(*graph, {{512, 64}}, 1)};
-    tune(*graph, bind_shapes(*graph, {{2, 64}}, 1), pool, cache, options, report, more);
+    const TuningPoint points[] = {{bind_shapes(*graph, {{2, 64}}, 1), {}}, {bind_shapes(*graph, {{512, 64}}, 1), {}}};
+    tune(*graph, points, pool, cache, options, report);
     return graph;
   };
   TimingCache measured;

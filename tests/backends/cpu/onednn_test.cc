@@ -161,7 +161,8 @@ TEST_F(Onednn, CandidatesFromLevelFour) {
     BuildReport report;
     tune::TunerOptions options;
     options.opt_level = level;
-    tune::tune(graph, bind_shapes(graph, {{8, 32}}, 1), pool, cache, options, report);
+    const tune::TuningPoint point{bind_shapes(graph, {{8, 32}}, 1), {}};
+    tune::tune(graph, {&point, 1}, pool, cache, options, report);
     ASSERT_EQ(report.tactics.size(), 1u);
     bool timed = false;
     for (const auto& [name, us] : report.tactics[0].candidates) timed |= name.starts_with("onednn.");
