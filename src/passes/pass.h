@@ -53,6 +53,7 @@ int finish_movement(ir::Graph&, PassContext&);
 // For GPUs only, behind all others.
 int fuse_cached_attention(ir::Graph&, PassContext&);
 int fuse_linear(ir::Graph&, PassContext&);
+int scale_operands(ir::Graph&, PassContext&);
 
 // For rewrites that make room for each other: tries `rewrite` (which says whether it replaced the node) on every node, over and over until
 // none of them applies, at most 64 times. Returns how often one did.

@@ -41,6 +41,8 @@ constexpr Pass kFuseRegions{"fuse-regions", "remaining pointwise work into fused
 constexpr Pass kFuseCachedAttention{"fuse-cached-attention", "writing a step's keys and values, and attending, as one",
                                     fuse_cached_attention};
 constexpr Pass kFuseLinear{"fuse-linear", "linear layers with the norm before them and the gate behind them", fuse_linear};
+constexpr Pass kScaleOperands{"scale-operands", "how far inputs of quantized layers can reach, from the weights before them",
+                              scale_operands};
 
 template <class F>
 void for_each_graph_inner_first(ir::Graph& graph, const F& f) {
@@ -62,8 +64,7 @@ void run_steps(const std::vector<Step>& steps, ir::Graph& graph, const PipelineO
 const std::vector<Step>& pipeline() {
   static const std::vector<Step> steps = {
       // First of all, one form: every pattern below is written against canonical arithmetic, constants where values are known, and shapes
-      // as
-      // attributes. Each feeds the others (a folded shape shows that a reshape does nothing, ...), so they repeat until quiet.
+      // as attributes. Each feeds the others (a folded shape shows that a reshape does nothing, ...), so they repeat until quiet.
       {{kCanonicalize, kSimplifyShapes, kFoldConstants, kEliminateCommon, kRemoveDead}, 16},
       // Recognition wants chains as exporters wrote them: before anything reorders or merges constants. Activations first, they are leaves
       // of everything else; norms before attention has to look past their parts.
@@ -96,7 +97,7 @@ const std::vector<Step>& pipeline() {
 
 const std::vector<Step>& gpu_pipeline() {
   static const std::vector<Step> steps = {
-      {{kFuseCachedAttention, kFuseLinear}},
+      {{kFuseCachedAttention, kFuseLinear, kScaleOperands}},
   };
   return steps;
 }

@@ -91,6 +91,8 @@ void infer_linear(InferContext& ctx) {
   if (!gate.empty() && gate != "silu" && gate != "gelu" && gate != "gelu_tanh")
     ctx.fail("gate is \"{}\", needs silu, gelu or gelu_tanh", gate);
   if (!activation.empty() && activation != "f8e4m3fn") ctx.fail("activation is \"{}\", needs f8e4m3fn", activation);
+  if (const double x_scale = ctx.attrs().get_float("x_scale", 1); !(x_scale >= 0x1p-100 && x_scale <= 0x1p100))
+    ctx.fail("x_scale is {}, needs a power of two of ordinary size", x_scale);
   const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
   if (ctx.attrs().has("epilogue") && (first_extra < 4 || first_extra > std::max(ctx.num_inputs(), 4)))
     ctx.fail("epilogue_input is {}, needs 4 to {}", first_extra, std::max(ctx.num_inputs(), 4));
@@ -154,14 +156,16 @@ std::span<const OpDef> matmul() {
                  {"epilogue_input", I}},
        .infer = infer_quantized_matmul},
       {.name = "linear",
-       .doc = "(x, w, scale?, norm?, extra...){group_size, epsilon, gate=\"\", activation=\"\", out_dtype, epilogue, epilogue_input}: "
+       .doc = "(x, w, scale?, norm?, extra...){group_size, epsilon, gate=\"\", activation=\"\", x_scale, out_dtype, epilogue, "
+              "epilogue_input}: "
               "rms_norm(x, norm) @ (w * scale)^T for w [R, K]; with a gate of silu, gelu or gelu_tanh w's rows are 8 of the gate and 8 of "
               "up in turn, and the result has R/2 columns gate(p_gate) * p_up; kernels for many rows may round x to 8 bits with "
-              "activation=\"f8e4m3fn\"",
+              "activation=\"f8e4m3fn\"; x / x_scale, a power of two, is known to be within f16's range",
        .min_inputs = 2,
        .max_inputs = -1,
        .attrs = {{"group_size", I},
                  {"epsilon", AttrKind::Float},
+                 {"x_scale", AttrKind::Float},
                  {"gate", AttrKind::String},
                  {"activation", AttrKind::String},
                  {"out_dtype", AttrKind::DType},

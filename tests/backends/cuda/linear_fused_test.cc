@@ -23,6 +23,7 @@ struct LayerCase {
   const char* kernel = "";  // this one alone
   double norm_size = 1;     // of its weights
   double x_size = 1;        // of x and the residual
+  double x_scale = 0;       // what is said of x; 0: nothing
 };
 
 bool is(const char* a, const char* b) { return std::string(a) == b; }
@@ -54,6 +55,7 @@ void check(const LayerCase& c, const std::vector<std::string>& archs = {}) {
   else args += ", _";
   if (*c.gate) attr(fmt::format("gate=\"{}\"", c.gate));
   if (*c.out) attr(fmt::format("out_dtype={}", c.out));
+  if (c.x_scale > 0) attr(fmt::format("x_scale={:e}", c.x_scale));
   if (c.residual) {
     inputs += fmt::format(", %r: {}[{},{}]", y, c.m, columns), args += ", %r";
     attr("epilogue=\"t0 = add(i0, i1); ret t0\", epilogue_input=4");
@@ -114,6 +116,21 @@ TEST(CudaLinearFusedLayers, SmallAndLargeRows) {
       check({m, 96, 512, "bf16", "i4", 128, "", "", true, "f32", "", "", 1, size});
       check({m, 96, 11008, "bf16", "f8e4m3fn", 11008, "", "", true, "f32", "", "", 1, size});
     }
+}
+
+// Where it is known how far x reaches, it is multiplied in f16 at any size. `reach`: of 8 times the usual size over x_scale.
+TEST(CudaLinearFusedLayers, RowsOfKnownReach) {
+  struct {
+    double size, reach;
+  } const sizes[] = {{0x1p-80, 0x1p14}, {1, 0x1p4}, {0x1p96, 0x1p14}};
+  for (const auto& [size, reach] : sizes) {
+    const double x_scale = 8 * size / reach;
+    check({1, 97, 512, "bf16", "i4", 128, "", "", true, "f32", "", "", 1, size, x_scale});
+    check({8, 96, 11008, "bf16", "f8e4m3fn", 11008, "", "", true, "f32", "", "", 1, size, x_scale});
+    check({40, 96, 640, "bf16", "i4", 128, "", "", true, "f16", "", "", 1, size, x_scale});
+  }
+  check({7, 208, 512, "bf16", "i8", 512, "", "silu", false, "f32", "f32", "", 1, 1, 0x1p-4});
+  check({40, 208, 512, "bf16", "i8", 512, "", "", false, "f32", "", "", 1, 1, 0x1p-4});
 }
 
 TEST(CudaLinearFusedLayers, GateAlone) {

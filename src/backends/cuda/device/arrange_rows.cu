@@ -2,7 +2,7 @@
 // of 64 k, of a plane rows of 128 bytes as operand_descriptor() has them, k in the order in which the weights' bytes become operands (UNIT
 // and the bits of a weight decide: EIGHTS; 0: in order). Rows behind the last and k behind K_SIZE are zeros. A block a row.
 //   X_ELEMENT, K_SIZE (a multiple of 8), TOKENS, PLANES, EIGHTS, THREADS, ITEMS: of a thread
-//   NORM: x goes through rms_norm first, with weights of NORM_ELEMENT, and is rounded to OPERAND
+//   OPERAND, X_SCALE: y is x / X_SCALE in that type; NORM: x goes through rms_norm first, with weights of NORM_ELEMENT
 #include "elementwise.cuh"
 
 constexpr int kStageK = PLANES * 64, kStages = (K_SIZE + kStageK - 1) / kStageK;
@@ -62,7 +62,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       for (int e = 0; e < 8; ++e)
         ready[i][t].at[e] = from_float<OPERAND>(to_float(eights[i][t].at[e]) * inverse * to_float(weights[i][t].at[e]));
 #else
-  const auto& ready = eights;
+  Vec<OPERAND, 8> ready[ITEMS][4];
+#pragma unroll
+  for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+    for (int t = 0; t < 4; ++t) ready[i][t] = converted<OPERAND>(eights[i][t], 1.f / X_SCALE);
 #endif
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) {

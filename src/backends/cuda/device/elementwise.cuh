@@ -45,6 +45,22 @@ DEVICE void store_vector(T* p, const Vec<T, V>& v) {
     for (int k = 0; k < V; ++k) p[k] = v.at[k];
   }
 }
+// x * factor in another type; x where that is its own, whatever the factor.
+template <class X, class Y>
+constexpr bool kIsSame = false;
+template <class X>
+constexpr bool kIsSame<X, X> = true;
+template <class Y, class X, int V>
+DEVICE Vec<Y, V> converted(const Vec<X, V>& x, float factor) {
+  if constexpr (kIsSame<X, Y>) {
+    return x;
+  } else {
+    Vec<Y, V> y;
+#pragma unroll
+    for (int k = 0; k < V; ++k) y.at[k] = from_float<Y>(to_float(x.at[k]) * factor);
+    return y;
+  }
+}
 // Of weights, before wait_for_previous(): stays in its place.
 template <class T, int V>
 DEVICE Vec<T, V> load_early(const T* p) {

@@ -7,8 +7,8 @@
 // makes x has finished. The WARPS_K warps of the same rows take turns at the iterations and add up in a fixed order.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE; GROUP: elements of K a scale, a multiple of a step (0: no scales)
 //   TOKENS: rows of x, at most 8; ROW_TILES: of 16 rows of w a warp; WARPS_N, WARPS_K, PREFETCH; BLOCKS on an SM
-//   NORM: x is normalised by weights of NORM_ELEMENT, and rounded to OPERAND, in which it is multiplied (else X_ELEMENT); GATE: rows of w
-//   are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   OPERAND, X_SCALE: x / X_SCALE is multiplied in that type; NORM: x is normalised first, by weights of NORM_ELEMENT; GATE: rows of w are
+//   eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "mma.cuh"
 #include "norm_rows.cuh"
 #include "weights_mma.cuh"
@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   for (int row = 0; row < TOKENS; ++row)
     for (int v = threadIdx.x; v < kVectors; v += kThreads) {
       VecX vector{};
-      if (row < m) vector = load_vector<X_ELEMENT, 8>(x + int64_t(row) * K_SIZE + v * 8);
+      if (row < m) vector = converted<OPERAND>(load_vector<X_ELEMENT, 8>(x + int64_t(row) * K_SIZE + v * 8), 1.f / X_SCALE);
       in_order(vector);
       *place_x(row, v) = vector;
     }
@@ -160,6 +160,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     float value = 0;
 #pragma unroll
     for (int k = 0; k < WARPS_K; ++k) value += staged[(k * TOKENS + token) * kRows + row];
+    if constexpr (X_SCALE != 1.f) value *= X_SCALE;
     return GROUP != 0 && kGroups == 1 ? value * to_float(scale[block_row + row]) : value;
   };
   for (int e = threadIdx.x; e < TOKENS * kColumns; e += kThreads) {

@@ -7,10 +7,10 @@
 // has finished. The WARPS_K warps of the same rows, then the SPLIT blocks of a cluster, which share k, add up in a fixed order.
 //   X_ELEMENT (f16, bf16), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP (0: no scales; else a multiple of a step, or K_SIZE)
 //   XROWS: that many rows of x stay in shared memory as a whole (others are not read: their columns of the product are not either); 0: x
-//   streams with w. NORM (with XROWS): x is normalised there, by weights of NORM_ELEMENT, and rounded to OPERAND, in which it is multiplied
-//   (else X_ELEMENT). GATE: rows of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as
-//   many columns TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a warp; WARPS_N, WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM),
-//   VECTOR
+//   streams with w. OPERAND, X_SCALE (with XROWS; else X_ELEMENT and 1): x / X_SCALE is multiplied in that type. NORM (with XROWS): x is
+//   normalised there, by weights of NORM_ELEMENT. GATE: rows of w are eight of the gate, eight of up, and so on; y =
+//   epilogue(GATE_FUNCTION(gate) * up) has half as many columns. TILES: of 8 rows of x; ROW_TILES: of 16 rows of w a warp; WARPS_N,
+//   WARPS_K, STEPS, UNIT, STAGES, SPLIT, BLOCKS (an SM), VECTOR
 #include "epilogue.cuh"
 #include "mma.cuh"
 #include "norm_rows.cuh"
@@ -193,8 +193,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)
       if (const int e = first + i * kThreads; e < XROWS * kVectorsX) {
-        in_order(raw[i]);
-        *place_x(e / kVectorsX, e % kVectorsX) = raw[i];
+        Vec<OPERAND, 8> vector = converted<OPERAND>(raw[i], 1.f / X_SCALE);
+        in_order(vector);
+        *place_x(e / kVectorsX, e % kVectorsX) = vector;
       }
   }
 #endif
@@ -311,6 +312,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #pragma unroll
       for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
     }
+    if constexpr (X_SCALE != 1.f)
+#pragma unroll
+      for (int v = 0; v < VECTOR; ++v) value[v] *= X_SCALE;
   };
   for (int e = threadIdx.x + rank * kThreads; e < tokens * kColumnVectors; e += kThreads * SPLIT) {
     const int token = e / kColumnVectors, column = e % kColumnVectors * VECTOR, col = first_row / kPerColumn + column;

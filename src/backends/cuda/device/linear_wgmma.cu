@@ -12,7 +12,7 @@
 // eight's number in its plane of 64 k. Planes are rows of 128 bytes as operand_descriptor() has them.
 //   X_ELEMENT (f16, bf16; PLAIN: f8e4m3 too), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple
 //   of a step, or K_SIZE; 0: no scales), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of
-//   consumers), UNIT, STAGES, SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR NORM: x is normalised (rms_norm) by
+//   consumers), UNIT, STAGES, SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR. X_SCALE: sums are multiplied by it. NORM: x is normalised (rms_norm) by
 //   weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of two with which no weight is above one;
 //   the rest is one factor a token, for which the producers add up squares on the way. GATE: rows of w are eight of the gate, eight of up,
 //   and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
@@ -344,6 +344,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] *= factor[v];
       }
+      if constexpr (X_SCALE != 1.f)
+#pragma unroll
+        for (int v = 0; v < VECTOR; ++v) value[v] *= X_SCALE;
       if constexpr (kRounded) {
         const float of_token = token_scales[first_token + token];
 #pragma unroll

@@ -65,17 +65,24 @@ Support Linear::read(const NodeView& node, Linear& out) {
     out.epsilon = static_cast<float>(node.attrs().get_float("epsilon", 1e-5));
   }
   out.operand = out.x;
-  if (quantized && out.has_norm && out.x == DType::BF16 && out.m <= kMostNarrowed && norm_fits_f16(*node.constants[3], out.k))
-    out.operand = DType::F16;
+  out.x_scale = 1;
+  if (quantized && out.x == DType::BF16 && out.m <= kMostNarrowed) {
+    if (out.has_norm && norm_fits_f16(*node.constants[3], out.k)) {
+      out.operand = DType::F16;
+    } else if (const auto scale = static_cast<float>(node.attrs().get_float("x_scale", 0)); scale > 0 && !out.has_norm) {
+      out.operand = DType::F16;
+      out.x_scale = std::exp2(std::round(std::log2(scale)));
+    }
+  }
   if (is_linear) out.gate = node.attrs().get_string("gate", "");
   return Epilogue::supports(node);
 }
 
 std::vector<std::string> Linear::defines() const {
-  return {"X_ELEMENT=" + operand_type(x),          "OPERAND=" + operand_type(operand), "W_ELEMENT=" + operand_type(w),
-          "SCALE_ELEMENT=" + device_type(scale),   "Y_ELEMENT=" + device_type(y),      fmt::format("K_SIZE={}", k),
-          fmt::format("GROUP={}", group),          fmt::format("NORM={:d}", has_norm), "NORM_ELEMENT=" + device_type(norm),
-          fmt::format("GATE={:d}", !gate.empty()), "GATE_FUNCTION=fn::" + gate};
+  return {"X_ELEMENT=" + operand_type(x),      "OPERAND=" + operand_type(operand),      fmt::format("X_SCALE={:a}f", x_scale),
+          "W_ELEMENT=" + operand_type(w),      "SCALE_ELEMENT=" + device_type(scale),   "Y_ELEMENT=" + device_type(y),
+          fmt::format("K_SIZE={}", k),         fmt::format("GROUP={}", group),          fmt::format("NORM={:d}", has_norm),
+          "NORM_ELEMENT=" + device_type(norm), fmt::format("GATE={:d}", !gate.empty()), "GATE_FUNCTION=fn::" + gate};
 }
 
 int tactic_number(std::string_view tactic, std::string_view key) {

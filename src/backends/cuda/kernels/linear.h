@@ -23,9 +23,11 @@ struct Linear {
   DType norm = DType::F32;
   float epsilon = 0;
   std::string gate;  // empty: none
-  // The type in which x is multiplied: its own; or, where few rows of bf16 meet quantized weights behind a norm that bounds them, f16.
-  // Weights take fewer instructions to become f16, and x keeps more bits.
+  // The type in which x / x_scale, a power of two, is multiplied: x's own; or, where few rows of bf16 meet quantized weights and are known
+  // to lie within f16 so (passes/scale_operands.cc, or behind a norm), f16. Weights take fewer instructions to become f16, and x keeps more
+  // bits.
   DType operand = DType::F32;
+  float x_scale = 1;
 
   // Reads the node. No, with the reason, for products of another kind, and for epilogues that device code cannot express.
   static Support read(const NodeView& node, Linear& out);
@@ -34,7 +36,10 @@ struct Linear {
   int64_t row_bits() const { return k * bits_of(w); }
   bool is_quantized() const { return group != 0; }
   int64_t columns() const { return gate.empty() ? n : n / 2; }
-  // X_ELEMENT, OPERAND, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP, NORM, NORM_ELEMENT, GATE, GATE_FUNCTION of the device code.
+  // For kernels that multiply x as it is.
+  void keep_x() { operand = x, x_scale = 1; }
+  // X_ELEMENT, OPERAND, X_SCALE, W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE, GROUP, NORM, NORM_ELEMENT, GATE, GATE_FUNCTION of the device
+  // code.
   std::vector<std::string> defines() const;
 };
 

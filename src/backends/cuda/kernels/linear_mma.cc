@@ -116,11 +116,13 @@ std::vector<std::string> linear_mma_tactics(const Linear& l, const Target& targe
   return names;
 }
 
-std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& l, const std::string& tactic) {
+std::unique_ptr<Kernel> make_linear_mma(const NodeView& node, const Linear& layer, const std::string& tactic) {
+  Linear l = layer;
   Tiling t;
   t.rows = tactic_number(tactic, "rows"), t.split = tactic_number(tactic, "split"), t.blocks = tactic_number(tactic, "blocks");
   t.whole = tactic.ends_with(",whole");
   if (!t.complete(l, node.cuda->target())) return nullptr;
+  if (!t.whole) l.keep_x();
   Epilogue epilogue(node);
   std::vector<std::string> defines = l.defines();
   const auto define = [&](const char* key, int64_t value) { defines.push_back(fmt::format("{}={}", key, value)); };

@@ -365,6 +365,7 @@ class LinearWgmmaDef final : public CudaKernelDef {
  private:
   // What is left for the product's kernel.
   Linear product_of(Linear l) const {
+    if (rows_ != Rows::Arranged) l.keep_x();
     if (rows_ == Rows::AsTheyAre) return l;
     l.has_norm = false;
     l.x = rows_ == Rows::Rounded ? DType::F8E4M3FN : l.operand;
