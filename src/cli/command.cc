@@ -70,7 +70,8 @@ void BuildFlags::add_to(CLI::App& app) {
   app.add_option("--timing-cache", timing_cache, "file of kernel timings to read, merge into and write");
   app.add_option("--device", device,
                  "cpu (default), cuda, cuda:N (GPU N of this machine), or cuda:sm_90: build for a GPU that is not here, without timing");
-  app.add_option("--opt-level", opt_level, "0: no timing .. 5: every candidate, long timing")
+  app.add_option("--opt-level", opt_level,
+                 "0: no timing .. 3: every tactic, on a GPU language models in whole steps too .. 5: every candidate, long timing")
       ->capture_default_str()
       ->check(CLI::Range(0, 5));
   app.add_option("--threads", threads, "threads to tune for and run on (0: all available)")
