@@ -178,7 +178,9 @@ alone='Cuda*ComesBack*:Cuda*WhatDoesNotFit*:Cuda*LoadingAndUnloading*'
 step_tests() {
   local rc=0 test_limit=$(($(left) - 40))
   [ "$test_limit" -lt 240 ] || test_limit=240
-  shares=4 run_tests "$output/tests-parts" "${filter:-*Cuda*:*Gpu*:*Device*}-$alone"
+  local pattern=${filter:-*Cuda*:*Gpu*:*Device*}
+  case $pattern in *-*) pattern+=:$alone ;; *) pattern+=-$alone ;; esac
+  shares=4 run_tests "$output/tests-parts" "$pattern"
   jobs=1 run_tests "$output/tests-alone" "$alone"
   test_table "$output/tests.md" "plain" "$output/tests-parts" "$output/tests-alone" || rc=1
   cat "$output"/tests-{parts,alone}/log.?????? # the log of the step
