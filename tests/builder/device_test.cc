@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/half.h"
 #include "builder/builder.h"
 #include "ir/text.h"
 #include "runtime/execution_context.h"
@@ -120,6 +121,44 @@ TEST(BuildForGpu, ConvolutionsOnSeveralThreads) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// Kernels begin before the one in front ends: a convolution of three channels whose x is long in coming, and another in every run.
+TEST(BuildForGpu, KernelsThatBeginEarlyReadWhatTheOneInFrontWrites) {
+  std::vector<double> weights;
+  for (int i = 0; i < 16 * 27; ++i) weights.push_back((i % 7 - 3) / 4.);
+  BuildOptions options = for_h100();
+  if (cuda::Device::is_available()) options.device = "cuda";
+  options.opt_level = 0;
+  const auto engine =
+      build_engine(ir::parse(fmt::format("graph g(%x: f16[192,65536]) {{ %w = const f16[16,3,3,3] {{{}}} "
+                                         "%s: f16[192,1] = reduce_sum(%x) {{axes=[1]}} %i: f16[1,8,8,3] = reshape(%s) {{shape=<1,8,8,3>}} "
+                                         "%y: f16[1,8,8,16] = conv(%i, %w) {{layout=\"NHWC\", pads=[1,1,1,1]}} return %y }}",
+                                         fmt::join(weights, ","))),
+                   options);
+  const auto& nodes = engine->graph().nodes();
+  EXPECT_TRUE(std::any_of(nodes.begin(), nodes.end(), [](const auto& node) { return node->kernel == "cuda.conv_igemm"; }));
+  if (!cuda::Device::is_available()) GTEST_SKIP() << "needs a GPU";
+  ExecutionContext context(engine);
+  const auto all = [](float value) {
+    Tensor t = Tensor::empty(DType::F16, {192, 65536});
+    std::fill_n(t.data<uint16_t>(), t.count(), float_to_half(value));
+    return t;
+  };
+  const Tensor inputs[] = {all(0x1p-10F), all(-0x1p-9F)};  // sums of 64 and of -128
+  for (int run = 0; run < 20; ++run) {
+    context.set_input("x", inputs[run % 2]);
+    context.run();
+    const Tensor& y = context.output(0);
+    for (int64_t i = 0; i < y.count(); ++i) {
+      const int64_t row = i / 128, column = i / 16 % 8, m = i % 16;
+      double expected = 0;
+      for (int64_t tap = 0; tap < 9; ++tap)
+        if (const int64_t h = row + tap / 3 - 1, w = column + tap % 3 - 1; h >= 0 && h < 8 && w >= 0 && w < 8)
+          for (int64_t c = 0; c < 3; ++c) expected += weights[static_cast<size_t>((m * 3 + c) * 9 + tap)];
+      ASSERT_EQ(y.float_at(i), static_cast<float>(expected * (run % 2 ? -128 : 64))) << "run " << run << ", element " << i;
+    }
+  }
+}
+
 TEST(BuildForGpu, HalfPrecisionIsInTheGraph) {
   BuildReport report;
   const auto engine = build_engine(ir::parse(net()), for_h100(Precision::F16), &report);
@@ -143,6 +182,14 @@ TEST(BuildForGpu, WithoutAKernelThereTheHostRunsTheNode) {
       EXPECT_NE(t.host_reason.find("CUDA"), std::string::npos) << t.host_reason;
     }
   }
+}
+
+TEST(BuildForGpu, ResizesToTheShapeOfAnotherStayOnTheGpu) {
+  BuildReport report;
+  build_engine(ir::parse("graph g(%x: f32[n,3,4,4], %z: f32[n,3,7,6]) { %s: i64[4] = shape(%z) {start=0} "
+                         "%r: f32[n,3,7,6] = resize(%x, _, _, %s) {mode=\"linear\"} %y: f32[n,3,7,6] = add(%r, %z) return %y }"),
+               for_h100(), &report);
+  EXPECT_EQ(report.num_host_nodes(), 0);
 }
 
 TEST(BuildForGpu, LanguageModelsStayOnTheGpu) {

@@ -15,7 +15,7 @@ DEVICE Best better(const Best& a, const Best& b) {
 }
 DEVICE Best shuffled(const Best& a, int offset) { return {__shfl_xor_sync(~0u, a.value, offset), __shfl_xor_sync(~0u, a.index, offset)}; }
 
-extern "C" __global__ void __launch_bounds__(THREADS) arg_rows(const ELEMENT* __restrict__ x, int64_t* __restrict__ y, int64_t) {
+extern "C" __global__ void __launch_bounds__(THREADS) arg_rows(const ELEMENT* x, int64_t* __restrict__ y, int64_t) {
   __shared__ Best scratch[32];
   wait_with_next();
   const ELEMENT* const row = x + int64_t(blockIdx.x) * SIZE;
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) arg_rows(const ELEMENT* __
   y[blockIdx.x] = first != first || best.index < 0 ? 0 : best.index;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) arg_columns(const ELEMENT* __restrict__ x, int64_t* __restrict__ y, int64_t columns) {
+extern "C" __global__ void __launch_bounds__(THREADS) arg_columns(const ELEMENT* x, int64_t* __restrict__ y, int64_t columns) {
   wait_with_next();
   const int64_t column = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (column >= columns) return;

@@ -2,7 +2,7 @@
 // row leave their best, then one warp a row picks, for the device and for the host (pinned memory).
 #include "logit_key.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* __restrict__ logits, uint64_t* __restrict__ parts, int size) {
+extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* logits, uint64_t* __restrict__ parts, int size) {
   __shared__ uint64_t scratch[8];
   wait_for_previous();
   const float* row = logits + int64_t(blockIdx.y) * size;
@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(256) argmax_parts(const float* __re
 }
 
 extern "C" __global__ void __launch_bounds__(32)
-    argmax_rows(const uint64_t* __restrict__ parts, int32_t* __restrict__ tokens, int32_t* __restrict__ host_tokens, int splits) {
+    argmax_rows(const uint64_t* parts, int32_t* __restrict__ tokens, int32_t* __restrict__ host_tokens, int splits) {
   wait_for_previous();
   uint64_t best = 0;
   for (int i = threadIdx.x; i < splits; i += 32) {

@@ -21,7 +21,7 @@ struct Item {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    arrange_rows(const X_ELEMENT* x, uint4* y, const NORM_ELEMENT* __restrict__ norm, int m, float epsilon) {
+    arrange_rows(const X_ELEMENT* x, uint4* y, Weights<NORM_ELEMENT> norm, int m, float epsilon) {
   using Eight = Vec<X_ELEMENT, 8>;
   const int row = blockIdx.x;
 #if NORM

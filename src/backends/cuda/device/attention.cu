@@ -6,8 +6,7 @@ constexpr int kKeys = 32, kKeyStride = HEAD_DIM | 1, kColumns = (VALUE_DIM + 31)
 using PerRow = Vec<float, ROWS>;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    attention(const ELEMENT* __restrict__ q, const ELEMENT* __restrict__ k, const ELEMENT* __restrict__ v, const MASK* __restrict__ mask,
-              ELEMENT* __restrict__ y, AttentionArgs a) {
+    attention(const ELEMENT* q, const ELEMENT* k, const ELEMENT* v, const MASK* mask, ELEMENT* __restrict__ y, AttentionArgs a) {
   extern __shared__ PerRow attention_shared[];
   PerRow* const queries = attention_shared + threadIdx.x / 32 * HEAD_DIM;  // [WARPS][HEAD_DIM]
   PerRow* const weights = attention_shared + WARPS * HEAD_DIM + threadIdx.x / 32 * kKeys;

@@ -28,8 +28,7 @@ struct DenseProblem {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    attention(const ELEMENT* __restrict__ q, const ELEMENT* __restrict__ k, const ELEMENT* __restrict__ v, const MASK* __restrict__ mask,
-              ELEMENT* __restrict__ y, AttentionArgs a) {
+    attention(const ELEMENT* q, const ELEMENT* k, const ELEMENT* v, const MASK* mask, ELEMENT* __restrict__ y, AttentionArgs a) {
   wait_for_previous();
   allow_next();
   const int head = blockIdx.y, kv_head = head / a.group;

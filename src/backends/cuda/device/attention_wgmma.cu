@@ -54,8 +54,8 @@ struct DenseWorks {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    attention(const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const ELEMENT* __restrict__ q,
-              ELEMENT* __restrict__ y, const __grid_constant__ AttentionArgs a, int heads_together, int batches) {
+    attention(const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const ELEMENT* q, ELEMENT* __restrict__ y,
+              const __grid_constant__ AttentionArgs a, int heads_together, int batches) {
   if (threadIdx.x == 0) prefetch_map(k), prefetch_map(v);
   wait_for_previous();
   allow_next();

@@ -30,11 +30,10 @@ constexpr int kHeads = (kBlockHeads + 2 + WARPS - 1) / WARPS;        // heads of
 static_assert(kBlockHeads * kSumPitch >= HEAD_DIM, "a warp rotates where it leaves its sums");
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-    cached_attention(const ACTIVATION* __restrict__ qkv, CACHE* cache, const int32_t* __restrict__ slots,
-                     const int32_t* __restrict__ tables, const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts,
-                     const ANGLE* __restrict__ cos, const ANGLE* __restrict__ sin, const NORM* __restrict__ q_norm,
-                     const NORM* __restrict__ k_norm, ACTIVATION* __restrict__ y, int blocks_per_seq, int num_blocks, float epsilon,
-                     Score score, int window, float k_inverse, float v_inverse, float v_scale) {
+    cached_attention(const ACTIVATION* qkv, CACHE* cache, const int32_t* slots, const int32_t* tables, const int32_t* lengths,
+                     const int32_t* starts, const ANGLE* cos, const ANGLE* sin, const NORM* q_norm, const NORM* k_norm,
+                     ACTIVATION* __restrict__ y, int blocks_per_seq, int num_blocks, float epsilon, Score score, int window,
+                     float k_inverse, float v_inverse, float v_scale) {
   extern __shared__ float4 memory[];
   float* const merged = reinterpret_cast<float*>(memory);         // [WARPS][kBlockHeads][kSumPitch]
   float* const parts = merged + WARPS * kBlockHeads * kSumPitch;  // of the first block: [CLUSTER][kBlockHeads][kSumPitch]

@@ -22,9 +22,8 @@ DEVICE bool meet(int o, int tap, int& i) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-    conv(const X_ELEMENT* __restrict__ x, const W_ELEMENT* __restrict__ w, OUT_ELEMENT* __restrict__ y,
-         const X_ELEMENT* __restrict__ x_zero, const W_ELEMENT* __restrict__ w_zero, int batch, Extras extras) {
+extern "C" __global__ void __launch_bounds__(256) conv(const X_ELEMENT* x, const W_ELEMENT* w, OUT_ELEMENT* __restrict__ y,
+                                                       const X_ELEMENT* x_zero, const W_ELEMENT* w_zero, int batch, Extras extras) {
   using Acc = ACCUMULATOR;
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;

@@ -3,8 +3,7 @@
 #include "prelude.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-    conv_depthwise(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, ELEMENT* __restrict__ y, int batch,
-                   Extras extras) {
+    conv_depthwise(const ELEMENT* x, Weights<ELEMENT> w, ELEMENT* __restrict__ y, int batch, Extras extras) {
   constexpr int kVectors = C_SIZE / VEC;
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;

@@ -20,7 +20,7 @@ struct Tap {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    conv_igemm(const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, OUT_ELEMENT* __restrict__ y, int batch, Extras extras) {
+    conv_igemm(const ELEMENT* x, Weights<ELEMENT> w, OUT_ELEMENT* __restrict__ y, int batch, Extras extras) {
   extern __shared__ __align__(1024) char shared[];
   const int pixels = batch * (OUT_D * OUT_H * OUT_W), tiles_of_m = (pixels + TILE_M - 1) / TILE_M;
   const int tile = blockIdx.x / SPLIT, group = GROUP == 1 ? 0 : tile / (tiles_of_m * kTilesOfN);

@@ -33,7 +33,7 @@ struct Four<f8e4m3> {
 };
 
 extern "C" __global__ void __launch_bounds__(256)
-    dequantize_rows(const uint8_t* __restrict__ w, const SCALE_ELEMENT* __restrict__ scales, ELEMENT* __restrict__ out, int rows) {
+    dequantize_rows(Weights<uint8_t> w, Weights<SCALE_ELEMENT> scales, ELEMENT* __restrict__ out, int rows) {
   constexpr int kBytes = Weight<WEIGHT>::kBits * 2;
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;
   const bool in_range = index < int64_t(rows) * kUnits;

@@ -4,8 +4,7 @@
 
 constexpr int kThreads = 256;
 
-extern "C" __global__ void __launch_bounds__(kThreads)
-    find_range(const ELEMENT* __restrict__ x, float2* __restrict__ parts, int64_t count) {
+extern "C" __global__ void __launch_bounds__(kThreads) find_range(const ELEMENT* x, float2* __restrict__ parts, int64_t count) {
   __shared__ float scratch[32];
   wait_with_next();
   float low = 0, high = 0;
@@ -19,8 +18,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    quantize(const ELEMENT* __restrict__ x, const float2* __restrict__ parts, uint8_t* __restrict__ y, float* scale_out, uint8_t* zero_out,
-             int64_t count) {
+    quantize(const ELEMENT* x, const float2* parts, uint8_t* __restrict__ y, float* scale_out, uint8_t* zero_out, int64_t count) {
   __shared__ float scratch[32];
   wait_with_next();
   float low = 0, high = 0;

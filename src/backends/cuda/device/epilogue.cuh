@@ -4,7 +4,7 @@
 
 // kCount elements from p on; p is aligned to all of them.
 template <int kCount, class T>
-DEVICE void load_floats(const T* __restrict__ p, float (&out)[kCount]) {
+DEVICE void load_floats(const T* p, float (&out)[kCount]) {
   constexpr int kVector = sizeof(T) * kCount > 16 ? 16 / sizeof(T) : kCount;
 #pragma unroll
   for (int i = 0; i < kCount; i += kVector) {
@@ -35,7 +35,7 @@ DEVICE void touch(const T* p) {
 
 // An input of the epilogue for kCount columns: neighbours in memory, one value for all, or apart by kStride.
 template <int kStride, int kCount, class T>
-DEVICE void load_extra(const T* __restrict__ p, float (&out)[kCount]) {
+DEVICE void load_extra(const T* p, float (&out)[kCount]) {
   if constexpr (kStride == 1) {
     load_floats<kCount>(p, out);
   } else {

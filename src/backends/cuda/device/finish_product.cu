@@ -7,8 +7,7 @@
 
 // Columns col to col + 7 of the product's row.
 template <int kCols>
-DEVICE void sums_at(const SUM* sums, const float* __restrict__ row_scale, const float* __restrict__ col_scale, int64_t row, int64_t col,
-                    float (&x)[8]) {
+DEVICE void sums_at(const SUM* sums, const float* row_scale, const float* col_scale, int64_t row, int64_t col, float (&x)[8]) {
   load_floats<8>(sums + row * kCols + col, x);
 #if SCALED
   float scale[8];
@@ -20,8 +19,7 @@ DEVICE void sums_at(const SUM* sums, const float* __restrict__ row_scale, const 
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    finish_product(const SUM* sums, const float* __restrict__ row_scale, const float* __restrict__ col_scale, ELEMENT* y, int64_t rows,
-                   Extras extras) {
+    finish_product(const SUM* sums, const float* row_scale, const float* col_scale, ELEMENT* y, int64_t rows, Extras extras) {
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;
   constexpr int kVectors = COLS / 8;

@@ -24,8 +24,8 @@ DEVICE int64_t place(int64_t row, int col) {
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
-    fp8_rows(const ELEMENT* __restrict__ x, const NORM_ELEMENT* __restrict__ weight, uint8_t* __restrict__ y, float* __restrict__ scales,
-             int64_t rows, float epsilon) {
+    fp8_rows(const ELEMENT* x, Weights<NORM_ELEMENT> weight, uint8_t* __restrict__ y, float* __restrict__ scales, int64_t rows,
+             float epsilon) {
   __shared__ float scratch[32];
   const int lane = threadIdx.x % ROW_THREADS;
 #if HAS_NORM

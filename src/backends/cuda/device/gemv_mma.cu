@@ -41,8 +41,7 @@ struct Piece {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
-    gemv_mma(const X_ELEMENT* x, const char* __restrict__ w, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n, int m,
-             Extras extras
+    gemv_mma(const X_ELEMENT* x, Weights<char> w, Weights<SCALE_ELEMENT> scale, Y_ELEMENT* y, int n, int m, Extras extras
 #if NORM
              ,
              const NORM_ELEMENT* norm, float epsilon

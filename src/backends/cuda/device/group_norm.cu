@@ -19,7 +19,7 @@ DEVICE int64_t offset_of(int64_t i, int& channel) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    group_norm(const ELEMENT* x, const SCALE_TYPE* __restrict__ scale, const BIAS_TYPE* __restrict__ bias, ELEMENT* y, float epsilon) {
+    group_norm(const ELEMENT* x, const SCALE_TYPE* scale, const BIAS_TYPE* bias, ELEMENT* y, float epsilon) {
   __shared__ float scratch[32];
   wait_with_next();
   constexpr int kGroups = CHANNELS / GROUP_CHANNELS;

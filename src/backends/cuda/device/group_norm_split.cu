@@ -24,7 +24,7 @@ DEVICE const float* shifts(const Moments* parts) { return reinterpret_cast<const
 
 constexpr int kThreads = X_THREADS * Y_THREADS;
 
-extern "C" __global__ void __launch_bounds__(kThreads) group_sums(const ELEMENT* __restrict__ x, Moments* __restrict__ parts) {
+extern "C" __global__ void __launch_bounds__(kThreads) group_sums(const ELEMENT* x, Moments* __restrict__ parts) {
   __shared__ float sums[Y_THREADS][CHANNELS], squares[Y_THREADS][CHANNELS];
   wait_with_next();
   const int64_t image = blockIdx.y;
@@ -56,8 +56,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_sums(const ELEMENT*
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    group_apply(const ELEMENT* x, const Moments* __restrict__ parts, const SCALE_TYPE* __restrict__ scale,
-                const BIAS_TYPE* __restrict__ bias, ELEMENT* y, float epsilon) {
+    group_apply(const ELEMENT* x, const Moments* parts, const SCALE_TYPE* scale, const BIAS_TYPE* bias, ELEMENT* y, float epsilon) {
   // Threads of one group read every kRows-th part.
   constexpr int kRows = kThreads / kGroups > 0 ? kThreads / kGroups : 1;
   __shared__ Moments rows[kRows][kGroups];
@@ -98,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 #else
 
-extern "C" __global__ void __launch_bounds__(THREADS) group_sums(const ELEMENT* __restrict__ x, Moments* __restrict__ parts) {
+extern "C" __global__ void __launch_bounds__(THREADS) group_sums(const ELEMENT* x, Moments* __restrict__ parts) {
   __shared__ float scratch[32];
   wait_with_next();
   const int64_t row = blockIdx.y;
@@ -124,8 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) group_sums(const ELEMENT* 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    group_apply(const ELEMENT* x, const Moments* __restrict__ parts, const SCALE_TYPE* __restrict__ scale,
-                const BIAS_TYPE* __restrict__ bias, ELEMENT* y, float epsilon) {
+    group_apply(const ELEMENT* x, const Moments* parts, const SCALE_TYPE* scale, const BIAS_TYPE* bias, ELEMENT* y, float epsilon) {
   __shared__ float scratch[32];
   wait_with_next();
   const int64_t row = blockIdx.y;

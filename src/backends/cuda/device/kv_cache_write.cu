@@ -6,9 +6,8 @@
 constexpr int kRows = HEADS + 2 * KV_HEADS;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    kv_cache_write(const ACTIVATION* __restrict__ qkv, CACHE* __restrict__ cache, const int32_t* __restrict__ slots,
-                   const ANGLE* __restrict__ cos, const ANGLE* __restrict__ sin, const NORM* __restrict__ q_norm,
-                   const NORM* __restrict__ k_norm, ACTIVATION* __restrict__ q, int tokens, int64_t num_slots, float epsilon,
+    kv_cache_write(const ACTIVATION* qkv, CACHE* __restrict__ cache, const int32_t* slots, const ANGLE* cos, const ANGLE* sin,
+                   const NORM* q_norm, const NORM* k_norm, ACTIVATION* __restrict__ q, int tokens, int64_t num_slots, float epsilon,
                    float k_inverse, float v_inverse) {
   __shared__ __align__(16) float exchange[WARPS][HALF > 0 ? HEAD_DIM : 1];
   wait_for_previous();

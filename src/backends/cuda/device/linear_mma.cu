@@ -102,11 +102,10 @@ DEVICE void multiply_step(const Fragment<OPERAND, W_ELEMENT>& fragment, uint32_t
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
-    linear_mma(const X_ELEMENT* x, const char* __restrict__ w, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n, int m,
-               Extras extras
+    linear_mma(const X_ELEMENT* x, Weights<char> w, Weights<SCALE_ELEMENT> scale, Y_ELEMENT* y, int n, int m, Extras extras
 #if NORM
                ,
-               const NORM_ELEMENT* __restrict__ norm, float epsilon
+               Weights<NORM_ELEMENT> norm, float epsilon
 #endif
     ) {
   extern __shared__ __align__(128) char shared[];

@@ -12,10 +12,10 @@
 // eight's number in its plane of 64 k. Planes are rows of 128 bytes as operand_descriptor() has them.
 //   X_ELEMENT (f16, bf16; PLAIN: f8e4m3 too), W_ELEMENT, SCALE_ELEMENT, Y_ELEMENT, K_SIZE (rows of w are whole 16 bytes), GROUP (a multiple
 //   of a step, or K_SIZE; 0: no scales), SCALE_GROUPS: at most, of a block; ARRANGED, TOKENS (of 8), ROWS (of 8), WARPGROUPS (of
-//   consumers), UNIT, STAGES, SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR. X_SCALE: sums are multiplied by it. NORM: x is normalised (rms_norm) by
-//   weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power of two with which no weight is above one;
-//   the rest is one factor a token, for which the producers add up squares on the way. GATE: rows of w are eight of the gate, eight of up,
-//   and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
+//   consumers), UNIT, STAGES, SPLIT, SHARE, BLOCKS (an SM), CONSUMER_REGISTERS (0: as launched), VECTOR. X_SCALE: sums are multiplied by
+//   it. NORM: x is normalised (rms_norm) by weights of NORM_ELEMENT. The products are those of x times a weight times norm_scale, a power
+//   of two with which no weight is above one; the rest is one factor a token, for which the producers add up squares on the way. GATE: rows
+//   of w are eight of the gate, eight of up, and so on; y = epilogue(GATE_FUNCTION(gate) * up) has half as many columns
 #include "copy_bulk.cuh"
 #include "epilogue.cuh"
 #include "weight_pairs.cuh"
@@ -223,8 +223,8 @@ DEVICE void consume(const Ring& ring, const SCALE_ELEMENT* scales, int row, int 
 #endif
 
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
-    linear_wgmma(const __grid_constant__ TensorMap w, const X_ELEMENT* x, const SCALE_ELEMENT* __restrict__ scale, Y_ELEMENT* y, int n,
-                 int m, Extras extras, const NORM_ELEMENT* __restrict__ norm, float epsilon, float norm_scale) {
+    linear_wgmma(const __grid_constant__ TensorMap w, const X_ELEMENT* x, Weights<SCALE_ELEMENT> scale, Y_ELEMENT* y, int n, int m,
+                 Extras extras, Weights<NORM_ELEMENT> norm, float epsilon, float norm_scale) {
   extern __shared__ __align__(1024) char shared[];
   const int tiles_m = (m + TOKENS - 1) / TOKENS;
   const int tile = blockIdx.x / kCluster, in_cluster = blockIdx.x % kCluster, rank = in_cluster / SHARE;  // of those that share k

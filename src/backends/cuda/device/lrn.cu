@@ -2,7 +2,7 @@
 #include "prelude.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-    lrn(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t count, float alpha_per_size, float beta, float bias) {
+    lrn(const ELEMENT* x, ELEMENT* __restrict__ y, int64_t count, float alpha_per_size, float beta, float bias) {
   wait_with_next();
   const int64_t at = int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (at >= count) return;

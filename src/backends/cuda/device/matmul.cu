@@ -8,9 +8,8 @@
 constexpr int kTileK = 16, kThreads = (TILE_M / PER) * (TILE_N / PER);
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    matmul(const A_ELEMENT* __restrict__ a, const B_ELEMENT* __restrict__ b, OUT_ELEMENT* __restrict__ c, int64_t m, int64_t n, int64_t k,
-           int64_t a_row, int64_t a_col, int64_t b_row, int64_t b_col, double alpha, const A_ELEMENT* __restrict__ a_zero,
-           const B_ELEMENT* __restrict__ b_zero, Extras extras) {
+    matmul(const A_ELEMENT* a, const B_ELEMENT* b, OUT_ELEMENT* __restrict__ c, int64_t m, int64_t n, int64_t k, int64_t a_row,
+           int64_t a_col, int64_t b_row, int64_t b_col, double alpha, const A_ELEMENT* a_zero, const B_ELEMENT* b_zero, Extras extras) {
   using Acc = ACCUMULATOR;
   __shared__ Acc a_tile[kTileK][TILE_M + 1], b_tile[kTileK][TILE_N + 1];
   wait_for_previous();

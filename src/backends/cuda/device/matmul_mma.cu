@@ -5,8 +5,7 @@
 #include "mma_tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    matmul_mma(const ELEMENT* __restrict__ a, const ELEMENT* __restrict__ b, OUT_ELEMENT* __restrict__ c, int m, int n, int k, float alpha,
-               Extras extras) {
+    matmul_mma(const ELEMENT* a, const ELEMENT* b, OUT_ELEMENT* __restrict__ c, int m, int n, int k, float alpha, Extras extras) {
   extern __shared__ __align__(1024) char shared[];
   const int tiles_n = (n + TILE_N - 1) / TILE_N, tiles_m = (m + TILE_M - 1) / TILE_M;
   const int tile = blockIdx.x / SPLIT;

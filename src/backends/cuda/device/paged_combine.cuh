@@ -34,7 +34,7 @@ DEVICE void write_part(ACTIVATION* y, float* partial, int rows, int row, int hea
 
 // One warp a head of a row.
 extern "C" __global__ void __launch_bounds__(128)
-    paged_combine(const float* __restrict__ partial, ACTIVATION* __restrict__ y, int rows, int splits, float v_scale) {
+    paged_combine(const float* partial, ACTIVATION* __restrict__ y, int rows, int splits, float v_scale) {
   wait_for_previous();
   allow_next();
   const int lane = threadIdx.x % 32;

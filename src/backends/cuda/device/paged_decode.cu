@@ -19,10 +19,9 @@ constexpr int kGroup = HEADS / KV_HEADS, kBlockHeads = kGroup < 8 * HEAD_TILES ?
 constexpr int kGroups = (kGroup + kBlockHeads - 1) / kBlockHeads;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    paged_attention(const ACTIVATION* __restrict__ q, const CACHE* __restrict__ cache, const int32_t* __restrict__ tables,
-                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y,
-                    float* __restrict__ partial, int rows, int sequences, int blocks_per_seq, int num_blocks, int splits, Score score,
-                    int window, float v_scale) {
+    paged_attention(const ACTIVATION* q, const CACHE* cache, const int32_t* tables, const int32_t* lengths, const int32_t* starts,
+                    ACTIVATION* __restrict__ y, float* __restrict__ partial, int rows, int sequences, int blocks_per_seq, int num_blocks,
+                    int splits, Score score, int window, float v_scale) {
   extern __shared__ float merged[];  // [WARPS][kBlockHeads][HEAD_DIM], then states [WARPS][kBlockHeads]
   float2* const merged_state = reinterpret_cast<float2*>(merged + WARPS * kBlockHeads * HEAD_DIM);
 #if SINGLES

@@ -7,9 +7,9 @@
 #include "paged_tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    paged_attention(const ACTIVATION* __restrict__ q, const CACHE* __restrict__ cache, const int32_t* __restrict__ tables,
-                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y, float*, int rows,
-                    int sequences, int blocks_per_seq, int num_blocks, int, Score score, int window, float v_scale) {
+    paged_attention(const ACTIVATION* q, const CACHE* cache, const int32_t* tables, const int32_t* lengths, const int32_t* starts,
+                    ACTIVATION* __restrict__ y, float*, int rows, int sequences, int blocks_per_seq, int num_blocks, int, Score score,
+                    int window, float v_scale) {
   wait_for_previous();
   allow_next();
   clear_unowned_rows<kThreads>(starts, sequences, rows, y);

@@ -25,8 +25,8 @@ constexpr float kTileCost = 3, kKeyCost = 2 * HEAD_DIM * sizeof(CACHE) / 1024.f 
 // By one block. `most_tiles`: room behind the plan; sequences that do not overlap have no more. `blocks`: of the kernel for tiles; with
 // `side_by_side`, about as many take part as let both kernels end together, rather more.
 extern "C" __global__ void __launch_bounds__(kPlanThreads)
-    plan_step(const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, Plan* __restrict__ plan, int rows, int sequences,
-              int blocks_per_seq, int window, int most_tiles, int blocks, int side_by_side) {
+    plan_step(const int32_t* lengths, const int32_t* starts, Plan* __restrict__ plan, int rows, int sequences, int blocks_per_seq,
+              int window, int most_tiles, int blocks, int side_by_side) {
   __shared__ int ends[kPlanThreads], warp_sums[kPlanThreads / 32];
   __shared__ SequenceRows all[kPlanThreads];
   __shared__ float scratch[kPlanThreads / 32];
@@ -100,10 +100,9 @@ struct PlannedWorks {
 
 // Its first `plan->blocks` blocks work.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    paged_attention(const __grid_constant__ TensorMap map, const ACTIVATION* __restrict__ q, const int32_t* __restrict__ tables,
-                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y, int rows,
-                    int sequences, int blocks_per_seq, int num_blocks, Score score, int window, float v_scale, int heads_together,
-                    const Plan* __restrict__ plan) {
+    paged_attention(const __grid_constant__ TensorMap map, const ACTIVATION* q, const int32_t* tables, const int32_t* lengths,
+                    const int32_t* starts, ACTIVATION* __restrict__ y, int rows, int sequences, int blocks_per_seq, int num_blocks,
+                    Score score, int window, float v_scale, int heads_together, const Plan* plan) {
   if (threadIdx.x == 0) prefetch_map(map);
   wait_for_previous();
   allow_next();

@@ -8,10 +8,9 @@ constexpr int kVectors = HEAD_DIM / VECTOR, kPerLane = (kVectors + LANES - 1) / 
 constexpr int kTokensPerLoad = 32 / LANES, kUnroll = kPerLane > 1 ? 2 : 4, kTile = kTokensPerLoad * kUnroll;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    paged_attention(const ACTIVATION* __restrict__ q, const CACHE* __restrict__ cache, const int32_t* __restrict__ tables,
-                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y,
-                    float* __restrict__ partial, int rows, int sequences, int blocks_per_seq, int num_blocks, int splits, Score score,
-                    int window, float v_scale) {
+    paged_attention(const ACTIVATION* q, const CACHE* cache, const int32_t* tables, const int32_t* lengths, const int32_t* starts,
+                    ACTIVATION* __restrict__ y, float* __restrict__ partial, int rows, int sequences, int blocks_per_seq, int num_blocks,
+                    int splits, Score score, int window, float v_scale) {
   __shared__ float merged[WARPS][GROUP][HEAD_DIM];
   __shared__ float2 merged_state[WARPS][GROUP];
   wait_for_previous();

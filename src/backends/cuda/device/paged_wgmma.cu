@@ -18,9 +18,9 @@ struct PagedWorks {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    paged_attention(const __grid_constant__ TensorMap map, const ACTIVATION* __restrict__ q, const int32_t* __restrict__ tables,
-                    const int32_t* __restrict__ lengths, const int32_t* __restrict__ starts, ACTIVATION* __restrict__ y, int rows,
-                    int sequences, int blocks_per_seq, int num_blocks, Score score, int window, float v_scale, int heads_together) {
+    paged_attention(const __grid_constant__ TensorMap map, const ACTIVATION* q, const int32_t* tables, const int32_t* lengths,
+                    const int32_t* starts, ACTIVATION* __restrict__ y, int rows, int sequences, int blocks_per_seq, int num_blocks,
+                    Score score, int window, float v_scale, int heads_together) {
   if (threadIdx.x == 0) prefetch_map(map);
   wait_for_previous();
   allow_next();

@@ -9,7 +9,7 @@ DEVICE int taps_inside(int at, int size, int kernel, int dilation) {  // of a wi
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    pool(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t* __restrict__ indices, int64_t count) {
+    pool(const ELEMENT* x, ELEMENT* __restrict__ y, int64_t* __restrict__ indices, int64_t count) {
   wait_with_next();
   int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= count) return;

@@ -80,6 +80,10 @@ DEVICE void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+// What no kernel writes: the only inputs that are __restrict__. Of those the compiler may move reads ahead of wait_for_previous(), memory
+// clobber or not, where another input is not written yet (seen in conv_igemm: NaN in one run of five beside other processes).
+template <class T>
+using Weights = const T* __restrict__;
 // From here on the next kernel may be scheduled where there is room. Its wait_for_previous() still waits for the end of this one.
 DEVICE void allow_next() {
 #if TOKAMAK_ARCH >= 90

@@ -9,7 +9,7 @@ struct RopeArgs {
 };
 
 extern "C" __global__ void __launch_bounds__(256)
-    rope(const ELEMENT* __restrict__ x, const ANGLE* __restrict__ cos, const ANGLE* __restrict__ sin, ELEMENT* __restrict__ y, RopeArgs a) {
+    rope(const ELEMENT* x, const ANGLE* cos, const ANGLE* sin, ELEMENT* __restrict__ y, RopeArgs a) {
   wait_for_previous();
   allow_next();
   const int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x;

@@ -24,8 +24,8 @@ struct Row {
 };
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS* BLOCK_ROWS)
-    row_norm(const ELEMENT* x, const ELEMENT* residual, const SCALE_TYPE* __restrict__ scale, const BIAS_TYPE* __restrict__ bias,
-             Y_ELEMENT* y, ELEMENT* sum, float* mean_out, float* inverse_out, int64_t rows, float epsilon) {
+    row_norm(const ELEMENT* x, const ELEMENT* residual, const SCALE_TYPE* scale, const BIAS_TYPE* bias, Y_ELEMENT* y, ELEMENT* sum,
+             float* mean_out, float* inverse_out, int64_t rows, float epsilon) {
   __shared__ float scratch[32];
   const int lane = threadIdx.x % ROW_THREADS;
 #if EARLY && HAS_SCALE

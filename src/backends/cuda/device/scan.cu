@@ -4,7 +4,7 @@
 
 DEVICE ACCUMULATOR combine(ACCUMULATOR a, ACCUMULATOR b) { return IS_PRODUCT ? a * b : a + b; }
 
-extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t) {
+extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(const ELEMENT* x, ELEMENT* __restrict__ y, int64_t) {
   __shared__ ACCUMULATOR totals[32];
   wait_with_next();
   const int64_t base = int64_t(blockIdx.x) * SIZE;
@@ -33,8 +33,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_rows(const ELEMENT* _
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    scan_columns(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t columns) {
+extern "C" __global__ void __launch_bounds__(THREADS) scan_columns(const ELEMENT* x, ELEMENT* __restrict__ y, int64_t columns) {
   wait_with_next();
   const int64_t column = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (column >= columns) return;

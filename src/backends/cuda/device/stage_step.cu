@@ -12,7 +12,7 @@ struct Pieces {
 
 // The first piece is the tokens. chosen: of the step before.
 extern "C" __global__ void __launch_bounds__(256)
-    stage_step(const int32_t* __restrict__ host, int32_t* device, Pieces pieces, int total, const int32_t* chosen) {
+    stage_step(const int32_t* host, int32_t* device, Pieces pieces, int total, const int32_t* chosen) {
   const int i = blockIdx.x * 256 + threadIdx.x;
   int32_t value = i < total ? host[i] : 0;  // written before the launch: read while the step before still runs
   int left = i, to = 0;

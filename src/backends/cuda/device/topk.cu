@@ -32,8 +32,7 @@ struct Entry {
 };
 DEVICE bool comes_before(const Entry& a, const Entry& b) { return a.key != b.key ? a.key > b.key : a.index < b.index; }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    topk(const ELEMENT* __restrict__ x, ELEMENT* __restrict__ y, int64_t* __restrict__ indices) {
+extern "C" __global__ void __launch_bounds__(THREADS) topk(const ELEMENT* x, ELEMENT* __restrict__ y, int64_t* __restrict__ indices) {
   __shared__ Entry sorted[SORT_SIZE];
   __shared__ int histogram[kDigits];
   __shared__ int chosen, wanted, taken;

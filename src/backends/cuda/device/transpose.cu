@@ -7,7 +7,7 @@ BATCH_FUNCTION
 
 constexpr int kTile = 32 * VECTOR, kRowsAtOnce = 8;
 
-extern "C" __global__ void __launch_bounds__(32 * kRowsAtOnce) transpose(const UNIT* __restrict__ x, UNIT* __restrict__ y) {
+extern "C" __global__ void __launch_bounds__(32 * kRowsAtOnce) transpose(const UNIT* x, UNIT* __restrict__ y) {
   // Four bytes more a row: reads along a column then touch every bank once.
   __shared__ UNIT tile[kTile][kTile + (sizeof(UNIT) < 4 ? 4 / sizeof(UNIT) : 1)];
   wait_with_next();

@@ -66,7 +66,7 @@ struct Pass {
 };
 
 const char* const kRows = R"(
-extern "C" __global__ void __launch_bounds__(ROW_THREADS * BLOCK_ROWS) reduce(const FROM* __restrict__ x, TO* __restrict__ y) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS * BLOCK_ROWS) reduce(const FROM* x, TO* __restrict__ y) {
   __shared__ ACCUMULATOR scratch[32];
   wait_with_next();
   const int64_t output = int64_t(blockIdx.x) * BLOCK_ROWS + threadIdx.x / ROW_THREADS;
@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS * BLOCK_ROWS) reduce(co
 )";
 
 const char* const kColumns = R"(
-extern "C" __global__ void __launch_bounds__(X_THREADS * Y_THREADS) reduce(const FROM* __restrict__ x, TO* __restrict__ y) {
+extern "C" __global__ void __launch_bounds__(X_THREADS * Y_THREADS) reduce(const FROM* x, TO* __restrict__ y) {
   __shared__ ACCUMULATOR scratch[Y_THREADS][X_THREADS * WIDTH];
   wait_with_next();
   const int64_t output = (int64_t(blockIdx.x) * X_THREADS + threadIdx.x) * WIDTH;

@@ -53,9 +53,11 @@ class ResizeDef final : public CudaKernelDef {
   Support supports(const NodeView& node) const override {
     const DType dtype = node.input_dtypes[0];
     if (dtype == DType::Bool || device_type(dtype).empty()) return Support::no(fmt::format("dtype {}", to_string(dtype)));
+    // Sizes that are taken as they are, are y's.
+    const bool knows_sizes = node.attrs().get_string("keep_aspect_ratio_policy", "stretch") == "stretch";
     for (int i = 1; i < node.num_inputs(); ++i)
-      if (node.has_input(i) && num_elements(node.input_shapes[i]) > 0 && node.constants[i] == nullptr)
-        return Support::no("roi, scales and sizes must be constant");
+      if (node.has_input(i) && num_elements(node.input_shapes[i]) > 0 && node.constants[i] == nullptr && !(i == 3 && knows_sizes))
+        return Support::no(knows_sizes ? "roi and scales must be constant" : "roi, scales and sizes must be constant");
     if (num_elements(node.output_shapes[0]) == 0 || num_elements(node.input_shapes[0]) == 0) return Support::no("an empty tensor");
     int64_t total = 0;
     for (int64_t d : node.output_shapes[0]) total += d;
