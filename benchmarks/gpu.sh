@@ -272,16 +272,19 @@ PY
   return $rc
 }
 
+# Quantized graphs in fp32 only: a value that lower precision moves over a step of theirs moves by the whole step.
 step_models() {
   local parts=$output/models-parts
   mkdir -p "$parts"
   for precision in fp32 tf32 fp16 bf16; do find -L "$models" -name model.onnx -printf "$precision %h\n"; done | sort -k 2 |
-    xargs -r -P "$jobs" -n 2 bash -c 'timeout 300 "$0" verify "$3" --device cuda --precision "$2" --opt-level 1 --threads 2 --quiet \
+    grep -vE '^(tf32|fp16|bf16) .*\.(qdq|dynamic)$' >"$parts/list"
+  xargs -a "$parts/list" -r -P "$jobs" -n 2 bash -c 'timeout 300 "$0" verify "$3" --device cuda --precision "$2" --opt-level 1 --threads 2 --quiet \
       --json "$1/$2.$(basename "$3").json" || echo "exit $?: $2 $3"' "$tokamak" "$parts"
-  python3 - "$parts" "$output/models.json" "$(find -L "$models" -name model.onnx | wc -l)" >"$output/models.md" <<'PY'
+  python3 - "$parts" "$output/models.json" >"$output/models.md" <<'PY'
 import glob, json, os, sys
 print("| models, expected outputs | folders | cases passed | of them with nodes on the CPU | failed | unsupported | lost in a crash |\n| --- | --- | --- | --- | --- | --- | --- |")
-total, bad, names = {}, int(sys.argv[3]) == 0, []
+wanted = [line.split()[0] for line in open(sys.argv[1] + "/list")]
+total, bad, names = {}, not wanted, []
 for precision in ("fp32", "tf32", "fp16", "bf16"):
     sums = {"passed": 0, "failed": 0, "unsupported": 0, "host": 0}
     paths = glob.glob(f"{sys.argv[1]}/{precision}.*.json")
@@ -292,9 +295,9 @@ for precision in ("fp32", "tf32", "fp16", "bf16"):
             sums[key] += part[key]
         sums["host"] += part.get("fell_back", {}).get("passed", 0)
         names += [f"- {precision} {case.get('name', case)}: {case['status']} {case.get('message', '')}" for case in part["cases"] if case["status"] not in ("passed", "skipped")]
-    lost = int(sys.argv[3]) - len(paths)
-    bad |= sums["failed"] > 0 or lost > 0
-    print(f"| {precision} | {sys.argv[3]} | {sums['passed']} | {sums['host']} | {sums['failed']} | {sums['unsupported']} | {lost} |")
+    lost = wanted.count(precision) - len(paths)
+    bad |= sums["failed"] + sums["unsupported"] > 0 or lost > 0
+    print(f"| {precision} | {wanted.count(precision)} | {sums['passed']} | {sums['host']} | {sums['failed']} | {sums['unsupported']} | {lost} |")
 print("\n" + "\n".join(names[:20]) if names else "")
 json.dump(total, open(sys.argv[2], "w"), indent=1)
 sys.exit(bad)
