@@ -59,6 +59,7 @@ std::vector<Tensor> whole_graph_inputs(const ir::Graph& graph, const std::vector
   if (tokens != seqs || seqs > kMostSeqs) return {};
   const int64_t num_blocks = shape_of.at("kv_cache.0")->at(0), block_size = shape_of.at("kv_cache.0")->at(3);
   const int64_t blocks_per_seq = shape_of.at("block_tables")->at(1);
+  if (num_blocks == 0 || block_size == 0) return {};
   const int64_t past = blocks_per_seq * block_size * 3 / 4;  // tokens in the cache of each sequence
   const auto block = [&](int64_t seq, int64_t k) { return (seq * blocks_per_seq + k) % num_blocks; };
   const std::map<std::string, std::function<int64_t(int64_t)>> element = {

@@ -4,6 +4,7 @@
 // f16, which has more bits than bf16 and to which weights of few bits convert in fewer instructions: x / x_scale, a power of two, is within
 // f16's range.
 
+#include <algorithm>
 #include <cmath>
 
 #include "passes/match.h"
@@ -53,7 +54,8 @@ double limit_of(const Value* v) {
   double most = limits.empty() ? INFINITY : 0;
   for (size_t row = 0; row < limits.size(); ++row) {
     const double limit = !gated ? limits[row] : row % 16 < 8 ? limits[row] * limits[row + 8] : 0;
-    if (!(limit <= most)) most = limit;  // NaN too
+    if (std::isnan(limit)) return INFINITY;
+    most = std::max(most, limit);
   }
   return most;
 }

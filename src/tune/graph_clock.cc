@@ -62,7 +62,11 @@ class DeviceGraphClock final : public GraphClock {
       }
     }
     plan_->place(nullptr, reinterpret_cast<std::byte*>(allocate(plan_->device_arena_bytes())), [&](size_t i) { return addresses[i]; });
-    std::vector<CUdeviceptr> shared;  // of the first undefined inputs, taken in turn by the rest
+    struct Shared {
+      CUdeviceptr at;
+      int64_t bytes;
+    };
+    std::vector<Shared> shared;  // of the first undefined inputs, taken in turn by the rest that fit
     int64_t bytes_shared = 0;
     size_t turn = 0;
     for (size_t i = 0; i < inputs.size(); ++i) {
@@ -72,14 +76,14 @@ class DeviceGraphClock final : public GraphClock {
       if (inputs[i].defined()) {
         at = allocate(inputs[i].size_bytes());
         upload(at, inputs[i]);
-      } else if (bytes_shared < shared_bytes) {
-        const int64_t bytes = bytes_of(type.dtype, num_elements(shape));
+      } else if (const int64_t bytes = bytes_of(type.dtype, num_elements(shape));
+                 bytes_shared < shared_bytes || shared[turn % shared.size()].bytes < bytes) {
         at = allocate(bytes);
         fill(at, bytes, type.dtype);
-        shared.push_back(at);
+        shared.push_back({at, bytes});
         bytes_shared += bytes;
       } else {
-        at = shared[turn++ % shared.size()];
+        at = shared[turn++ % shared.size()].at;
       }
       plan_->set_input(static_cast<int>(i), Tensor::view(type.dtype, shape, reinterpret_cast<void*>(at)));
     }
@@ -121,7 +125,7 @@ class DeviceGraphClock final : public GraphClock {
     cuda::Buffer workspace;  // where what was planned is too small
   };
 
-  // False: it does not write where the planned one may.
+  // False: it does not write where the planned one may, or there is no room for its workspace.
   bool put(size_t index, const ir::Node& node, const Candidate& candidate) {
     Installed& now = steps_[index];
     if (now.kernel == candidate.def->name() && now.tactic == candidate.tactic) return true;
@@ -133,7 +137,12 @@ class DeviceGraphClock final : public GraphClock {
             !kernel->can_alias(static_cast<int>(o), static_cast<int>(i)))
           return false;
     if (const int64_t bytes = kernel->workspace_bytes(); bytes > std::max(now.planned_workspace_bytes, now.workspace.size_bytes())) {
-      now.workspace = cuda_.device()->allocate(bytes, "timing a graph");
+      try {
+        now.workspace = cuda_.device()->allocate(bytes, "timing a graph");
+      } catch (const Error& e) {
+        if (e.code() != ErrorCode::ResourceExhausted) throw;
+        return false;
+      }
       step.workspace = now.workspace.data();
     }
     step.kernel = std::move(kernel);

@@ -128,6 +128,7 @@ TEST(BuildForGpu, KernelsThatBeginEarlyReadWhatTheOneInFrontWrites) {
   BuildOptions options = for_h100();
   if (cuda::Device::is_available()) options.device = "cuda";
   options.opt_level = 0;
+  options.disabled_kernels = {"cudnn."};
   const auto engine =
       build_engine(ir::parse(fmt::format("graph g(%x: f16[192,65536]) {{ %w = const f16[16,3,3,3] {{{}}} "
                                          "%s: f16[192,1] = reduce_sum(%x) {{axes=[1]}} %i: f16[1,8,8,3] = reshape(%s) {{shape=<1,8,8,3>}} "
@@ -217,6 +218,21 @@ TEST(BuildForGpu, LanguageModelsStayOnTheGpu) {
   }
   EXPECT_GT(products, 12);
   EXPECT_EQ(rounding, products);
+}
+
+TEST(BuildForGpu, DecodingStepsAreTimedAsAWhole) {
+  if (!cuda::Device::is_available()) GTEST_SKIP() << "needs a GPU";
+  BuildOptions options = for_h100(Precision::Int8);
+  options.device = "cuda";
+  const std::string cache = ::testing::TempDir() + "/whole-steps.timings";
+  std::filesystem::remove(cache);
+  options.timing_cache = cache;
+  build_engine(std::string(TOKAMAK_SOURCE_DIR) + "/examples/models/llama3-docs-6m", options);
+  EXPECT_NE(read_file(cache).find(" | graph | "), std::string::npos);
+  BuildReport again;
+  build_engine(std::string(TOKAMAK_SOURCE_DIR) + "/examples/models/llama3-docs-6m", options, &again);
+  EXPECT_EQ(again.timed, 0);
+  std::filesystem::remove(cache);
 }
 
 TEST(BuildForGpu, NeedsAKnownOneOrOneThatIsHere) {

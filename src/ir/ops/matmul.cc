@@ -1,5 +1,7 @@
 // Matrix products.
 
+#include <cmath>
+
 #include "ir/ops/helpers.h"
 
 namespace tokamak::ir::ops {
@@ -91,7 +93,8 @@ void infer_linear(InferContext& ctx) {
   if (!gate.empty() && gate != "silu" && gate != "gelu" && gate != "gelu_tanh")
     ctx.fail("gate is \"{}\", needs silu, gelu or gelu_tanh", gate);
   if (!activation.empty() && activation != "f8e4m3fn") ctx.fail("activation is \"{}\", needs f8e4m3fn", activation);
-  if (const double x_scale = ctx.attrs().get_float("x_scale", 1); !(x_scale >= 0x1p-100 && x_scale <= 0x1p100))
+  if (const double x_scale = ctx.attrs().get_float("x_scale", 1);
+      !(x_scale >= 0x1p-100 && x_scale <= 0x1p100) || std::exp2(std::round(std::log2(x_scale))) != x_scale)
     ctx.fail("x_scale is {}, needs a power of two of ordinary size", x_scale);
   const int64_t first_extra = ctx.attrs().get_int("epilogue_input", 0);
   if (ctx.attrs().has("epilogue") && (first_extra < 4 || first_extra > std::max(ctx.num_inputs(), 4)))

@@ -55,7 +55,7 @@ void check(const LayerCase& c, const std::vector<std::string>& archs = {}) {
   else args += ", _";
   if (*c.gate) attr(fmt::format("gate=\"{}\"", c.gate));
   if (*c.out) attr(fmt::format("out_dtype={}", c.out));
-  if (c.x_scale > 0) attr(fmt::format("x_scale={:e}", c.x_scale));
+  if (c.x_scale > 0) attr(fmt::format("x_scale={:.17e}", c.x_scale));
   if (c.residual) {
     inputs += fmt::format(", %r: {}[{},{}]", y, c.m, columns), args += ", %r";
     attr("epilogue=\"t0 = add(i0, i1); ret t0\", epilogue_input=4");

@@ -2,7 +2,7 @@
 // it.
 #include "epilogue.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) epilogue_pass(ELEMENT* __restrict__ y, int64_t rows, Extras extras) {
+extern "C" __global__ void __launch_bounds__(256) epilogue_pass(ELEMENT* y, int64_t rows, Extras extras) {
   wait_for_previous();
   const int64_t index = int64_t(blockIdx.x) * 256 + threadIdx.x;
   constexpr int kVectors = COLS / VEC;

@@ -147,8 +147,8 @@ DEVICE uint64_t find_border(const float* x, float largest, float scale, uint64_t
 
 // logits [rows, SIZE]: changed and put back; tokens, and in pinned memory host_tokens: one a row, -1 when a logit is NaN or infinite, or
 // none is above -infinity.
-extern "C" __global__ void __launch_bounds__(kThreads) sample(float* logits, const SampleRow* rows, TokenEdit* __restrict__ edits,
-                                                              int32_t* __restrict__ tokens, int32_t* __restrict__ host_tokens) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    sample(float* logits, const SampleRow* rows, TokenEdit* edits, int32_t* __restrict__ tokens, int32_t* __restrict__ host_tokens) {
   __shared__ Shared shared;
   wait_for_previous();
   const SampleRow r = rows[blockIdx.x];

@@ -71,7 +71,7 @@ Support Linear::read(const NodeView& node, Linear& out) {
       out.operand = DType::F16;
     } else if (const auto scale = static_cast<float>(node.attrs().get_float("x_scale", 0)); scale > 0 && !out.has_norm) {
       out.operand = DType::F16;
-      out.x_scale = std::exp2(std::round(std::log2(scale)));
+      out.x_scale = scale;
     }
   }
   if (is_linear) out.gate = node.attrs().get_string("gate", "");
