@@ -8,8 +8,9 @@ help() {
 usage: benchmarks/gpu.sh [OPTIONS]
 
   --output DIR        where logs and tables go (default: benchmarks/results/gpu-DATE)
-  --steps LIST        of build,tests,sanitizer,conformance,models,goldens,kernels,attention,llm,prefill,saturated,gaps,onnx (default: all but
-                      sanitizer), in this order whatever the list's
+  --steps LIST        of build,code,tests,sanitizer,conformance,models,goldens,kernels,attention,llm,prefill,saturated,gaps,onnx (default: all
+                      but code and sanitizer), in this order whatever the list's. code: compiles what the tests run into --code-cache; needs
+                      no GPU, so that a machine that has one need not spend its time on it
   --prebuilt DIR      take DIR/bin/{tokamak,tokamak_tests,...} and the libraries of DIR/lib instead of building (made by --pack)
   --pack DIR          build here (no GPU needed) and copy what --prebuilt wants to DIR, then stop
   --deps DIR          build against headers and libraries of DIR/usr, or of the .deb files in DIR, beside the system's
@@ -170,6 +171,13 @@ run_tests() {
     [ "$seconds" -gt 0 ] || exit 0
     TOKAMAK_TEST_SHARE=$5 CUDA_VISIBLE_DEVICES=$6 timeout -k 5 "$seconds" $command "$binary" --gtest_filter="$4" >"$log" 2>&1
     echo "exit $?" >>"$log"' "$parts" "$bin/tokamak_tests" "$deadline" "$*"
+}
+
+step_code() {
+  local pattern=${filter:-*Cuda*:*Gpu*:*Device*}
+  TOKAMAK_TEST_ALL=1 shares=4 test_limit=$(left) run_tests "$output/code-parts" "$pattern"
+  rm -rf "$output/code-parts"
+  find "$code_cache" -name '*.cubin' | wc -l
 }
 
 # Free memory is the whole GPU's: tests that look at it run alone.
@@ -409,7 +417,7 @@ if [ ! -s "$summary" ]; then
   note "commit $(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u '+%Y-%m-%d %H:%M') UTC"
   note ""
 fi
-for name in build tests sanitizer conformance models goldens kernels attention llm prefill saturated gaps onnx; do
+for name in build code tests sanitizer conformance models goldens kernels attention llm prefill saturated gaps onnx; do
   step "$name"
   [ "$name" = build ] && [ $status -ne 0 ] && break
 done

@@ -25,12 +25,16 @@ struct CudaCheck {
   std::vector<std::string> declined;
 };
 
-// Every kernel that accepts the node: without a GPU compiled for sm_90 (or `archs`) with its first and its last tactic; on a GPU run with
-// every tactic, twice with poisoned outputs and workspace, guards behind both checked, and compared with `ref` on the same inputs in
-// float32. The expected value of outputs in a 16-bit type is not rounded first. A case that no kernel accepts fails the test. With the
-// environment variable TOKAMAK_TEST_KERNELS only kernels whose names begin so are made and run ("cuda.": none of libraries, which a
-// sanitizer takes minutes to instrument).
+// Every kernel that accepts the node: without a GPU compiled for sm_90 (or `archs`) with its first and its last tactic (wants_all(): all);
+// on a GPU run with every tactic, twice with poisoned outputs and workspace, guards behind both checked, and compared with `ref` on the
+// same inputs in float32. The expected value of outputs in a 16-bit type is not rounded first. A case that no kernel accepts fails the
+// test. With the environment variable TOKAMAK_TEST_KERNELS only kernels whose names begin so are made and run ("cuda.": none of libraries,
+// which a sanitizer takes minutes to instrument).
 CudaCheck check_cuda_kernels(const CudaCase& c, const std::vector<std::string>& archs = {});
+
+// Whether all that runs on a GPU is wanted: there is one, or the environment variable TOKAMAK_TEST_ALL is set, with which a machine without
+// one compiles it into the folder TOKAMAK_CUDA_CODE_CACHE for one that has: compiling is what these tests spend their time on.
+bool wants_all();
 
 // Whether this process checks the next case: with the environment variable TOKAMAK_TEST_SHARE=I/N one of each N, so that N processes share
 // the cases of a long test. check_cuda_kernels() asks it.

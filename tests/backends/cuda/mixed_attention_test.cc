@@ -2,6 +2,7 @@
 #ifdef TOKAMAK_CUDA
 #include <gtest/gtest.h>
 
+#include "tests/backends/cuda/check_kernels.h"
 #include "tests/backends/cuda/paged_tester.h"
 
 namespace tokamak::testing {
@@ -10,7 +11,7 @@ namespace {
 using Sequences = std::vector<PagedCase::Sequence>;
 
 // Without a GPU cases are only compiled: a few stand for all.
-bool few() { return !cuda::Device::is_available(); }
+bool few() { return !test::wants_all(); }
 
 PagedCase step_of(const Sequences& sequences, int64_t heads, int64_t kv_heads, int64_t dim, int64_t block_size, DType cache,
                   int64_t padding = 0) {

@@ -9,7 +9,7 @@ namespace tokamak::testing {
 namespace {
 
 // Without a GPU cases are only compiled: a few of each kind then.
-bool few() { return !cuda::Device::is_available(); }
+bool few() { return !test::wants_all(); }
 
 struct Sizes {
   int64_t heads, kv_heads, q, k, dim, batch = 1;
