@@ -176,8 +176,11 @@ run_tests() {
 step_code() {
   local pattern=${filter:-*Cuda*:*Gpu*:*Device*}
   TOKAMAK_TEST_ALL=1 shares=4 test_limit=$(left) run_tests "$output/code-parts" "$pattern"
+  local rc=0
+  test_table "$output/code.md" "compiled" "$output/code-parts" || rc=1
+  cat "$output"/code-parts/log.??????
   rm -rf "$output/code-parts"
-  find "$code_cache" -name '*.cubin' | wc -l
+  return $rc
 }
 
 # Free memory is the whole GPU's: tests that look at it run alone.

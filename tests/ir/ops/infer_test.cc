@@ -182,6 +182,7 @@ const Case kLinear[] = {
     {"%1 = linear(%x, %w8, %ws, %v) {group_size=32, epsilon=1e-5}", "f32[b,s,10]"},
     {"%1 = linear(%x, %w8) {group_size=32}", "error: w without scales is i8"},
     {"%1 = linear(%x, %w8, %ws)", "error: group_size is 0"},
+    {"%1 = linear(%x, %w8, %ws) {group_size=32, x_scale=1.5}", "error: x_scale is 1.5"},
     {"%1 = transpose(%m)  %2 = linear(%x, %1, _, %v) {gate=\"silu\"}", "f32[b,s,32]"},
     {"%1 = transpose(%m)  %2 = linear(%x, %1) {gate=\"relu\"}", "error: gate is \"relu\""},
     {"%1 = transpose(%m)  %2 = linear(%x, %1) {activation=\"i8\"}", "error: activation is \"i8\""},

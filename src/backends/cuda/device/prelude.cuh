@@ -80,16 +80,17 @@ DEVICE void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// What no kernel writes: the only inputs that are __restrict__. Of those the compiler may move reads ahead of wait_for_previous(), memory
-// clobber or not, where another input is not written yet (seen in conv_igemm: NaN in one run of five beside other processes).
-template <class T>
-using Weights = const T* __restrict__;
 // From here on the next kernel may be scheduled where there is room. Its wait_for_previous() still waits for the end of this one.
 DEVICE void allow_next() {
 #if TOKAMAK_ARCH >= 90
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
+
+// The only inputs that are __restrict__: what no kernel writes. The compiler takes such memory for constant and may move its reads ahead of
+// wait_for_previous(), memory clobber or not.
+template <class T>
+using Weights = const T* __restrict__;
 
 // wait_for_previous(), for kernels without a better place for allow_next(): a grid that leaves the GPU room lets the next kernel's blocks
 // take their places beforehand, so that they start when this one ends.
